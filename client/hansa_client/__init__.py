@@ -1,0 +1,1 @@
+"""What a partner organisation runs beside its private data."""

@@ -1,0 +1,56 @@
+"""What a local training procedure is: it turns incoming parameters and a site's data into a delta and counts.
+
+Shapes: ``P`` parameters.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hansa_common.metrics import ClassificationCounts
+from hansa_common.parameters import ParameterSpec, Vector
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What local training gives.
+
+    Attributes:
+        delta: ``float32 [P]``, the parameters after training minus the incoming ones.
+        num_examples: Size of the training split.
+        loss: Mean training loss over all examples seen in this call.
+        steps: Optimiser steps taken.
+    """
+
+    delta: Vector = field(repr=False)
+    num_examples: int
+    loss: float
+    steps: int
+
+
+class Procedure(ABC):
+    """One site's training, warm: its data and model stay loaded between rounds."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> ParameterSpec:
+        """The tensors of the model."""
+
+    @abstractmethod
+    def initial(self, seed: int) -> Vector:
+        """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""
+
+    @abstractmethod
+    def train(self, parameters: Vector, *, round_number: int, seed: int) -> Trained:
+        """Train from ``parameters`` for what the plan calls one round; ``round_number`` counts from 1.
+
+        Raises:
+            TrainingOutOfMemory: The device has too little memory.
+            TrainingError: Training diverged (a loss that is not finite) or failed.
+        """
+
+    @abstractmethod
+    def evaluate(self, parameters: Vector, split: Split) -> ClassificationCounts:
+        """Count what the model with these parameters gets right on one split."""

@@ -1,0 +1,160 @@
+"""The exception tree of the whole system.
+
+Every error says what happened (``message``), and what to do (``advice``). The class says whose fault it is:
+
+* ``UsageError``: the person who typed the command or wrote the plan. Exit code 2.
+* ``DataError``: the data a site holds. Its message may name columns, rows and values, so it stays at the site.
+* ``TrainingError``, ``ReleaseRefused``: the site, while it works on a task.
+* ``MessageError``: the peer sent something that cannot be parsed or does not belong here.
+* ``UpdateRefused``: a well-formed update that the server does not fold in.
+* ``StudyFailed``: the study could not go on. Exit code 1.
+* ``StorageError``: this machine's disk. Exit code 1.
+
+A plain ``RuntimeError`` is a bug in the caller: an operation out of order.
+
+What may leave a site is only ``code`` and ``public``: neither ever holds a value from the data.
+"""
+
+from typing import ClassVar
+
+
+class HansaError(Exception):
+    """Base of every error that Hansa raises on purpose.
+
+    Args:
+        message: What happened, one sentence, for the person at this machine.
+        advice: What to do about it, one sentence, or empty where nothing can be done.
+    """
+
+    code: ClassVar[str] = "error"
+    public: ClassVar[str] = "The operation failed."
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.advice}".strip()
+
+
+class UsageError(HansaError):
+    """The command line, the plan or a settings file asks for something that cannot be done."""
+
+    code = "usage"
+    public = "The request cannot be done as it was asked for."
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A TOML file does not have the keys, types or values it must have; ``path`` names the key."""
+
+    code = "settings"
+    public = "A settings file is not valid."
+
+    def __init__(self, message: str, *, path: str = "", advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.path = path
+
+
+class PlanError(SettingsError):
+    """A study plan is not valid; ``path`` names the key, the message what was found and what is allowed."""
+
+    code = "plan"
+    public = "The study plan is not valid."
+
+
+class PartitionError(UsageError):
+    """A data set cannot be split into sites the way it was asked for."""
+
+    code = "partition"
+    public = "The data set cannot be split into the sites asked for."
+
+
+class DataError(HansaError):
+    """The data a site holds cannot be used for this study."""
+
+    code = "data"
+    public = "The site's data cannot be used for this study; its data steward sees why."
+
+
+class DataUnavailable(DataError):
+    """The data cannot be read: a missing file, a broken archive, a failed download."""
+
+    code = "data-unavailable"
+    public = "The site's data cannot be read; its data steward sees why."
+
+
+class ContractViolation(DataError):
+    """The data can be read and does not fulfil the study's data contract."""
+
+    code = "contract"
+    public = "The site's data does not fulfil the data contract; its data steward sees which column and rows."
+
+
+class TrainingError(HansaError):
+    """Local training failed."""
+
+    code = "training"
+    public = "Local training failed; the site's log says why."
+
+
+class TrainingOutOfMemory(TrainingError):
+    """The device or the machine has too little memory for this model and batch size."""
+
+    code = "out-of-memory"
+    public = "The site has too little memory for this model and batch size."
+
+
+class ReleaseRefused(HansaError):
+    """The site's own release step refused to let an update out."""
+
+    code = "release"
+    public = "The site's release step refused the update: not finite, or not of the shape the plan asks for."
+
+
+class TaskRefused(HansaError):
+    """The site refuses a task: it does not belong to a study that is open here, or the policy forbids it."""
+
+    code = "task-refused"
+    public = "The site refuses this task."
+
+
+class MessageError(HansaError):
+    """The peer's bytes are no valid message of this protocol."""
+
+    code = "message"
+    public = "The message is not valid."
+
+
+class UpdateRefused(HansaError):
+    """The server does not fold this update in; ``site`` says whose it is."""
+
+    code = "update-refused"
+    public = "The update was refused."
+
+    def __init__(self, message: str, *, site: str, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.site = site
+
+
+class StudyFailed(HansaError):
+    """The study cannot go on; what was reached is in the run's folder."""
+
+    code = "study-failed"
+    public = "The study failed."
+
+
+class StudyInterrupted(StudyFailed):
+    """The operator stopped the study; what was reached is in the run's folder."""
+
+    code = "study-interrupted"
+    public = "The study was stopped by its operator."
+
+
+class StorageError(HansaError):
+    """Something could not be written or read back; nothing half-written is left."""
+
+    code = "storage"
+    public = "The disk of this machine failed or is full."

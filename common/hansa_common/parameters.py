@@ -1,0 +1,75 @@
+"""Named float32 vectors: the parameters of a model, an update, an optimiser's state.
+
+All parameters of a model are one contiguous vector; ``ParameterSpec`` says which part of it is which tensor. ``P`` is
+the number of parameters.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from hansa_common.settings import Strict
+
+Vector = npt.NDArray[np.float32]
+Accumulator = npt.NDArray[np.float64]
+
+CHUNK = 1 << 18  # float32 values; one mebibyte stays in the cache of a core
+MAX_PARAMETERS = 1 << 31  # 8 GiB as float32
+
+
+class Tensor(Strict):
+    """The name and shape of one tensor."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    shape: tuple[Annotated[int, Field(ge=0, le=MAX_PARAMETERS)], ...]
+
+    @property
+    def size(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+
+class ParameterSpec(Strict):
+    """The tensors of a model in the order in which they lie in the vector."""
+
+    tensors: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=100_000)]
+
+    @property
+    def size(self) -> int:
+        """``P``, the length of the vector."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    def split(self, vector: Vector) -> Iterator[tuple[str, Vector]]:
+        """Yield each tensor's name and a view of its part of the vector, in its shape."""
+        offset = 0
+        for tensor in self.tensors:
+            yield tensor.name, vector[offset : offset + tensor.size].reshape(tensor.shape)
+            offset += tensor.size
+
+
+def is_finite(vector: Vector) -> bool:
+    """Tell whether no value is NaN or infinite, a chunk at a time."""
+    return all(bool(np.isfinite(vector[start : start + CHUNK]).all()) for start in range(0, vector.size, CHUNK))
+
+
+def l2_norm(vector: Vector) -> float:
+    """Return the Euclidean norm, summed in float64."""
+    squares = (
+        float(np.dot(chunk, chunk))
+        for start in range(0, vector.size, CHUNK)
+        for chunk in (vector[start : start + CHUNK].astype(np.float64),)
+    )
+    return math.sqrt(math.fsum(squares))
+
+
+def add_scaled(accumulator: Accumulator, vector: Vector, weight: float) -> None:
+    """Add ``weight * vector`` to a float64 accumulator in place, without a temporary of the vector's length."""
+    if accumulator.shape != vector.shape:
+        raise RuntimeError(f"Cannot add {vector.shape} to {accumulator.shape}.")
+    for start in range(0, vector.size, CHUNK):
+        part = slice(start, start + CHUNK)
+        accumulator[part] += weight * vector[part].astype(np.float64)

@@ -1,0 +1,309 @@
+"""StudyPlan: the versioned definition of one study, read from TOML and refused where it makes no sense.
+
+The plan is what a site approves, by its digest. ``[simulation]`` (where data comes from when all sites are on one
+machine) is outside the digest; any other change makes another plan.
+
+Evolution: ``format`` counts up when a meaning changes; keys are added with a default that keeps the old behaviour.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hansa_common.canonical import digest
+from hansa_common.contract import DataContract, Text
+from hansa_common.errors import PlanError, UsageError
+from hansa_common.models import ARCHITECTURES
+from hansa_common.settings import Strict, parse, read_toml
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Scalar = bool | int | float | str
+Options = dict[str, Scalar | tuple[Scalar, ...]]
+SiteName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
+
+
+def _collect_options(values: Any, fixed: str) -> Any:
+    """Gather all keys beside ``fixed`` into ``options``, which the named implementation checks."""
+    if isinstance(values, Mapping) and "options" not in values:
+        options = {key: value for key, value in values.items() if key != fixed}
+        return {key: value for key, value in values.items() if key == fixed} | {"options": options}
+    return values
+
+
+class ModelPlan(Strict):
+    """``[model]``: a name from ``hansa_common.models``, and its options beside it."""
+
+    name: Text
+    options: Options = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        return _collect_options(values, "name")
+
+
+class AugmentationPlan(Strict):
+    """``[training.augmentation]``: random changes to training images, drawn anew for each batch."""
+
+    flip: bool = False
+    """Mirror left and right with probability 1/2."""
+    crop: Annotated[int, Field(ge=0, le=64)] = 0
+    """Pad by this many pixels on each side and cut out the original size at a random place."""
+    noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Standard deviation of Gaussian noise added to each feature."""
+    mixup: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    """Alpha of mixup (Zhang et al., ICLR 2018); 0 is off."""
+
+
+class TrainingPlan(Strict):
+    """``[training]``: what a site does with the model in one round."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: Positive = 1e-3
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls from its first step to the last step of the last round."""
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    """Rounds in which the learning rate rises linearly from 0."""
+    gradient_clip: Positive | None = None
+    """Upper bound of the L2 norm of a step's gradient."""
+    class_weights: Literal["none", "balanced"] | tuple[Positive, ...] = "none"
+    """``balanced``: N / (K * count) of the site's own training split."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    augmentation: AugmentationPlan = AugmentationPlan()
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            found = "neither" if self.epochs is None else "both"
+            raise ValueError(f"found {found} of 'epochs' and 'steps'; allowed is exactly one of them.")
+        if self.optimizer == "adam" and self.momentum:
+            raise ValueError("momentum: Adam has none; allowed with optimizer = 'sgd' only.")
+        return self
+
+
+class AggregationPlan(Strict):
+    """``[aggregation]``: a strategy by name, and its options beside it."""
+
+    strategy: Text = "fedavg"
+    options: Options = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        return _collect_options(values, "strategy")
+
+
+class RoundsPlan(Strict):
+    """``[rounds]``: how many, who takes part, and how long the server waits."""
+
+    count: Annotated[int, Field(ge=1, le=100_000)]
+    sites_per_round: Annotated[int, Field(ge=1)] | None = None
+    """Size of a round's cohort, drawn anew each round; all sites where it is left out."""
+    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the cohort that must deliver a valid update for a round to count."""
+    deadline_seconds: Annotated[float, Field(gt=0.0, le=30 * 86_400.0)] = 3_600.0
+    """A round closes at the latest after this time."""
+
+
+class EvaluationPlan(Strict):
+    """``[evaluation]``: how each site splits its own data; the rest is for training."""
+
+    validation: Fraction = 0.1
+    test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.validation + self.test > 0.9:
+            raise ValueError(f"validation + test is {self.validation + self.test:g}; allowed is at most 0.9.")
+        return self
+
+
+class SourcePlan(Strict):
+    """``[simulation.data]``: an adapter from ``hansa_client.data``, where its data lies, and its options."""
+
+    adapter: Text
+    path: Text | None = None
+    options: Options = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """How a data set is split into simulated sites: ``iid``, ``dirichlet:0.5``, ``shards:2``, ``column:hospital``."""
+
+    kind: Literal["iid", "dirichlet", "shards", "quantity", "column"]
+    alpha: float = 0.0
+    labels_per_site: int = 0
+    column: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Partition":
+        """Read the notation of a plan or of ``--partition``.
+
+        Raises:
+            ValueError: It is none; the message lists what is allowed.
+        """
+        kind, _, argument = text.partition(":")
+        try:
+            if kind == "iid" and not argument:
+                return cls("iid")
+            if kind in ("dirichlet", "quantity") and 0.0 < (alpha := float(argument)) < 1e6:
+                return cls("dirichlet" if kind == "dirichlet" else "quantity", alpha=alpha)
+            if kind == "shards" and (labels := int(argument)) > 0:
+                return cls("shards", labels_per_site=labels)
+            if kind == "column" and argument:
+                return cls("column", column=argument)
+        except ValueError:
+            pass
+        raise ValueError(
+            f"found '{text}'; allowed is iid, dirichlet:ALPHA, shards:K, quantity:ALPHA (ALPHA > 0, K >= 1 labels a "
+            "site) or column:NAME."
+        )
+
+
+class SimulationPlan(Strict):
+    """``[simulation]``: one data set split into sites on one machine; outside the plan's digest."""
+
+    data: SourcePlan
+    sites: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many; may be left out with ``column:NAME``, which has one site for each value."""
+    names: tuple[SiteName, ...] = ()
+    """Names of the sites; ``site-1``, ``site-2`` ... where left out."""
+    partition: Text = "iid"
+    holdout: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Share of the data that no site gets: the coordinator's own test set."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        try:
+            partition = Partition.parse(self.partition)
+        except ValueError as error:
+            raise ValueError(f"partition: {error}") from None
+        if self.sites is None and partition.kind != "column" and not self.names:
+            raise ValueError(f"sites: required with partition '{self.partition}'.")
+        if self.names:
+            if len(set(self.names)) != len(self.names):
+                raise ValueError("names: a site is named twice.")
+            if partition.kind == "column":
+                raise ValueError("names: a column partition names the sites by the column's values; leave names out.")
+            if self.sites is not None and self.sites != len(self.names):
+                raise ValueError(f"names: {len(self.names)} names for {self.sites} sites.")
+        return self
+
+
+class StudyPlan(Strict):
+    """One study, as every site approves it."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Lower-case letters, digits and hyphens; the run's folder is named after it."""
+    purpose: Annotated[str, Field(min_length=1, max_length=2_000)]
+    """Why the study is done, in words that a data steward signs."""
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    """Of initial weights, splits and training; never of noise or masks."""
+    model: ModelPlan
+    data: DataContract
+    training: TrainingPlan
+    aggregation: AggregationPlan = AggregationPlan()
+    rounds: RoundsPlan
+    evaluation: EvaluationPlan = EvaluationPlan()
+    simulation: SimulationPlan | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._check_model()
+        if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(self.data.classes):
+            raise ValueError(
+                f"training.class_weights: {len(self.training.class_weights)} weights for {len(self.data.classes)} "
+                "classes; allowed is one for each."
+            )
+        augmentation = self.training.augmentation
+        if self.data.kind != "image" and (augmentation.flip or augmentation.crop):
+            raise ValueError(f"training.augmentation: flip and crop are for images; data.kind is '{self.data.kind}'.")
+        if self.training.warmup_rounds >= self.rounds.count > 1:
+            raise ValueError("training.warmup_rounds: allowed is fewer than rounds.count.")
+        if self.simulation is not None:
+            self._check_simulation(self.simulation)
+        return self
+
+    def _check_model(self) -> None:
+        try:
+            architecture = ARCHITECTURES.find(self.model.name)
+        except UsageError as error:
+            raise ValueError(f"model.name: {error}") from None
+        if self.data.kind not in architecture.accepts:
+            raise ValueError(
+                f"model.name: '{self.model.name}' does not learn from data.kind = '{self.data.kind}'; allowed is "
+                f"{', '.join(sorted(architecture.accepts))}."
+            )
+        try:
+            architecture.check(self.model_options(), self.data)
+        except PlanError as error:
+            raise ValueError(error.message) from None
+        except ValueError as error:
+            raise ValueError(f"model.name: {error}") from None
+
+    def _check_simulation(self, simulation: SimulationPlan) -> None:
+        sites = simulation.sites or len(simulation.names) or None
+        per_round = self.rounds.sites_per_round
+        if sites is not None and per_round is not None and per_round > sites:
+            raise ValueError(f"rounds.sites_per_round: found {per_round}; there are {sites} sites.")
+        partition = Partition.parse(simulation.partition)
+        if partition.labels_per_site > len(self.data.classes):
+            raise ValueError(
+                f"simulation.partition: '{simulation.partition}' asks for more labels than the "
+                f"{len(self.data.classes)} classes."
+            )
+
+    def model_options(self) -> Strict:
+        """Return the model's options, checked against its own type.
+
+        Raises:
+            PlanError: An option is unknown or wrong; the path starts with ``model``.
+        """
+        return parse_options(ARCHITECTURES.find(self.model.name).options, self.model.options, section="model")
+
+    def approved(self) -> "StudyPlan":
+        """Return the part that sites approve: everything but ``[simulation]``."""
+        return self.model_copy(update={"simulation": None})
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
+        return digest(self.approved().model_dump(mode="json"))
+
+
+def parse_options(options: type[Strict], values: Options, *, section: str) -> Any:
+    """Check the options of a named implementation against its own type.
+
+    Raises:
+        PlanError: With the path ``section.key``.
+    """
+    wrapper = type("Wrapper", (Strict,), {"__annotations__": {section: options}})
+    return getattr(parse(wrapper, {section: values}, error=PlanError), section)
+
+
+def parse_plan(values: Mapping[str, Any], *, origin: str = "") -> StudyPlan:
+    """Build a plan from parsed TOML or JSON.
+
+    Raises:
+        PlanError: Something is wrong; one line a key.
+    """
+    return parse(StudyPlan, values, origin=origin, error=PlanError)
+
+
+def read_plan(path: Path) -> StudyPlan:
+    """Read a study file.
+
+    Raises:
+        SettingsError: It cannot be read or is not TOML.
+        PlanError: It is no valid plan.
+    """
+    return parse_plan(read_toml(path), origin=str(path))

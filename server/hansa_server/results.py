@@ -1,0 +1,179 @@
+"""Results: what a study reached, as written to ``metrics.json``; docs/results.md explains each key to a reader.
+
+Evolution: ``format`` counts up when a meaning changes; keys are added, never renamed. A figure that cannot be computed
+(ROC AUC with one class only) is ``null``, never NaN. Fractions are in 0..1, times in seconds, sizes in bytes.
+"""
+
+from typing import Literal
+
+from hansa_common.settings import Strict
+
+
+class Scores(Strict):
+    """Figures of one model on one set of examples; precision, recall, F1 and ROC AUC are means over classes."""
+
+    num_examples: int
+    loss: float | None
+    accuracy: float | None
+    balanced_accuracy: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    roc_auc: float | None
+    calibration_error: float | None
+
+
+class SiteRound(Strict):
+    """One site in one round."""
+
+    site: str
+    num_examples: int
+    train_loss: float
+    accuracy: float | None
+    """Of the model that came in, on the site's validation split."""
+    loss: float | None
+    seconds: float
+    """The site's own time: evaluation and training."""
+    train_seconds: float
+
+
+class Summary(Strict):
+    """Accuracy and loss of one model over the sites' validation splits."""
+
+    weighted_mean_accuracy: float | None
+    site_mean_accuracy: float | None
+    worst_site_accuracy: float | None
+    worst_site: str | None
+    weighted_mean_loss: float | None
+
+
+class RoundResult(Strict):
+    """One round. ``incoming`` belongs to the model the round started from (version ``round - 1``)."""
+
+    round: int
+    seconds: float
+    incoming: Summary
+    train_loss: float
+    """Mean over the sites, weighted by examples."""
+    sites: tuple[SiteRound, ...]
+    missing: dict[str, str]
+    """Site -> why its update is not in this round."""
+    bytes_up: int
+    bytes_down: int
+
+
+class SiteResult(Strict):
+    """One site: who it is, what it holds, and what each model reaches on its test split."""
+
+    site: str
+    examples: dict[Literal["train", "validation", "test"], int]
+    class_counts: tuple[int, ...]
+    """Examples of each class, all three splits together."""
+    federated: Scores | None
+    local_only: Scores | None = None
+    """The site's own model, trained alone with the same budget (``--baselines``)."""
+    pooled: Scores | None = None
+    """One model trained on all data in one place with the same budget (``--baselines``)."""
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """Federated model, test split: rows are true classes, columns predicted ones."""
+    rounds_contributed: int
+
+
+class WorstSite(Scores):
+    """The scores of the site with the lowest accuracy."""
+
+    site: str
+
+
+class WorstAgainstLocal(Strict):
+    """The worst site beside its own local-only model."""
+
+    site: str
+    federated_accuracy: float
+    local_only_accuracy: float
+    difference: float
+    """Federated minus local-only; positive: it paid to take part."""
+
+
+class Final(Strict):
+    """The last model on the sites' test splits."""
+
+    weighted_mean: Scores
+    """All test examples together: computed from merged counts."""
+    site_mean: Scores
+    """Plain mean over the sites; ``num_examples`` is the mean size."""
+    worst_site: WorstSite
+    worst_site_against_local: WorstAgainstLocal | None
+    """Only with ``--baselines``."""
+    confusion: tuple[tuple[int, ...], ...]
+    coordinator: Scores | None
+    """On the coordinator's own test set, where there is one."""
+    validation: Summary
+
+
+class BaselineSummary(Strict):
+    """The same four figures' first three for a baseline, on the sites' test splits."""
+
+    weighted_mean: Scores
+    site_mean: Scores
+    worst_site: WorstSite
+
+
+class Baselines(Strict):
+    """What the sites would have had without federation, and with all data in one place."""
+
+    local_only: BaselineSummary
+    pooled: BaselineSummary
+
+
+class Timing(Strict):
+    """Wall-clock seconds of this study, runs before a resume included; ``sites_*`` add up the sites' own time."""
+
+    total_seconds: float
+    setup_seconds: float
+    rounds_seconds: float
+    closing_seconds: float
+    baselines_seconds: float
+    sites_training_seconds: float
+    sites_evaluation_seconds: float
+
+
+class Traffic(Strict):
+    """Payload bytes of all messages: ``up`` from the sites to the server, ``down`` the other way."""
+
+    up: int
+    down: int
+
+
+class Results(Strict):
+    """Everything a report shows."""
+
+    format: Literal[1] = 1
+    run: str
+    study: str
+    purpose: str
+    plan_digest: str
+    status: Literal["completed", "stopped", "failed"]
+    reason: str
+    """Why it stopped or failed; empty when completed."""
+    engine: str
+    seed: int
+    model: str
+    parameters: int
+    strategy: str
+    partition: str | None
+    data_origin: str
+    classes: tuple[str, ...]
+    rounds_planned: int
+    started_at: str
+    """ISO 8601, UTC."""
+    sites: tuple[SiteResult, ...]
+    rounds: tuple[RoundResult, ...]
+    final: Final | None
+    """``null`` where the study ended before the closing exchange."""
+    baselines: Baselines | None
+    timing: Timing
+    bytes: Traffic
+    model_sha256: str
+    """Of the parameters as little-endian float32."""
+    environment: dict[str, str]
