@@ -6,12 +6,14 @@ machine) is outside the digest; any other change makes another plan.
 Evolution: ``format`` counts up when a meaning changes; keys are added with a default that keeps the old behaviour.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+import tomli_w
+from pydantic import AfterValidator, Field, model_validator
 
 from hansa_common.canonical import digest
 from hansa_common.contract import DataContract, Text
@@ -23,14 +25,33 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Scalar = bool | int | float | str
 Options = dict[str, Scalar | tuple[Scalar, ...]]
-SiteName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
 
 
-def _collect_options(values: Any, fixed: str) -> Any:
+def _matching(pattern: str, words: str) -> AfterValidator:
+    """Return a check of text against a pattern that explains itself in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"found {text[:100]!r}; allowed is {words}.")
+        return text
+
+    return AfterValidator(check)
+
+
+SiteName = Annotated[
+    str, _matching(r"[^\x00-\x1f\x7f/\\]{1,64}", "1 to 64 characters, without slashes and control characters")
+]
+StudyName = Annotated[
+    str,
+    _matching("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens, the first no hyphen"),
+]
+
+
+def _collect_options(values: Any, *fixed: str) -> Any:
     """Gather all keys beside ``fixed`` into ``options``, which the named implementation checks."""
     if isinstance(values, Mapping) and "options" not in values:
-        options = {key: value for key, value in values.items() if key != fixed}
-        return {key: value for key, value in values.items() if key == fixed} | {"options": options}
+        options = {key: value for key, value in values.items() if key not in fixed}
+        return {key: value for key, value in values.items() if key in fixed} | {"options": options}
     return values
 
 
@@ -38,7 +59,7 @@ class ModelPlan(Strict):
     """``[model]``: a name from ``hansa_common.models``, and its options beside it."""
 
     name: Text
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +107,7 @@ class TrainingPlan(Strict):
             found = "neither" if self.epochs is None else "both"
             raise ValueError(f"found {found} of 'epochs' and 'steps'; allowed is exactly one of them.")
         if self.optimizer == "adam" and self.momentum:
-            raise ValueError("momentum: Adam has none; allowed with optimizer = 'sgd' only.")
+            raise ValueError(f"momentum: found {self.momentum:g}; allowed is 0 with optimizer = 'adam'.")
         return self
 
 
@@ -94,7 +115,7 @@ class AggregationPlan(Strict):
     """``[aggregation]``: a strategy by name, and its options beside it."""
 
     strategy: Text = "fedavg"
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -122,8 +143,9 @@ class EvaluationPlan(Strict):
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
-        if self.validation + self.test > 0.9:
-            raise ValueError(f"validation + test is {self.validation + self.test:g}; allowed is at most 0.9.")
+        found, most = self.validation + self.test, 0.9
+        if found > most:
+            raise ValueError(f"found validation + test = {found:g}; allowed is at most {most:g}.")
         return self
 
 
@@ -132,7 +154,15 @@ class SourcePlan(Strict):
 
     adapter: Text
     path: Text | None = None
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        return _collect_options(values, "adapter", "path")
+
+
+_MAX_ALPHA = 1e6  # sites are alike to the last example long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +185,7 @@ class Partition:
         try:
             if kind == "iid" and not argument:
                 return cls("iid")
-            if kind in ("dirichlet", "quantity") and 0.0 < (alpha := float(argument)) < 1e6:
+            if kind in ("dirichlet", "quantity") and 0.0 < (alpha := float(argument)) < _MAX_ALPHA:
                 return cls("dirichlet" if kind == "dirichlet" else "quantity", alpha=alpha)
             if kind == "shards" and (labels := int(argument)) > 0:
                 return cls("shards", labels_per_site=labels)
@@ -180,6 +210,10 @@ class SimulationPlan(Strict):
     partition: Text = "iid"
     holdout: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """Share of the data that no site gets: the coordinator's own test set."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the sites train; ``auto`` takes a GPU when there is one."""
+    gpus_per_site: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
+    """Share of a GPU that a running site takes on engine ``ray``; engine ``local`` shares the GPUs by itself."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -188,14 +222,17 @@ class SimulationPlan(Strict):
         except ValueError as error:
             raise ValueError(f"partition: {error}") from None
         if self.sites is None and partition.kind != "column" and not self.names:
-            raise ValueError(f"sites: required with partition '{self.partition}'.")
+            raise ValueError(f"sites: this key is required with partition = '{self.partition}' and missing.")
         if self.names:
             if len(set(self.names)) != len(self.names):
-                raise ValueError("names: a site is named twice.")
+                twice = sorted({name for name in self.names if self.names.count(name) > 1})
+                raise ValueError(f"names: named twice: {', '.join(twice)}; each site needs a name of its own.")
             if partition.kind == "column":
                 raise ValueError("names: a column partition names the sites by the column's values; leave names out.")
             if self.sites is not None and self.sites != len(self.names):
-                raise ValueError(f"names: {len(self.names)} names for {self.sites} sites.")
+                raise ValueError(
+                    f"names: found {len(self.names)} names; allowed is one for each of the {self.sites} sites."
+                )
         return self
 
 
@@ -203,7 +240,7 @@ class StudyPlan(Strict):
     """One study, as every site approves it."""
 
     format: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: StudyName
     """Lower-case letters, digits and hyphens; the run's folder is named after it."""
     purpose: Annotated[str, Field(min_length=1, max_length=2_000)]
     """Why the study is done, in words that a data steward signs."""
@@ -220,7 +257,9 @@ class StudyPlan(Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         self._check_model()
-        if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(self.data.classes):
+        if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(
+            self.data.classes
+        ):
             raise ValueError(
                 f"training.class_weights: {len(self.training.class_weights)} weights for {len(self.data.classes)} "
                 "classes; allowed is one for each."
@@ -229,7 +268,10 @@ class StudyPlan(Strict):
         if self.data.kind != "image" and (augmentation.flip or augmentation.crop):
             raise ValueError(f"training.augmentation: flip and crop are for images; data.kind is '{self.data.kind}'.")
         if self.training.warmup_rounds >= self.rounds.count > 1:
-            raise ValueError("training.warmup_rounds: allowed is fewer than rounds.count.")
+            raise ValueError(
+                f"training.warmup_rounds: found {self.training.warmup_rounds}; allowed is fewer than rounds.count, "
+                f"which is {self.rounds.count}."
+            )
         if self.simulation is not None:
             self._check_simulation(self.simulation)
         return self
@@ -255,7 +297,9 @@ class StudyPlan(Strict):
         sites = simulation.sites or len(simulation.names) or None
         per_round = self.rounds.sites_per_round
         if sites is not None and per_round is not None and per_round > sites:
-            raise ValueError(f"rounds.sites_per_round: found {per_round}; there are {sites} sites.")
+            raise ValueError(
+                f"rounds.sites_per_round: found {per_round}; allowed is at most {sites}, the sites there are."
+            )
         partition = Partition.parse(simulation.partition)
         if partition.labels_per_site > len(self.data.classes):
             raise ValueError(
@@ -269,7 +313,10 @@ class StudyPlan(Strict):
         Raises:
             PlanError: An option is unknown or wrong; the path starts with ``model``.
         """
-        return parse_options(ARCHITECTURES.find(self.model.name).options, self.model.options, section="model")
+        options: Strict = parse_options(
+            ARCHITECTURES.find(self.model.name).options, self.model.options, section="model"
+        )
+        return options
 
     def approved(self) -> "StudyPlan":
         """Return the part that sites approve: everything but ``[simulation]``."""
@@ -278,6 +325,16 @@ class StudyPlan(Strict):
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
         return digest(self.approved().model_dump(mode="json"))
+
+
+def dump_plan(plan: StudyPlan) -> str:
+    """Return the plan as TOML that ``read_plan`` reads back to an equal plan."""
+    values = plan.model_dump(mode="json", exclude_none=True)
+    sections = [values["model"], values["aggregation"]]
+    sections += [values["simulation"]["data"]] if plan.simulation else []
+    for section in sections:
+        section.update(section.pop("options"))
+    return tomli_w.dumps(values)
 
 
 def parse_options(options: type[Strict], values: Options, *, section: str) -> Any:

@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -54,13 +54,13 @@ def parse(
     Raises:
         SettingsError: One line for each key that is wrong: its path, what was found, what is allowed.
     """
+    values = _tuples(values)
     try:
-        return model.model_validate(_tuples(values))
+        return model.model_validate(values)
     except ValidationError as failure:
-        details = failure.errors(include_url=False)
-        lines = [_explain(model, detail) for detail in details]
+        problems = _problems(model, values, failure.errors(include_url=False))
         prefix = f"{origin}: " if origin else ""
-        raise error(prefix + "\n".join(lines), path=_path(details[0])) from None
+        raise error(prefix + "\n".join(line for _, line in problems), path=problems[0][0]) from None
 
 
 def _tuples(value: Any) -> Any:
@@ -72,41 +72,113 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _path(detail: ErrorDetails) -> str:
-    """``('data', 'table', 'columns', 3, 'type')`` -> ``data.columns[3].type`` (a union's tag is no key)."""
-    path = ""
-    tags = {"image", "table", "array"} if len(detail["loc"]) > 1 and detail["loc"][0] == "data" else set()
-    for index, part in enumerate(detail["loc"]):
-        if isinstance(part, int):
+def _problems(model: type[BaseModel], values: Any, details: list[ErrorDetails]) -> list[tuple[str, str]]:
+    """Return ``(path, line)`` for each key that is wrong.
+
+    A value that fits no member of a union has one error for each member; they become one line. Where an item of a list
+    is wrong, what that does to the list is not worth a line.
+    """
+    by_path: dict[str, list[ErrorDetails]] = {}
+    for detail in details:
+        by_path.setdefault(_path(values, detail), []).append(detail)
+    deepest = {
+        path: found
+        for path, found in by_path.items()
+        if not any(other.startswith((f"{path}.", f"{path}[")) for other in by_path)
+    }
+    return [problem for path, found in deepest.items() for problem in _explain(model, path, found)]
+
+
+def _path(values: Any, detail: ErrorDetails) -> str:
+    """``('data', 'table', 'columns', 3, 'type')`` -> ``data.columns[3].type``; what is no key is a union's tag."""
+    path, location = "", detail["loc"]
+    for index, part in enumerate(location):
+        missing = detail["type"] == "missing" and index == len(location) - 1
+        if isinstance(values, Mapping) and isinstance(part, str) and (part in values or missing):
+            key = part if re.fullmatch(r"[\w-]+", part) else repr(part)
+            path = f"{path}.{key}" if path else key
+            values = values.get(part)
+        elif isinstance(values, tuple) and isinstance(part, int) and part < len(values):
             path += f"[{part}]"
-        elif not (index == 1 and part in tags):
-            path += f".{part}" if path else str(part)
-    return path or "(top level)"
+            values = values[part]
+    return path
 
 
-def _explain(model: type[BaseModel], detail: ErrorDetails) -> str:
-    path, kind = _path(detail), detail["type"]
-    if kind == "extra_forbidden":
-        return f"{path}: unknown key. {suggest(path.rsplit('.', 1)[-1], _siblings(model, detail['loc']))}"
-    if kind == "missing":
-        return f"{path}: this key is required and missing."
+def _explain(model: type[BaseModel], path: str, details: list[ErrorDetails]) -> list[tuple[str, str]]:
+    """Return the lines about one path; all of ``details`` are about the same value."""
+    detail = details[0]
+    kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
-        return _locate(path if detail["loc"] else "", str(detail["ctx"]["error"]))
-    if kind == "union_tag_invalid":
-        return f"{path}.{detail['ctx']['discriminator'].strip(chr(39))}: found '{detail['ctx']['tag']}'; " + (
-            f"allowed is one of {detail['ctx']['expected_tags']}."
-        )
-    if kind == "union_tag_not_found":
-        return f"{path}.{detail['ctx']['discriminator'].strip(chr(39))}: this key is required and missing."
-    message = detail["msg"].replace("Input should be", "allowed is").replace("tuple", "list")
-    return f"{path}: found {detail['input']!r}; {message}."
+        return [_locate(path, line) for line in str(context["error"]).split("\n")]
+    if kind.startswith("union_tag"):
+        path = f"{path}.{context['discriminator'].strip(chr(39))}"
+        kind = "missing" if kind == "union_tag_not_found" else kind
+    if kind == "extra_forbidden":
+        siblings = _siblings(model, detail["loc"])
+        advice = suggest(str(detail["loc"][-1]), siblings) if siblings else "No options are allowed here."
+        return [(path, f"{path}: unknown key. {advice}")]
+    if kind == "missing":
+        index = detail["loc"][-1]
+        if isinstance(index, int):
+            return [(path, f"{path}: found {_show(detail['input'])}; item {index + 1} is missing.")]
+        return [(path, f"{path}: this key is required and missing.")]
+    found = context["tag"] if kind == "union_tag_invalid" else detail["input"]
+    phrases = list(dict.fromkeys(_allowed(each) for each in details))
+    allowed = " or ".join(part for part in (", ".join(phrases[:-1]), phrases[-1]) if part)
+    path = path or "(top level)"
+    return [(path, f"{path}: found {_show(found)}; allowed is {allowed}.")]
 
 
-def _locate(path: str, message: str) -> str:
-    """Put a validator's message behind its path; a message that opens with a key of its own (``steps: ...``) joins it."""
-    if not path:
-        return message
-    return f"{path}.{message}" if re.match(r"[a-z_]+(\.[a-z_]+)*: ", message) else f"{path}: {message}"
+_ALLOWED = {
+    "bool_type": "true or false",
+    "dict_type": "a table of keys",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "mapping_type": "a table of keys",
+    "model_attributes_type": "a table of keys",
+    "model_type": "a table of keys",
+    "string_too_long": "text of length {max_length} or less",
+    "string_too_short": "text of length {min_length} or more",
+    "string_type": "text in quotes",
+    "too_long": "a list of length {max_length} or less",
+    "too_short": "a list of length {min_length} or more",
+    "tuple_type": "a list",
+    "union_tag_invalid": "one of {expected_tags}",
+}
+"""pydantic's error types in the words of someone who writes TOML."""
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    phrase = _ALLOWED.get(detail["type"])
+    return phrase.format(**detail.get("ctx", {})) if phrase else detail["msg"].removeprefix("Input should be ")
+
+
+def _show(value: Any) -> str:
+    """Write a value the way it stands in TOML, cut where it is long."""
+    if isinstance(value, Mapping):
+        return "a table of keys"
+    if isinstance(value, tuple):
+        shown = f"[{', '.join(_show(item) for item in value[:10])}{', ...' if len(value) > 10 else ''}]"  # noqa: PLR2004
+    else:
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    longest = 100  # characters
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
+
+
+def _locate(path: str, message: str) -> tuple[str, str]:
+    """Put a validator's message behind its path; a key that the message opens with (``steps: ...``) joins the path."""
+    opening = re.match(r"([a-z_]+(?:\.[a-z_]+|\[\d+\])*): ", message)
+    if opening:
+        path = f"{path}.{opening[1]}" if path else opening[1]
+        message = message[opening.end() :]
+    return path, f"{path}: {message}" if path else message
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -114,8 +186,14 @@ def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
     found: list[type[BaseModel]] = [model]
     for part in location[:-1]:
         deeper = [inner for candidate in found for inner in _inner_models(candidate, part)]
-        found = deeper or found
+        found = deeper or [candidate for candidate in found if _is_tagged(candidate, part)] or found
     return sorted({name for candidate in found for name in candidate.model_fields})
+
+
+def _is_tagged(model: type[BaseModel], tag: int | str) -> bool:
+    """Tell whether this is the member of a union that ``tag`` chooses."""
+    annotations = [field.annotation for field in model.model_fields.values()]
+    return any(get_origin(annotation) is Literal and tag in get_args(annotation) for annotation in annotations)
 
 
 def _inner_models(model: type[BaseModel], part: int | str) -> list[type[BaseModel]]:
@@ -127,5 +205,5 @@ def _inner_models(model: type[BaseModel], part: int | str) -> list[type[BaseMode
         annotation = pending.pop()
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             models.append(annotation)
-        pending.extend(getattr(annotation, "__args__", ()))
+        pending.extend(get_args(annotation))
     return models

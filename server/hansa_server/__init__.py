@@ -1,1 +1,5 @@
 """The coordinator: rounds, aggregation, results. It never sees data, only released updates and counts."""
+
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # Flower reports usage to its makers unless told not to

@@ -1,0 +1,29 @@
+"""Where an adapter's file or folder lies."""
+
+from pathlib import Path
+
+from hansa_client.data.source import Source
+from hansa_common.errors import DataUnavailable, SettingsError
+
+
+def require_path(source: Source, *, adapter: str, folder: bool | None) -> Path:
+    """Return the path of a source, ``~`` expanded.
+
+    Args:
+        source: The site's settings.
+        adapter: Its name, for the message.
+        folder: Whether it must be a folder (``True``), a file (``False``) or either (``None``).
+
+    Raises:
+        SettingsError: There is no path.
+        DataUnavailable: Nothing is there, or a file for a folder, or the other way round.
+    """
+    if source.path is None:
+        raise SettingsError(f"The data adapter '{adapter}' needs a path.", path="path", advice="Set path.")
+    path = source.path.expanduser()
+    if not path.exists():
+        raise DataUnavailable(f"{path} does not exist.", advice="Check the path; it starts at the current folder.")
+    if folder is not None and path.is_dir() != folder:
+        kinds = ("a folder", "a file") if folder else ("a file", "a folder")
+        raise DataUnavailable(f"The data adapter '{adapter}' reads {kinds[0]}; {path} is {kinds[1]}.")
+    return path

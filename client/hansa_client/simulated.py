@@ -1,0 +1,154 @@
+"""Simulated sites: one data set on one machine, divided as the plan's ``[simulation]`` says.
+
+The data set is read once a process and never copied: a site is a list of positions in it.
+"""
+
+import functools
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from hansa_client.data import ADAPTERS, Dataset, Source
+from hansa_client.data.contract_check import check
+from hansa_client.data.partition import partition
+from hansa_client.data.source import Indices
+from hansa_client.data.split import Splits, draw, split
+from hansa_common.contract import DataContract
+from hansa_common.errors import PartitionError, PlanError
+from hansa_common.models.registry import Contract
+from hansa_common.plan import Partition, SimulationPlan, SiteName, SourcePlan, StudyPlan
+from hansa_common.seeds import derive_seed
+
+_SMALLEST = 3  # examples of a site: one to train, one to validate, one to test
+_CACHED = 2  # data sets in memory; the next study's beside the last one's
+
+_lock = threading.RLock()  # threads of one process wait for one reading
+_contracts: TypeAdapter[Contract] = TypeAdapter(DataContract)
+_site_names: TypeAdapter[str] = TypeAdapter(SiteName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedSites:
+    """A data set and who has which part of it.
+
+    Attributes:
+        names: Of the sites, distinct.
+        indices: Each site's positions in ``dataset``, ascending; no position twice.
+        holdout: Positions that no site has, ascending.
+        dataset: All examples.
+    """
+
+    names: tuple[str, ...]
+    indices: tuple[Indices, ...] = field(repr=False)
+    holdout: Indices = field(repr=False)
+    dataset: Dataset
+
+
+def load(plan: StudyPlan) -> Dataset:
+    """Return the whole data set of a simulation, checked against the plan's contract.
+
+    Raises:
+        PlanError: The plan has no ``[simulation]``.
+        UsageError: There is no such adapter.
+        DataError: The data cannot be read or does not fulfil the contract.
+    """
+    with _lock:
+        return _load(_contracts.dump_json(plan.data), _simulation(plan).data.model_dump_json())
+
+
+@functools.lru_cache(maxsize=_CACHED)
+def _load(contract_json: bytes, source_json: str) -> Dataset:
+    """Read by texts that can be compared: what does not change the data does not read it again."""
+    contract = _contracts.validate_json(contract_json)
+    source = SourcePlan.model_validate_json(source_json)
+    path = Path(source.path) if source.path is not None else None
+    return check(ADAPTERS.find(source.adapter)(Source(path=path, options=source.options), contract), contract)
+
+
+def divide(plan: StudyPlan) -> SimulatedSites:
+    """Return the simulated sites: the holdout is taken first, stratified by label, then the partition.
+
+    Raises:
+        PlanError: The plan has no ``[simulation]``.
+        PartitionError: The data cannot be divided so, or a column's value is no valid name of a site.
+        DataError: The data cannot be read or does not fulfil the contract.
+    """
+    with _lock:
+        shape = _simulation(plan).model_dump_json(include={"data", "sites", "names", "partition", "holdout"})
+        return _divide(_contracts.dump_json(plan.data), shape, plan.seed)
+
+
+@functools.lru_cache(maxsize=_CACHED)
+def _divide(contract_json: bytes, simulation_json: str, seed: int) -> SimulatedSites:
+    simulation = SimulationPlan.model_validate_json(simulation_json)
+    contract = _contracts.validate_json(contract_json)
+    dataset = _load(contract_json, simulation.data.model_dump_json())
+    size = max(1, round(len(dataset) * simulation.holdout)) if simulation.holdout else 0
+    rng = np.random.Generator(np.random.Philox(derive_seed(seed, "holdout")))
+    holdout, rest = draw(dataset.labels, (size,), rng)
+    parts = partition(
+        dataset,
+        Partition.parse(simulation.partition),
+        simulation.sites or len(simulation.names) or None,
+        derive_seed(seed, "partition"),
+        minimum=max(contract.minimum_examples, _SMALLEST),
+        among=rest,
+    )
+    names = tuple(_valid_name(name) for name, _ in parts if name is not None) or _default_names(simulation)
+    return SimulatedSites(names=names, indices=tuple(part for _, part in parts), holdout=holdout, dataset=dataset)
+
+
+def count_sites(plan: StudyPlan) -> tuple[str, ...]:
+    """Return the names of the simulated sites; data is read for a column partition only.
+
+    Raises:
+        PlanError: The plan has no ``[simulation]``.
+        PartitionError, DataError: As ``divide``, for a column partition.
+    """
+    simulation = _simulation(plan)
+    if Partition.parse(simulation.partition).kind == "column":
+        return divide(plan).names
+    return _default_names(simulation)
+
+
+def site_splits(plan: StudyPlan, index: int) -> Splits:
+    """Return one site's training, validation and test split, as positions in the whole data set.
+
+    Args:
+        plan: The study.
+        index: Position of the site among the names.
+
+    Raises:
+        PlanError, PartitionError, DataError: As ``divide``.
+    """
+    sites = divide(plan)
+    own = sites.indices[index]
+    splits = split(sites.dataset.labels[own], plan.evaluation, derive_seed(plan.seed, index, "split"))
+    return Splits(train=own[splits.train], validation=own[splits.validation], test=own[splits.test])
+
+
+def _simulation(plan: StudyPlan) -> SimulationPlan:
+    if plan.simulation is None:
+        raise PlanError("simulation: the plan has no such section.", path="simulation", advice="Add [simulation.data].")
+    return plan.simulation
+
+
+def _default_names(simulation: SimulationPlan) -> tuple[str, ...]:
+    """Return ``site-01`` to ``site-10``: of equal width, because results are folded in the order of names."""
+    if simulation.names:
+        return simulation.names
+    count = simulation.sites or 0
+    return tuple(f"site-{number:0{len(str(count))}}" for number in range(1, count + 1))
+
+
+def _valid_name(name: str) -> str:
+    try:
+        return _site_names.validate_python(name)
+    except ValidationError:
+        raise PartitionError(
+            f"The column's value {name!r} is no valid name of a site: 1 to 64 characters, no slash.",
+            advice="Split by another column, or write its values differently.",
+        ) from None

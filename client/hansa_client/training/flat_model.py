@@ -1,0 +1,125 @@
+"""A model whose floating-point state is one vector: loading, reading and stepping it are one operation each.
+
+The vector holds the trainable parameters, then all other floating-point state (frozen parameters, the running
+statistics of batch normalisation), which federated averaging averages too. Buffers that are not floating-point or not
+part of the module's ``state_dict`` stay local and start each load as they were built, so that what a round computes
+depends on its inputs only and not on what this process did before.
+
+Weights stay in their usual layout, also for images: oneDNN repacks them in every call anyway, and a convolution runs
+channels-last where its input is.
+"""
+
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import nn
+
+from hansa_common.models import ARCHITECTURES
+from hansa_common.parameters import ParameterSpec, Vector
+from hansa_common.parameters import Tensor as TensorSpec
+from hansa_common.plan import StudyPlan
+
+
+def build_module(plan: StudyPlan, seed: int) -> nn.Module:
+    """Return the plan's model, freshly initialised on the CPU; the process's own generator is left as it was."""
+    architecture = ARCHITECTURES.find(plan.model.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return architecture.build(plan.model_options(), plan.data)
+
+
+def _floating_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and persistent floating-point buffers by name, the trainable ones first."""
+    persistent = module.state_dict(keep_vars=True)
+    buffers = {name: tensor for name, tensor in module.named_buffers() if name in persistent}
+    parameters = dict(module.named_parameters())
+    trainable = {name: tensor for name, tensor in parameters.items() if tensor.requires_grad}
+    return trainable | {name: tensor for name, tensor in (parameters | buffers).items() if tensor.is_floating_point()}
+
+
+def initial_parameters(plan: StudyPlan, seed: int) -> Vector:
+    """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""
+    state = _floating_state(build_module(plan, seed))
+    flat = torch.cat([tensor.detach().reshape(-1).to(torch.float32) for tensor in state.values()])
+    return np.asarray(flat.numpy(), dtype=np.float32)
+
+
+class FlatModel:
+    """A module on a device, its state a flat vector ``float32 [P]``; for one thread at a time.
+
+    Args:
+        module: Taken over: its tensors become views of the vector.
+        device: Where it computes.
+
+    Attributes:
+        module: The network.
+        spec: The tensors of the vector.
+        trainable: The vector's first part as one parameter, its gradient attached; an optimiser needs no more, because
+            its steps work element by element.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.module = module.to(device=device, dtype=torch.float32)
+        state = _floating_state(module)
+        self.spec = ParameterSpec(
+            tensors=tuple(TensorSpec(name=name, shape=tuple(tensor.shape)) for name, tensor in state.items())
+        )
+        self._host = torch.zeros(self.spec.size)
+        self._values: Vector = self._host.numpy()
+        self._state = self._host if device.type == "cpu" else torch.zeros(self.spec.size, device=device)
+        trained = sum(tensor.numel() for tensor in state.values() if tensor.requires_grad)
+        self.trainable = nn.Parameter(self._state[:trained])
+        self.trainable.grad = self._gradient = torch.zeros(trained, device=device)
+        self._attach(state)
+        self._local = [(buffer, buffer.clone()) for name, buffer in self.module.named_buffers() if name not in state]
+
+    def _attach(self, state: dict[str, torch.Tensor]) -> None:
+        offset = 0
+        for tensor in state.values():
+            part = slice(offset, offset + tensor.numel())
+            tensor.data = self._state[part].view(tensor.shape)
+            if tensor.requires_grad:
+                tensor.grad = self._gradient[part].view(tensor.shape)
+            offset = part.stop
+
+    def load(self, parameters: Vector) -> None:
+        """Take over a vector ``float32 [P]``.
+
+        Raises:
+            RuntimeError: It is of another shape or type.
+        """
+        if parameters.shape != self._values.shape or parameters.dtype != np.float32:
+            raise RuntimeError(
+                f"The model has {self._values.size} float32 values, not {parameters.dtype}{parameters.shape}."
+            )
+        self._values[:] = parameters
+        if self._state is not self._host:
+            self._state.copy_(self._host)
+        for buffer, built in self._local:
+            buffer.copy_(built)
+
+    def minus(self, parameters: Vector) -> Vector:
+        """Return the model's state minus ``parameters``, ``float32 [P]``."""
+        if self._state is not self._host:
+            self._host.copy_(self._state)
+        return self._values - parameters
+
+    def clear_gradient(self) -> None:
+        """Set the gradient to zero; it stays in place, because the module's gradients are views of it."""
+        self._gradient.zero_()
+
+
+_shared: WeakValueDictionary[tuple[str, torch.device], FlatModel] = WeakValueDictionary()
+
+
+def shared_model(plan: StudyPlan, device: torch.device) -> FlatModel:
+    """Return this process's one model of a plan on a device; it lives as long as a site holds it.
+
+    A simulation has a thousand sites in one process, which take turns: each loads its parameters before use.
+    """
+    key = (plan.digest(), device)
+    model = _shared.get(key)
+    if model is None:
+        model = _shared[key] = FlatModel(build_module(plan, plan.seed), device)
+    return model

@@ -1,0 +1,287 @@
+"""Typed messages between server and site; encode and decode, nothing else.
+
+A message is a header (small, JSON), at most one vector ``float32 [P]`` and, by name, classification counts. On the wire
+it is an ``Envelope``: header bytes and raw little-endian arrays, each with the dtype, shape and length that it must
+have. There is no pickle, no ``.npy`` header and no compression to parse.
+
+Everything that comes in is hostile until ``decode`` has returned it. Whether a message belongs here and now (study,
+round, size of the vector) is for the receiver to check.
+
+Evolution: ``PROTOCOL`` counts up when a meaning changes; a peer with another number is refused by that number.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, TypeAdapter, ValidationError
+
+from hansa_common.errors import MessageError
+from hansa_common.metrics import ClassificationCounts
+from hansa_common.parameters import MAX_PARAMETERS, ParameterSpec, Vector
+from hansa_common.plan import SiteName
+from hansa_common.settings import Strict
+
+PROTOCOL = 1
+MAX_HEADER = 8 << 20  # bytes; a plan with 10,000 columns is about 1 MiB
+MAX_ARRAYS = 600_000  # arrays of one message: five for each of 100,000 sites, and the vector
+_DTYPES = {"<f4": np.dtype("<f4"), "<i8": np.dtype("<i8")}
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Seconds = Annotated[float, Field(ge=0.0)]
+Text = Annotated[str, Field(max_length=2_000)]
+
+
+class _Header(Strict):
+    protocol: Literal[1] = PROTOCOL
+    carries_vector: ClassVar[bool] = False
+    carries_counts: ClassVar[bool] = False
+
+
+class OpenTask(_Header):
+    """Server to site: prepare for this study; check the data against its contract."""
+
+    kind: Literal["open"] = "open"
+    plan: Annotated[str, Field(max_length=MAX_HEADER)]
+    """The plan as JSON. A simulated site also reads ``simulation`` in it, a real one only the approved part."""
+
+
+class Opened(_Header):
+    """Site to server: ready, and what it brings."""
+
+    kind: Literal["opened"] = "opened"
+    plan_digest: Digest
+    site: SiteName
+    train: Count
+    validation: Count
+    test: Count
+    class_counts: Annotated[tuple[Count, ...], Field(max_length=10_000)]
+    origin: Text
+    version: Text
+    device: Text
+
+
+class InitialTask(_Header):
+    """Server to one site: initialise the model with the plan's seed."""
+
+    kind: Literal["initial-task"] = "initial-task"
+    plan_digest: Digest
+
+
+class Initial(_Header):
+    """Site to server: the tensors of the model and their initial values."""
+
+    kind: Literal["initial"] = "initial"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    spec: ParameterSpec
+
+
+class TrainTask(_Header):
+    """Server to site: evaluate these parameters on the validation split, then train from them."""
+
+    kind: Literal["train"] = "train"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Annotated[int, Field(ge=1, le=1_000)]
+
+
+class Update(_Header):
+    """Site to server: the delta, and counts of the incoming model on the validation split."""
+
+    kind: Literal["update"] = "update"
+    carries_vector: ClassVar[bool] = True
+    carries_counts: ClassVar[bool] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Annotated[int, Field(ge=1, le=1_000)]
+    site: SiteName
+    num_examples: Count
+    train_loss: float
+    steps: Count
+    seconds: Seconds
+    train_seconds: Seconds
+
+
+class EvaluateTask(_Header):
+    """Server to site: count what these parameters get right; the closing exchange of a study."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    subject: Literal["site", "coordinator"] = "site"
+    """``coordinator``: the test set that no site has; only in a simulation."""
+
+
+class Evaluated(_Header):
+    """Site to server: counts named ``validation`` and ``test``."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    carries_counts: ClassVar[bool] = True
+    plan_digest: Digest
+    site: SiteName
+    seconds: Seconds
+
+
+class BaselineTask(_Header):
+    """Server to site: train without federation, from the initial parameters, with the study's whole budget."""
+
+    kind: Literal["baseline-task"] = "baseline-task"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    subject: Literal["local", "pooled"]
+    """``pooled``: on all sites' data together; only in a simulation."""
+
+
+class Baseline(_Header):
+    """Site to server: the baseline's counts on test splits, named by site."""
+
+    kind: Literal["baseline"] = "baseline"
+    carries_counts: ClassVar[bool] = True
+    plan_digest: Digest
+    subject: Literal["local", "pooled"]
+    site: SiteName
+    seconds: Seconds
+
+
+class Refusal(_Header):
+    """Site to server: the task was not done; ``code`` is an error class, ``reason`` holds no value from the data."""
+
+    kind: Literal["refusal"] = "refusal"
+    code: Annotated[str, Field(max_length=64)]
+    site: SiteName
+    reason: Text
+
+
+Task = OpenTask | InitialTask | TrainTask | EvaluateTask | BaselineTask
+Reply = Opened | Initial | Update | Evaluated | Baseline | Refusal
+Header = Annotated[Task | Reply, Field(discriminator="kind")]
+_HEADER: TypeAdapter[Task | Reply] = TypeAdapter(Header)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message, parsed.
+
+    Attributes:
+        header: What it is and what it belongs to.
+        vector: ``float32 [P]`` where the header carries one.
+        counts: By name, where the header carries them.
+    """
+
+    header: Task | Reply
+    vector: Vector | None = field(default=None, repr=False)
+    counts: Mapping[str, ClassificationCounts] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawArray:
+    """An array on the wire: ``data`` is little-endian and C-contiguous."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A message on the wire: what an engine carries."""
+
+    header: bytes
+    arrays: Mapping[str, RawArray] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Payload size in bytes, without what an engine adds to carry it."""
+        return len(self.header) + sum(len(array.data) for array in self.arrays.values())
+
+
+def encode(message: Message) -> Envelope:
+    """Turn a message into bytes.
+
+    Raises:
+        RuntimeError: The message carries what its header does not announce; the caller's bug.
+    """
+    header = message.header
+    if (message.vector is not None) != header.carries_vector or bool(message.counts) != header.carries_counts:
+        raise RuntimeError(f"A '{header.kind}' message carries the wrong arrays.")
+    arrays: dict[str, RawArray] = {}
+    if message.vector is not None:
+        arrays["vector"] = _pack(message.vector, "<f4")
+    for name, counts in message.counts.items():
+        arrays |= {f"counts/{name}/{key}": _pack(values, "<i8") for key, values in counts.to_arrays().items()}
+    return Envelope(header=_HEADER.dump_json(header), arrays=arrays)
+
+
+def decode(envelope: Envelope, *, classes: int | None = None) -> Message:
+    """Parse a message from a peer.
+
+    Args:
+        envelope: What came in.
+        classes: ``K`` of the study, needed for messages with counts.
+
+    Raises:
+        MessageError: The bytes are no message of this protocol; the text says which rule they break.
+    """
+    if len(envelope.header) > MAX_HEADER or len(envelope.arrays) > MAX_ARRAYS:
+        raise MessageError(f"The message is too large: {len(envelope.header):,} bytes of header.")
+    try:
+        header = _HEADER.validate_json(envelope.header)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MessageError(f"The header is not valid at '{where}': {first['msg']}.") from None
+    arrays = {name: _unpack(name, array) for name, array in envelope.arrays.items()}
+    vector = arrays.pop("vector", None)
+    if (vector is not None) != header.carries_vector:
+        raise MessageError(f"A '{header.kind}' message {'needs' if header.carries_vector else 'has no'} vector.")
+    if vector is not None and (vector.dtype != np.float32 or vector.ndim != 1):
+        raise MessageError("The vector is not one-dimensional float32.")
+    if bool(arrays) != header.carries_counts:
+        raise MessageError(f"A '{header.kind}' message {'needs' if header.carries_counts else 'has no'} counts.")
+    return Message(header=header, vector=vector, counts=_parse_counts(arrays, classes))
+
+
+def _pack(values: npt.NDArray[np.float32] | npt.NDArray[np.int64], dtype: str) -> RawArray:
+    """Make wire bytes; a vector that already is a view of a ``bytes`` object is not copied."""
+    base = values.base
+    if isinstance(base, bytes) and len(base) == values.nbytes and values.dtype == _DTYPES[dtype]:
+        return RawArray(dtype=dtype, shape=values.shape, data=base)
+    return RawArray(dtype=dtype, shape=values.shape, data=values.astype(_DTYPES[dtype], copy=False).tobytes())
+
+
+def _unpack(name: str, array: RawArray) -> npt.NDArray[np.float32 | np.int64]:
+    """Return a read-only view of the bytes once their number is what dtype and shape say."""
+    dtype = _DTYPES.get(array.dtype)
+    if dtype is None:
+        raise MessageError(f"An array has a dtype that is not allowed; allowed: {', '.join(_DTYPES)}.")
+    if len(array.shape) > 2 or any(not 0 <= size <= MAX_PARAMETERS for size in array.shape):
+        raise MessageError("An array has a shape that is not allowed.")
+    if math.prod(array.shape) * dtype.itemsize != len(array.data):
+        raise MessageError(f"An array's length is not what its shape {array.shape} says.")
+    if len(name) > 200:
+        raise MessageError("An array's name is longer than 200 characters.")
+    return np.frombuffer(array.data, dtype=dtype).reshape(array.shape)
+
+
+def _parse_counts(
+    arrays: Mapping[str, npt.NDArray[np.float32 | np.int64]], classes: int | None
+) -> dict[str, ClassificationCounts]:
+    if not arrays:
+        return {}
+    if classes is None:
+        raise MessageError("Counts came where none are expected.")
+    groups: dict[str, dict[str, npt.NDArray[np.float32 | np.int64]]] = {}
+    for name, values in arrays.items():
+        prefix, _, rest = name.partition("/")
+        subject, _, key = rest.rpartition("/")
+        if prefix != "counts" or not subject or not key:
+            raise MessageError("An array has a name that is not allowed.")
+        groups.setdefault(subject, {})[key] = values
+    return {subject: ClassificationCounts.from_arrays(group, classes) for subject, group in groups.items()}

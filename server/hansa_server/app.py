@@ -1,0 +1,126 @@
+"""Flower ServerApp: decode, call, encode; the study's exchange on Flower's Grid."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MessageType, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.serverapp import Grid, ServerApp
+
+from hansa_common.errors import MessageError, StudyInterrupted
+from hansa_common.messages import (
+    BaselineTask,
+    Envelope,
+    EvaluateTask,
+    Message,
+    RawArray,
+    TrainTask,
+    decode,
+    encode,
+)
+from hansa_server.exchange import Answer, Exchange
+
+_STYPE = "hansa.raw"
+_POLL = 0.01  # seconds between looks at a Grid that does not wait by itself
+
+
+def server_app(conduct: Callable[[Exchange], None], stop: threading.Event) -> ServerApp:
+    """Return a ServerApp that runs ``conduct`` on the Grid that Flower hands it, until ``stop`` is set."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        conduct(GridExchange(grid, stop))
+
+    return app
+
+
+class GridExchange:
+    """An ``Exchange`` on any Flower Grid."""
+
+    def __init__(self, grid: Grid, stop: threading.Event) -> None:
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._grid = grid
+        self._stop = stop
+
+    def nodes(self) -> list[int]:
+        """Return the Grid's nodes."""
+        return sorted(self._grid.get_node_ids())
+
+    def ask(self, requests: Sequence[tuple[int, Message]], *, timeout: float, classes: int) -> Iterator[Answer]:
+        """See ``Exchange.ask``."""
+        self._check_stop()
+        contents: dict[int, tuple[RecordDict, int]] = {}
+        outgoing = []
+        for node, message in requests:
+            if id(message) not in contents:
+                envelope = encode(message)
+                contents[id(message)] = (_to_records(envelope), envelope.num_bytes)
+            content, size = contents[id(message)]
+            outgoing.append(FlowerMessage(content, node, _message_type(message), ttl=timeout))
+            self.bytes_down += size
+        waiting = dict(zip(self._grid.push_messages(outgoing), (node for node, _ in requests), strict=True))
+        del contents, outgoing
+        deadline = time.monotonic() + timeout
+        while waiting and time.monotonic() < deadline:
+            self._check_stop()
+            replies = list(self._grid.pull_messages(list(waiting)))
+            if not replies:
+                self._stop.wait(_POLL)
+            while replies:
+                reply = replies.pop()
+                answer = _parse(waiting.pop(reply.metadata.reply_to_message_id), reply, classes)
+                del reply
+                self.bytes_up += answer.num_bytes
+                yield answer
+                del answer  # its array must be gone before the next one comes
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise StudyInterrupted("The study was stopped by its operator.")
+
+
+def _message_type(message: Message) -> str:
+    match message.header:
+        case TrainTask():
+            return MessageType.TRAIN
+        case EvaluateTask() | BaselineTask():
+            return MessageType.EVALUATE
+    return MessageType.QUERY
+
+
+def _parse(node: int, reply: FlowerMessage, classes: int) -> Answer:
+    if reply.has_error():
+        return Answer(node=node, failure=reply.error.reason or f"Flower error {reply.error.code}.")
+    try:
+        envelope = _from_records(reply.content)
+        return Answer(node=node, message=decode(envelope, classes=classes), num_bytes=envelope.num_bytes)
+    except MessageError as error:
+        return Answer(node=node, failure=f"It sent bytes that are no valid message: {error}")
+
+
+def _to_records(envelope: Envelope) -> RecordDict:
+    arrays = {
+        name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=array.data)
+        for name, array in envelope.arrays.items()
+    }
+    return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": ArrayRecord(arrays)})
+
+
+def _from_records(records: RecordDict) -> Envelope:
+    header, arrays = records.get("header"), records.get("arrays")
+    if not isinstance(header, ConfigRecord) or not isinstance(arrays, ArrayRecord):
+        raise MessageError("The records hold no Hansa message.")
+    text = header.get("json")
+    if not isinstance(text, bytes) or any(array.stype != _STYPE for array in arrays.values()):
+        raise MessageError("The records hold no Hansa message.")
+    return Envelope(
+        header=text,
+        arrays={
+            name: RawArray(dtype=array.dtype, shape=tuple(array.shape), data=array.data)
+            for name, array in arrays.items()
+        },
+    )

@@ -1,0 +1,44 @@
+"""What carries messages between the study and its sites, as the study sees it; ``app.py`` puts it on Flower's Grid."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hansa_common.messages import Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back from one node.
+
+    Attributes:
+        node: Which.
+        message: The reply, parsed; ``None`` where there is none.
+        failure: Why there is none.
+        num_bytes: Payload size of the reply.
+    """
+
+    node: int
+    message: Message | None = None
+    failure: str = ""
+    num_bytes: int = 0
+
+
+class Exchange(Protocol):
+    """Sends messages to nodes and yields their answers as they come."""
+
+    bytes_up: int
+    bytes_down: int
+
+    def nodes(self) -> Sequence[int]:
+        """Return the nodes that are there."""
+
+    def ask(self, requests: Sequence[tuple[int, Message]], *, timeout: float, classes: int) -> Iterator[Answer]:
+        """Send each node its message and yield the answers, one for each request, in order of arrival.
+
+        Ends when all have answered or after ``timeout`` seconds. Requests that share one ``Message`` object share its
+        bytes too. ``classes`` is ``K``, to parse counts.
+
+        Raises:
+            StudyInterrupted: The operator stopped the study.
+        """

@@ -1,0 +1,161 @@
+"""From a study to its results, and from results to the files of a run."""
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Literal
+
+import numpy as np
+from safetensors.numpy import save
+
+from hansa_common.metrics import ClassificationCounts
+from hansa_common.plan import dump_plan
+from hansa_server.figures import baseline_summary, mean_over_sites, merge, scores_of, summary, worst
+from hansa_server.report import metrics_csv, model_card, partition_svg, render
+from hansa_server.results import (
+    Baselines,
+    Final,
+    Results,
+    Scores,
+    SiteResult,
+    Timing,
+    Traffic,
+    WorstAgainstLocal,
+)
+from hansa_server.store import RunFolder
+from hansa_server.study import Study
+
+Status = Literal["completed", "stopped", "failed"]
+
+
+def results_of(study: Study, *, run: str, status: Status, reason: str) -> Results:
+    """Gather everything a report shows; a study that ended early has what it reached."""
+    plan, closing, baselines = study.plan, study.closing, study.baselines
+    return Results(
+        run=run,
+        study=plan.name,
+        purpose=plan.purpose,
+        plan_digest=study.digest,
+        status=status,
+        reason=reason,
+        engine=study.engine,
+        seed=plan.seed,
+        model=plan.model.name,
+        parameters=study.spec.size if study.spec else 0,
+        strategy=plan.aggregation.strategy,
+        partition=plan.simulation.partition if plan.simulation else None,
+        data_origin=next((opened.origin for opened in study.sites.values()), ""),
+        classes=plan.data.classes,
+        rounds_planned=plan.rounds.count,
+        started_at=study.started_at,
+        sites=_sites(study),
+        rounds=tuple(study.rounds),
+        final=_final(study),
+        baselines=Baselines(
+            local_only=baseline_summary(baselines.local_only), pooled=baseline_summary(baselines.pooled)
+        )
+        if baselines
+        else None,
+        timing=Timing(
+            total_seconds=study.setup_seconds
+            + study.rounds_seconds
+            + (closing.seconds if closing else 0.0)
+            + (baselines.seconds if baselines else 0.0),
+            setup_seconds=study.setup_seconds,
+            rounds_seconds=study.rounds_seconds,
+            closing_seconds=closing.seconds if closing else 0.0,
+            baselines_seconds=baselines.seconds if baselines else 0.0,
+            sites_training_seconds=sum(site.train_seconds for r in study.rounds for site in r.sites),
+            sites_evaluation_seconds=sum(site.seconds - site.train_seconds for r in study.rounds for site in r.sites)
+            + (closing.evaluation_seconds if closing else 0.0),
+        ),
+        bytes=Traffic(up=study.bytes_up, down=study.bytes_down),
+        model_sha256=_sha256(study),
+        environment=_environment(study),
+    )
+
+
+def _sites(study: Study) -> tuple[SiteResult, ...]:
+    test = study.closing.test if study.closing else {}
+    local = study.baselines.local_only if study.baselines else {}
+    pooled = study.baselines.pooled if study.baselines else {}
+    contributed = [site.site for r in study.rounds for site in r.sites]
+    return tuple(
+        SiteResult(
+            site=site,
+            examples={"train": opened.train, "validation": opened.validation, "test": opened.test},
+            class_counts=opened.class_counts,
+            federated=_optional_scores(test, site),
+            local_only=_optional_scores(local, site),
+            pooled=_optional_scores(pooled, site),
+            confusion=_confusion(test[site]) if site in test else None,
+            rounds_contributed=contributed.count(site),
+        )
+        for site, opened in sorted(study.sites.items())
+    )
+
+
+def _final(study: Study) -> Final | None:
+    closing = study.closing
+    if closing is None:
+        return None
+    per_site = {site: scores_of(counts) for site, counts in closing.test.items()}
+    overall, lowest = merge(closing.test), worst(per_site)
+    against = None
+    if study.baselines is not None:
+        alone = scores_of(study.baselines.local_only[lowest.site]).accuracy
+        if alone is not None and lowest.accuracy is not None:
+            against = WorstAgainstLocal(
+                site=lowest.site,
+                federated_accuracy=lowest.accuracy,
+                local_only_accuracy=alone,
+                difference=lowest.accuracy - alone,
+            )
+    return Final(
+        weighted_mean=scores_of(overall),
+        site_mean=mean_over_sites(per_site),
+        worst_site=lowest,
+        worst_site_against_local=against,
+        confusion=_confusion(overall),
+        coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
+        validation=summary(closing.validation),
+    )
+
+
+def _optional_scores(counts: Mapping[str, ClassificationCounts], site: str) -> Scores | None:
+    return scores_of(counts[site]) if site in counts else None
+
+
+def _confusion(counts: ClassificationCounts) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in counts.confusion.tolist())
+
+
+def _sha256(study: Study) -> str:
+    return "" if study.parameters is None else hashlib.sha256(study.parameters.astype("<f4").tobytes()).hexdigest()
+
+
+def _environment(study: Study) -> dict[str, str]:
+    devices = sorted({opened.device for opened in study.sites.values()})
+    packages = {name: version(name) for name in ("hansa", "flwr", "numpy")}
+    return packages | {"python": platform.python_version(), "machine": platform.machine(), "devices": ", ".join(devices)}
+
+
+def write_results(folder: RunFolder, study: Study, results: Results) -> None:
+    """Write every file that a run leaves.
+
+    Raises:
+        StorageError: The disk is full or fails; no file is half-written.
+    """
+    folder.write("metrics.json", results.model_dump_json(indent=2))
+    folder.write("metrics.csv", metrics_csv(results))
+    folder.write("report.html", render(results, dump_plan(study.plan)))
+    if study.sites:
+        folder.write("partition.svg", partition_svg(results))
+    if study.parameters is not None and study.spec is not None:
+        tensors = {name: np.ascontiguousarray(values) for name, values in study.spec.split(study.parameters)}
+        metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
+        folder.write("model.safetensors", save(tensors, metadata))
+        folder.write("MODEL_CARD.md", model_card(results, study.plan))
+
+

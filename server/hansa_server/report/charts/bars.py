@@ -1,0 +1,96 @@
+"""Bar chart: groups of horizontal bars, one group a site, one bar a model, from 0 to 100 %."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hansa_server.report import notation
+from hansa_server.report.charts.svg import drawing, element, shorten, text, text_width, title
+
+BAR, BAR_GAP, GROUP_GAP = 13.0, 3.0, 14.0
+VALUE_WIDTH = 50.0
+LEGEND_HEIGHT, AXIS_HEIGHT, REMARK_HEIGHT = 30.0, 22.0, 24.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A site and its bars; ``values`` are fractions in the order of the chart's ``models``."""
+
+    name: str
+    values: tuple[float | None, ...]
+
+
+def bar_chart(label: str, models: Sequence[str], groups: Sequence[Group | str], *, width: float) -> str:
+    """Draw groups of bars below each other.
+
+    Args:
+        label: What the chart shows, for those who cannot see it.
+        models: Name of each bar in a group, at most three.
+        groups: In this order; a string is a remark between two groups.
+        width: Natural width; a page shows a narrow one on a phone, where a wide one would be shrunk beyond reading.
+    """
+    names = [group.name for group in groups if isinstance(group, Group)]
+    label_width = min(max((text_width(name) for name in names), default=0.0), 0.3 * width)
+    left = label_width + 12
+    span = width - left - VALUE_WIDTH
+    group_height = len(models) * (BAR + BAR_GAP) - BAR_GAP
+    top = LEGEND_HEIGHT if len(models) > 1 else 6.0
+    parts: list[str] = []
+    y = top
+    for group in groups:
+        if isinstance(group, str):
+            parts.append(text(group, left, y + 12, class_="caption"))
+            y += REMARK_HEIGHT
+            continue
+        middle = y + group_height / 2 + 4
+        name = text(shorten(group.name, label_width), left - 12, middle, class_="label", text_anchor="end")
+        parts += [element("g", title(group.name), name), *_bars(group, models, left, y, span)]
+        y += group_height + GROUP_GAP
+    bottom = y - GROUP_GAP + 6
+    grid = _grid(left, span, top, bottom)
+    legend = _legend(models) if len(models) > 1 else []
+    return drawing(label, width, bottom + AXIS_HEIGHT, *grid, *legend, *parts)
+
+
+def _bars(group: Group, models: Sequence[str], left: float, top: float, span: float) -> list[str]:
+    parts = []
+    for index, (model, value) in enumerate(zip(models, group.values, strict=True)):
+        y = top + index * (BAR + BAR_GAP)
+        length = span * (value or 0.0)
+        parts += [
+            element(
+                "rect",
+                title(f"{group.name}, {model}: {notation.percent(value)}"),
+                class_=f"bar model-{index + 1}",
+                x=left,
+                y=y,
+                width=length,
+                height=BAR,
+                rx=1.5,
+            ),
+            text(notation.percent(value), left + length + 6, y + BAR - 2.5, class_="value"),
+        ]
+    return parts
+
+
+def _grid(left: float, span: float, top: float, bottom: float) -> list[str]:
+    parts = []
+    for quarter in range(5):
+        x = left + span * quarter / 4
+        kind = "grid" if quarter else "axis"
+        parts += [
+            element("line", class_=kind, x1=x, x2=x, y1=top - 4, y2=bottom),
+            text(f"{25 * quarter}%", x, bottom + 16, class_="tick", text_anchor="middle"),
+        ]
+    return parts
+
+
+def _legend(models: Sequence[str]) -> list[str]:
+    parts: list[str] = []
+    x = 0.0
+    for index, model in enumerate(models):
+        parts += [
+            element("rect", class_=f"bar model-{index + 1}", x=x, y=2, width=12, height=12, rx=1.5),
+            text(model, x + 18, 12.5, class_="legend"),
+        ]
+        x += 18 + text_width(model) + 18
+    return parts

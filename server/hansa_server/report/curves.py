@@ -1,0 +1,117 @@
+"""Curves over the rounds. The model that comes into round ``r`` has been trained for ``r - 1`` rounds: its point is there."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from hansa_server.report import notation
+from hansa_server.report.charts import Point, Series, line_chart
+from hansa_server.results import Results, Summary
+
+AXIS = "rounds of training"
+Figure = Literal["weighted_mean_accuracy", "site_mean_accuracy", "worst_site_accuracy", "weighted_mean_loss"]
+
+
+def accuracy_curves(results: Results) -> str:
+    """Draw validation accuracy: weighted mean, site mean, worst site; empty where nothing was measured."""
+    return line_chart(
+        "Validation accuracy of the shared model over the rounds: weighted mean, site mean and worst site",
+        (
+            Series(name="Weighted mean", points=_validated(results, "weighted_mean_accuracy"), style="first"),
+            Series(name="Site mean", points=_validated(results, "site_mean_accuracy"), style="second"),
+            Series(name="Worst site", points=_validated(results, "worst_site_accuracy"), style="third"),
+        ),
+        x_label=AXIS,
+        write=notation.percent,
+        write_tick=lambda share: f"{100 * share:g}%",
+        highest=1.0,
+    )
+
+
+def loss_curves(results: Results) -> str:
+    """Draw training and validation loss, both weighted means over the sites."""
+    return line_chart(
+        "Loss of the shared model over the rounds: validation and training",
+        (
+            Series(name="Validation", points=_validated(results, "weighted_mean_loss"), style="first"),
+            Series(
+                name="Training",
+                points=tuple(Point(x=entry.round, y=entry.train_loss) for entry in results.rounds),
+                style="third",
+            ),
+        ),
+        x_label=AXIS,
+        write=notation.loss,
+        write_tick=lambda loss: f"{loss:g}",
+        from_zero=True,
+    )
+
+
+def seconds_curve(results: Results) -> str:
+    """Draw how long each round took, and its slowest site."""
+    return line_chart(
+        "Seconds of each round, and of its slowest site",
+        (
+            Series(
+                name="Whole round",
+                points=tuple(Point(x=entry.round, y=entry.seconds) for entry in results.rounds),
+                style="first",
+            ),
+            Series(
+                name="Slowest site",
+                points=tuple(
+                    Point(
+                        x=entry.round,
+                        y=max((site.seconds for site in entry.sites), default=None),
+                        note=max(entry.sites, key=lambda site: site.seconds).site if entry.sites else "",
+                    )
+                    for entry in results.rounds
+                ),
+                style="third",
+            ),
+        ),
+        x_label="round",
+        write=lambda seconds: notation.MISSING if seconds is None else notation.duration(seconds),
+        write_tick=lambda seconds: f"{seconds:g} s",
+        from_zero=True,
+    )
+
+
+def bytes_curve(results: Results) -> str:
+    """Draw the payload of each round, from and to the sites."""
+    return line_chart(
+        "Payload of each round in bytes, from the sites and to the sites",
+        (
+            Series(
+                name="From the sites",
+                points=tuple(Point(x=entry.round, y=float(entry.bytes_up)) for entry in results.rounds),
+                style="first",
+            ),
+            Series(
+                name="To the sites",
+                points=tuple(Point(x=entry.round, y=float(entry.bytes_down)) for entry in results.rounds),
+                style="third",
+            ),
+        ),
+        x_label="round",
+        write=lambda num_bytes: notation.MISSING if num_bytes is None else notation.size(num_bytes),
+        write_tick=notation.size,
+        from_zero=True,
+    )
+
+
+def _validated(results: Results, figure: Figure) -> tuple[Point, ...]:
+    return tuple(
+        Point(
+            x=rounds,
+            y=getattr(summary, figure),
+            note=(summary.worst_site or "") if figure == "worst_site_accuracy" else "",
+        )
+        for rounds, summary in _summaries(results)
+    )
+
+
+def _summaries(results: Results) -> Iterator[tuple[int, Summary]]:
+    for entry in results.rounds:
+        yield entry.round - 1, entry.incoming
+    if results.final is not None and results.rounds:
+        yield results.rounds[-1].round, results.final.validation

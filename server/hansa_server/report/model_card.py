@@ -1,0 +1,185 @@
+"""The model card: what goes with a model wherever it goes (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019)."""
+
+import html
+import re
+
+from hansa_common.contract import ArrayContract, ImageContract
+from hansa_common.plan import StudyPlan
+from hansa_server.report import notation
+from hansa_server.report.narrative import headlines, result_sentences
+from hansa_server.report.comparison import compare_all
+from hansa_server.results import Results, Scores
+
+LOADING = '''```python
+from pathlib import Path
+
+from hansa_common.models import ARCHITECTURES
+from hansa_common.plan import StudyPlan
+from safetensors.torch import load_file
+
+plan = StudyPlan.model_validate_json(Path("plan.json").read_bytes())
+network = ARCHITECTURES.find(plan.model.name).build(plan.model_options(), plan.data)
+network.load_state_dict(load_file("model.safetensors"))
+network.eval()
+```'''
+
+
+def model_card(results: Results, plan: StudyPlan) -> str:
+    """Return ``model-card.md``: what the model is, what it is for, how good it is, and what nobody has checked.
+
+    Args:
+        results: What the study reached.
+        plan: The plan that it ran.
+    """
+    sections = (
+        f"# Model card: {_plain(results.study)}",
+        _what(results),
+        f"## Intended purpose\n\n{_plain(plan.purpose)}\n\nAny other use has not been looked at.",
+        f"## Data\n\n{_data(results, plan)}",
+        f"## Metrics\n\n{_metrics(results)}",
+        f"## How it was trained\n\n{_training(results, plan)}",
+        f"## Limits\n\n{_limits(results)}",
+        f"## Provenance\n\n{_provenance(results)}",
+        "## How to load it\n\nIn the folder of the run, with `hansa` and a build of PyTorch installed:\n\n" + LOADING,
+        _inputs(plan),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(results: Results) -> str:
+    ended = {
+        "completed": "The study ran to its end.",
+        "stopped": "**The study was stopped before its end.** " + _plain(results.reason),
+        "failed": "**The study failed before its end.** " + _plain(results.reason),
+    }[results.status]
+    return (
+        f"A classifier of {notation.plural(len(results.classes), 'class')}: the architecture `{results.model}` with "
+        f"{notation.plural(results.parameters, 'parameter')}, trained by federated learning at "
+        f"{notation.plural(len(results.sites), 'site')} in {notation.plural(len(results.rounds), 'round')}. "
+        f"{ended.strip()}"
+    )
+
+
+def _data(results: Results, plan: StudyPlan) -> str:
+    contract = plan.data
+    shape = " x ".join(str(length) for length in contract.feature_shape)
+    if isinstance(contract, ImageContract):
+        kind = f"Images of {contract.channels} x {contract.height} x {contract.width} (channels, height, width)"
+    elif isinstance(contract, ArrayContract):
+        kind = f"Arrays of {shape}"
+    else:
+        kind = f"Tables with {notation.plural(len(contract.columns), 'column')}, {shape} features"
+    origin = f"Origin: {_plain(results.data_origin)}."
+    if results.partition is not None:
+        origin += f" The sites are simulated: one data set, split on one machine by `{_code(results.partition)}`."
+    rows = [
+        f"| {_plain(site.site)} | " + " | ".join(notation.count(site.examples.get(split, 0)) for split in _SPLITS) + " |"
+        for site in results.sites
+    ]
+    table = "\n".join(("| site | training | validation | test |", "|---|--:|--:|--:|", *rows))
+    classes = ", ".join(_plain(name) for name in results.classes[:50])
+    more = f" and {len(results.classes) - 50} more" if len(results.classes) > 50 else ""  # noqa: PLR2004 - a line's worth
+    return f"{kind}; classes: {classes}{more}. {origin} The data stayed at the sites.\n\n{table}"
+
+
+_SPLITS = ("train", "validation", "test")
+
+
+def _metrics(results: Results) -> str:
+    lines = [_plain(result_sentences(results, compare_all(results))), ""]
+    for headline in headlines(results):
+        site = f" ({_plain(headline.site)})" if headline.site else ""
+        lines.append(f"* {headline.name}: **{headline.figure}**{site}, {_plain(headline.note)}")
+    lines += ["", "| site | test examples | accuracy | balanced accuracy | F1 | ROC AUC | ECE |", "|---|" + "--:|" * 6]
+    lines += [f"| {_plain(site.site)} | {_cells(site.federated)} |" for site in results.sites]
+    lines += ["", "Balanced accuracy, F1 and ROC AUC are means over classes; ECE is the expected calibration error."]
+    return "\n".join(lines)
+
+
+def _cells(scores: Scores | None) -> str:
+    if scores is None:
+        return " | ".join([notation.MISSING] * 6)
+    return " | ".join(
+        (
+            notation.count(scores.num_examples),
+            notation.percent(scores.accuracy),
+            notation.percent(scores.balanced_accuracy),
+            notation.percent(scores.f1),
+            notation.loss(scores.roc_auc),
+            notation.percent(scores.calibration_error),
+        )
+    )
+
+
+def _training(results: Results, plan: StudyPlan) -> str:
+    training = plan.training
+    length = (
+        notation.plural(training.epochs, "epoch")
+        if training.epochs is not None
+        else notation.plural(training.steps or 0, "step")
+    )
+    return "\n".join(
+        (
+            f"* {length} of `{training.optimizer}` a round at each site, learning rate {training.learning_rate:g} "
+            f"({training.schedule}), batches of {training.batch_size}, {training.precision}",
+            f"* aggregated by `{_code(results.strategy)}`, {len(results.rounds)} of {results.rounds_planned} rounds",
+            f"* engine `{_code(results.engine)}`, seed {results.seed}, started {_plain(results.started_at)}",
+        )
+    )
+
+
+def _limits(results: Results) -> str:
+    limits = [
+        "Only weight updates left the sites, but this run used neither secure aggregation nor differential privacy: the "
+        "server saw each site's update, and updates and the model may reveal something about single training examples.",
+        "It has been tested only on data of the sites above; how it does elsewhere nobody knows.",
+        "One run with one seed: another seed gives other figures, by an amount that was not measured.",
+        "It has not been checked for decisions about people: no regulator has seen it, and it was not compared "
+        "between groups of people.",
+    ]
+    if results.final is not None:
+        worst = results.final.worst_site
+        limits.insert(
+            0,
+            f"It is not equally good everywhere: {notation.percent(results.final.weighted_mean.accuracy)} over all test "
+            f"examples, but {notation.percent(worst.accuracy)} at {_plain(worst.site)}.",
+        )
+    else:
+        limits.insert(0, "**It has not been tested.** The study ended before the closing exchange.")
+    if results.partition is not None:
+        limits.append("The sites were simulated from one data set; real institutions differ more.")
+    if results.baselines is None:
+        limits.append("Whether a site does better with it than with a model of its own was not measured.")
+    return "\n".join(f"* {limit}" for limit in limits)
+
+
+def _provenance(results: Results) -> str:
+    versions = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in results.environment.items())
+    return "\n".join(
+        (
+            f"* run `{_code(results.run)}`",
+            f"* plan digest (SHA-256) `{_code(results.plan_digest)}`",
+            f"* parameters (SHA-256, little-endian float32) `{_code(results.model_sha256)}`",
+            f"* {versions or 'versions were not recorded'}",
+        )
+    )
+
+
+def _inputs(plan: StudyPlan) -> str:
+    shape = ", ".join(str(length) for length in plan.data.feature_shape)
+    scale = " with values in 0..1" if isinstance(plan.data, ImageContract) else ""
+    return (
+        f"It takes `float32 [N, {shape}]`{scale}, as the plan's data contract says, and returns logits "
+        f"`float32 [N, {len(plan.data.classes)}]`; their softmax is the probability of each class, in the contract's order."
+    )
+
+
+def _plain(text: str) -> str:
+    """Escape text that others wrote: it can be no markup of Markdown or HTML, and stays on its line."""
+    joined = " ".join(text.split())
+    return re.sub(r"([\\`*_\[\]#|~])", r"\\\1", html.escape(joined, quote=False))
+
+
+def _code(text: str) -> str:
+    """Text between backquotes, where only a backquote has a meaning (and a bar, inside a table)."""
+    return " ".join(text.split()).replace("`", "'")

@@ -1,0 +1,206 @@
+"""The report: one HTML file without scripts or external resources, for a steward, a researcher and an operator.
+
+Names of sites and classes and the purpose come from other people: the template escapes all of them, and the page's
+content security policy forbids scripts, so that a name which slipped through would be text still.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hansa_server.report import curves, narrative, notation
+from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart
+from hansa_server.report.comparison import compare_all
+from hansa_server.results import Results, Scores, SiteResult
+
+FEW_SITES = 15
+"""Up to here every site has its bars and its row; above, the worst and the best, and the rest one click away."""
+WORST_SHOWN, BEST_SHOWN = 10, 5
+CONFUSIONS_SHOWN = 5
+WIDE, NARROW = 760.0, 360.0  # px, the bars on a screen and on a phone
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("hansa_server", "report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "percent": notation.percent,
+    "points": notation.points,
+    "loss": notation.loss,
+    "count": notation.count,
+    "plural": notation.plural,
+    "size": notation.size,
+    "duration": notation.duration,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """One row of the table of figures; ``kind`` tells sites from rows over all sites."""
+
+    name: str
+    scores: Scores | None
+    kind: str = "site"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """One site that was missing for one reason, and in which rounds."""
+
+    site: str
+    reason: str
+    rounds: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of the wall-clock time."""
+
+    name: str
+    seconds: float
+    share: float
+
+
+def render(results: Results, plan_toml: str) -> str:
+    """Return ``report.html``.
+
+    Args:
+        results: What the study reached.
+        plan_toml: The study file as it was run, shown as it is.
+    """
+    comparisons = compare_all(results)
+    many = len(results.sites) > FEW_SITES
+    return _ENVIRONMENT.get_template("page.html.jinja").render(
+        results=results,
+        plan_toml=plan_toml,
+        outcome=narrative.outcome(results),
+        sentences=narrative.result_sentences(results, comparisons),
+        headlines=narrative.headlines(results),
+        curves=_charts(curves.accuracy_curves(results), curves.loss_curves(results)),
+        bars=_bars(results),
+        many=many,
+        worst_shown=WORST_SHOWN,
+        best_shown=BEST_SHOWN,
+        comparisons=sorted(comparisons, key=lambda entry: entry.difference) if many else comparisons,
+        verdicts=narrative.verdicts(comparisons) if comparisons else "",
+        partition=Markup(_partition(results)),  # noqa: S704 - svg.element escapes what it is given
+        confusion=Markup(confusion_chart(results.final.confusion, results.classes) if results.final else ""),  # noqa: S704
+        confusions=_most_frequent(results),
+        absent_classes=_absent_classes(results),
+        overall=_overall(results),
+        by_site=[ScoreRow(name=site.site, scores=site.federated) for site in results.sites],
+        absences=list(_absences(results)),
+        stages=_stages(results),
+        slowest_seconds=sum(max((site.seconds for site in entry.sites), default=0.0) for entry in results.rounds),
+        resources=_charts(curves.seconds_curve(results), curves.bytes_curve(results)),
+    )
+
+
+def _charts(*charts: str) -> list[Markup]:
+    return [Markup(chart) for chart in charts if chart]  # noqa: S704 - svg.element escapes what it is given
+
+
+def _accuracy(scores: Scores | None) -> float | None:
+    return None if scores is None else scores.accuracy
+
+
+def _bars(results: Results) -> list[Markup]:
+    """Return the bars twice: wide, and narrow for a phone."""
+    measured = [site for site in results.sites if _accuracy(site.federated) is not None]
+    if not measured:
+        return []
+    models = ["Federated"]
+    if results.baselines is not None:
+        models += ["Local-only", "Pooled"]
+    entries: list[Group | str] = [_group(site, len(models)) for site in measured]
+    if len(measured) > FEW_SITES:
+        ordered = sorted(measured, key=lambda site: _accuracy(site.federated) or 0.0)
+        between = notation.plural(len(ordered) - WORST_SHOWN - BEST_SHOWN, "site")
+        entries = [
+            *(_group(site, len(models)) for site in ordered[:WORST_SHOWN]),
+            f"{between} in between",
+            *(_group(site, len(models)) for site in ordered[-BEST_SHOWN:]),
+        ]
+    label = f"Accuracy on each site's test split: {', '.join(models)}"
+    return _charts(*(bar_chart(label, models, entries, width=width) for width in (WIDE, NARROW)))
+
+
+def _group(site: SiteResult, num_models: int) -> Group:
+    values = (_accuracy(site.federated), _accuracy(site.local_only), _accuracy(site.pooled))
+    return Group(name=site.site, values=values[:num_models])
+
+
+def _partition(results: Results) -> str:
+    if not results.sites:
+        return ""
+    return partition_chart(
+        [site.site for site in results.sites], [site.class_counts for site in results.sites], results.classes
+    )
+
+
+def _most_frequent(results: Results) -> list[tuple[str, str, int, int]]:
+    """Return the most frequent confusions: true class, predicted class, how often, of how many."""
+    if results.final is None:
+        return []
+    wrong = [
+        (results.classes[row], results.classes[column], count, sum(counts))
+        for row, counts in enumerate(results.final.confusion)
+        for column, count in enumerate(counts)
+        if count and row != column
+    ]
+    return sorted(wrong, key=lambda entry: -entry[2])[:CONFUSIONS_SHOWN]
+
+
+def _absent_classes(results: Results) -> list[str]:
+    if results.final is None:
+        return []
+    return [name for name, counts in zip(results.classes, results.final.confusion, strict=True) if not any(counts)]
+
+
+def _overall(results: Results) -> list[ScoreRow]:
+    if results.final is None:
+        return []
+    rows = [
+        ScoreRow(name="Weighted mean", scores=results.final.weighted_mean, kind="overall"),
+        ScoreRow(name="Site mean", scores=results.final.site_mean, kind="overall"),
+    ]
+    if results.baselines is not None:
+        rows += [
+            ScoreRow(name="Local-only, weighted mean", scores=results.baselines.local_only.weighted_mean, kind="baseline"),
+            ScoreRow(name="Pooled, weighted mean", scores=results.baselines.pooled.weighted_mean, kind="baseline"),
+        ]
+    return rows
+
+
+def _absences(results: Results) -> Iterator[Absence]:
+    """Join the rounds that a site missed for the same reason; who missed most comes first."""
+    rounds: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for entry in results.rounds:
+        for site, reason in entry.missing.items():
+            rounds[site, reason].append(entry.round)
+    for (site, reason), missed in sorted(rounds.items(), key=lambda item: (-len(item[1]), item[0])):
+        yield Absence(site=site, reason=reason, rounds=notation.ranges(tuple(missed)), times=len(missed))
+
+
+def _stages(results: Results) -> Sequence[Stage]:
+    timing = results.timing
+    parts = {
+        "Setup": timing.setup_seconds,
+        "Rounds": timing.rounds_seconds,
+        "Closing": timing.closing_seconds,
+        "Baselines": timing.baselines_seconds,
+    }
+    parts["Other"] = max(0.0, timing.total_seconds - sum(parts.values()))
+    whole = sum(parts.values())
+    return [
+        Stage(name=name, seconds=seconds, share=seconds / whole if whole else 0.0)
+        for name, seconds in parts.items()
+        if seconds > 0
+    ]

@@ -1,0 +1,252 @@
+"""Persistence of one run: a folder with everything that was reached, each file whole or absent.
+
+    runs/<id>/plan.toml              what was asked for, options of the command line included
+    runs/<id>/checkpoint.safetensors the state after the last whole round; ``--resume`` starts from it
+    runs/<id>/model.safetensors ...  the results, written at the end
+
+A checkpoint is one file that replaces the one before by ``rename``: a run that is killed at any moment resumes from a
+whole round. Evolution: keys of ``Progress`` are added with a default; ``format`` counts up when a meaning changes.
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from hansa_common.errors import SettingsError, StorageError, UsageError
+from hansa_common.parameters import ParameterSpec, Vector
+from hansa_common.plan import StudyPlan, dump_plan, read_plan
+from hansa_common.settings import Strict
+from hansa_server.results import RoundResult
+
+_HELD_IN_MEMORY = 32 << 20  # bytes of updates kept in memory while they wait for their turn
+
+
+class Progress(Strict):
+    """What a study has done so far, beside its parameters."""
+
+    format: Literal[1] = 1
+    plan_digest: str
+    engine: str
+    spec: ParameterSpec
+    rounds: tuple[RoundResult, ...]
+    started_at: str
+    setup_seconds: float
+    rounds_seconds: float
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The state after a whole round.
+
+    Attributes:
+        progress: What happened so far.
+        parameters: ``float32 [P]``, the global model.
+        strategy: What the aggregation strategy keeps over rounds.
+    """
+
+    progress: Progress
+    parameters: Vector = field(repr=False)
+    strategy: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
+
+
+class RunFolder:
+    """One run's folder, locked while a process works in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make and lock a new folder.
+
+        Raises:
+            UsageError: There is something in it already.
+            StorageError: It cannot be made.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(
+                f"{path} exists and is not empty.",
+                advice=f"Continue that run with --resume {path}, or name another folder with --out.",
+            )
+        with _storage(path, "create"):
+            path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder.lock()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open and lock the folder of an earlier run.
+
+        Raises:
+            UsageError: There is no run in it.
+        """
+        if not (path / "plan.toml").is_file():
+            raise UsageError(f"{path} holds no run.", advice="--resume takes the folder that a run printed: runs/<id>.")
+        folder = cls(path)
+        folder.lock()
+        return folder
+
+    def lock(self) -> None:
+        """Keep other processes out until this one ends.
+
+        Raises:
+            UsageError: Another process works in this folder.
+        """
+        with _storage(self.path, "lock"):
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another process works in {self.path}.", advice="Wait for it or stop it; two cannot share a run."
+            ) from None
+
+    def close(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write(self, name: str, content: bytes | str) -> Path:
+        """Write a file of this run, whole or not at all.
+
+        Raises:
+            StorageError: The disk is full or fails; no part of the file is left.
+        """
+        path = self.path / name
+        write_whole(path, content.encode() if isinstance(content, str) else content)
+        return path
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            StorageError: It cannot be written; the one before is untouched.
+        """
+        tensors: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.float64]] = {"parameters": checkpoint.parameters}
+        tensors |= {f"strategy/{name}": values for name, values in checkpoint.strategy.items()}
+        self.write("checkpoint.safetensors", save(tensors, {"progress": checkpoint.progress.model_dump_json()}))
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Return the last checkpoint, or ``None`` where the run did not get through its first round.
+
+        Raises:
+            StorageError: The file is there and broken.
+        """
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                progress = Progress.model_validate_json((file.metadata() or {})["progress"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, SafetensorError, KeyError, ValidationError) as error:
+            raise StorageError(
+                f"{path} cannot be read back: {error}", advice="Restore it from a backup or start the study anew."
+            ) from error
+        prefix = "strategy/"
+        return Checkpoint(
+            progress=progress,
+            parameters=tensors["parameters"],
+            strategy={name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)},
+        )
+
+    def save_plan(self, plan: StudyPlan) -> None:
+        """Write what was asked for."""
+        self.write("plan.toml", dump_plan(plan))
+
+    def load_plan(self) -> StudyPlan:
+        """Return what was asked for.
+
+        Raises:
+            StorageError: The file is broken.
+        """
+        try:
+            return read_plan(self.path / "plan.toml")
+        except SettingsError as error:
+            raise StorageError(error.message, advice="Start the study anew from its file.") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole, durably, or as it was before.
+
+    Raises:
+        StorageError: The disk is full or fails; nothing half-written is left.
+    """
+    with _storage(path, "write"):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def _storage(path: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot {verb} {path}: {error.strerror}.",
+            advice="Free space or mend the disk, then continue with --resume; nothing half-written is left.",
+        ) from error
+
+
+class HeldUpdates:
+    """Deltas that wait for their turn: in memory while they are few, in an unnamed temporary file beyond that."""
+
+    def __init__(self, folder: Path, *, in_memory: int = _HELD_IN_MEMORY) -> None:
+        self._folder = folder
+        self._room = in_memory
+        self._deltas: dict[str, Vector] = {}
+        self._files: dict[str, int] = {}
+
+    def put(self, site: str, delta: Vector) -> None:
+        """Keep one delta.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        if delta.nbytes <= self._room:
+            self._room -= delta.nbytes
+            self._deltas[site] = delta
+            return
+        with _storage(self._folder, "hold an update in"), tempfile.TemporaryFile(dir=self._folder) as file:
+            file.write(memoryview(delta).cast("B"))
+            file.flush()
+            self._files[site] = os.dup(file.fileno())
+
+    def take(self, site: str) -> Vector:
+        """Give it back and forget it."""
+        if site in self._deltas:
+            delta = self._deltas.pop(site)
+            self._room += delta.nbytes
+            return delta
+        with _storage(self._folder, "read back an update from"), os.fdopen(self._files.pop(site), "rb") as file:
+            return np.memmap(file, dtype=np.float32, mode="r")

@@ -1,0 +1,6 @@
+"""Aggregation strategies, one file each; a plan names one under ``[aggregation]``."""
+
+from hansa_server.strategies import fedavg
+from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy, build_strategy
+
+__all__ = ["STRATEGIES", "Contribution", "Strategy", "build_strategy", "fedavg"]

@@ -1,0 +1,373 @@
+"""One study from opening to closing: the same on every engine.
+
+Opening exchange (every site checks its data), initial parameters, rounds with a checkpoint each, closing exchange
+(the last model on validation and test splits), baselines where asked for.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import numpy as np
+
+from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
+from hansa_common.messages import (
+    Baseline,
+    BaselineTask,
+    Evaluated,
+    EvaluateTask,
+    Initial,
+    InitialTask,
+    Message,
+    Opened,
+    OpenTask,
+    Refusal,
+    TrainTask,
+)
+from hansa_common.metrics import ClassificationCounts
+from hansa_common.parameters import ParameterSpec, Vector, is_finite
+from hansa_common.plan import StudyPlan
+from hansa_server import cohort
+from hansa_server.exchange import Answer, Exchange
+from hansa_server.figures import scores_of, summary
+from hansa_server.results import RoundResult, SiteRound
+from hansa_server.rounds import Phase, Round, quorum_of
+from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
+from hansa_server.strategies import build_strategy
+
+
+class Observer(Protocol):
+    """Who watches: a progress display, or nobody."""
+
+    def opened(self, sites: Mapping[str, Opened], failed: Mapping[str, str]) -> None:
+        """Say that the opening exchange is over."""
+
+    def round_started(self, number: int, sites: tuple[str, ...]) -> None:
+        """Say that a round began."""
+
+    def site_done(self, site: str, problem: str) -> None:
+        """Say that a site has answered; ``problem`` is empty where all is well."""
+
+    def round_closed(self, result: RoundResult) -> None:
+        """Say that a round counts."""
+
+    def stage(self, name: str) -> None:
+        """Say that a stage outside the rounds began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """What the closing exchange brought: counts of the last model by site, and on the coordinator's own test set."""
+
+    validation: dict[str, ClassificationCounts]
+    test: dict[str, ClassificationCounts]
+    coordinator: ClassificationCounts | None
+    seconds: float
+    evaluation_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baselines:
+    """What was reached without federation: counts on each site's test split."""
+
+    local_only: dict[str, ClassificationCounts]
+    pooled: dict[str, ClassificationCounts]
+    seconds: float
+
+
+class Study:
+    """The state of one study as it runs; what was reached stays readable after a failure."""
+
+    def __init__(
+        self, *, plan: StudyPlan, folder: RunFolder, engine: str, observer: Observer, baselines: bool = False
+    ) -> None:
+        self.plan = plan
+        self.digest = plan.digest()
+        self.engine = engine
+        self.baselines: Baselines | None = None
+        self.sites: dict[str, Opened] = {}
+        self.unopened: dict[str, str] = {}
+        self.rounds: list[RoundResult] = []
+        self.closing: Closing | None = None
+        self.parameters: Vector | None = None
+        self.spec: ParameterSpec | None = None
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.setup_seconds = 0.0
+        self.rounds_seconds = 0.0
+        self._with_baselines = baselines
+        self._folder = folder
+        self._observer = observer
+        self._strategy = build_strategy(plan.aggregation)
+        self._nodes: dict[str, int] = {}
+        self._classes = len(plan.data.classes)
+        self._bytes = {"up": 0, "down": 0}  # before a resume
+        self._exchange: Exchange | None = None
+
+    @property
+    def bytes_up(self) -> int:
+        """Payload bytes from the sites, earlier runs of a resumed study included."""
+        return self._bytes["up"] + (self._exchange.bytes_up if self._exchange else 0)
+
+    @property
+    def bytes_down(self) -> int:
+        """Payload bytes to the sites, earlier runs of a resumed study included."""
+        return self._bytes["down"] + (self._exchange.bytes_down if self._exchange else 0)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UsageError: It belongs to another plan.
+        """
+        progress = checkpoint.progress
+        if progress.plan_digest != self.digest:
+            raise UsageError(
+                "The checkpoint belongs to another plan than the one in this folder.",
+                advice="Do not edit plan.toml; start a new run from the changed study file.",
+            )
+        self.rounds = list(progress.rounds)
+        self.spec = progress.spec
+        self.started_at = progress.started_at
+        self.setup_seconds, self.rounds_seconds = progress.setup_seconds, progress.rounds_seconds
+        self._bytes = {"up": progress.bytes_up, "down": progress.bytes_down}
+        self._strategy.restore(dict(checkpoint.strategy))
+        self.parameters = _as_bytes(checkpoint.parameters)
+
+    def run(self, exchange: Exchange) -> None:
+        """Conduct the study to its end.
+
+        Raises:
+            StudyFailed: It cannot go on; ``rounds`` and ``parameters`` hold what was reached.
+            StorageError: The disk of this machine failed.
+        """
+        self._exchange = exchange
+        started = time.monotonic()
+        self._open(exchange)
+        if self.parameters is None:
+            self.spec, self.parameters = self._initial(exchange)
+        self.setup_seconds += time.monotonic() - started
+        for number in range(len(self.rounds) + 1, self.plan.rounds.count + 1):
+            result = self._round(exchange, number)
+            self.rounds.append(result)
+            self.rounds_seconds += result.seconds
+            self._checkpoint()
+            self._observer.round_closed(result)
+        self.closing = self._close(exchange)
+        if self._with_baselines:
+            self.baselines = self._baselines(exchange)
+
+    def _open(self, exchange: Exchange) -> None:
+        """Have every site check its data; go on with those that can, if they are enough."""
+        self._observer.stage("opening the study at the sites")
+        nodes = exchange.nodes()
+        message = Message(header=OpenTask(plan=self.plan.model_dump_json()))
+        for answer in self._ask(exchange, [(node, message) for node in nodes]):
+            header = answer.message.header if answer.message else None
+            if not isinstance(header, Opened):
+                name = header.site if isinstance(header, Refusal) else f"node {answer.node}"
+                self.unopened[name] = _problem(answer)
+            elif header.plan_digest != self.digest or header.site in self.sites:
+                self.unopened[header.site] = "It opened another plan, or took another site's name."
+            elif len(header.class_counts) != self._classes or header.train < 1:
+                self.unopened[header.site] = "It declared no training examples, or other classes than the plan's."
+            else:
+                self.sites[header.site], self._nodes[header.site] = header, answer.node
+        self._observer.opened(self.sites, self.unopened)
+        self._need(len(self.sites), len(nodes), self.unopened, "The study could not be opened")
+        size = self.plan.rounds.sites_per_round
+        if size is not None and size > len(self.sites):
+            raise StudyFailed(f"A round needs {size} sites; {len(self.sites)} could open the study.")
+
+    def _initial(self, exchange: Exchange) -> tuple[ParameterSpec, Vector]:
+        """Have the first site initialise the model with the plan's seed: this process has no torch."""
+        first = min(self.sites)
+        message = Message(header=InitialTask(plan_digest=self.digest))
+        for answer in self._ask(exchange, [(self._nodes[first], message)]):
+            if answer.message and isinstance(header := answer.message.header, Initial):
+                vector = answer.message.vector
+                if vector is not None and vector.size == header.spec.size and is_finite(vector):
+                    return header.spec, vector
+            raise StudyFailed(f"{first} could not initialise the model: {_problem(answer)}")
+        raise StudyFailed(f"{first} did not initialise the model in time.", advice="Raise rounds.deadline_seconds.")
+
+    def _round(self, exchange: Exchange, number: int) -> RoundResult:
+        assert self.parameters is not None
+        started, plan = time.monotonic(), self.plan.rounds
+        up, down = exchange.bytes_up, exchange.bytes_down
+        sites = cohort.choose(self.sites, size=plan.sites_per_round, seed=self.plan.seed, round_number=number)
+        current = Round(
+            number=number,
+            attempt=1,
+            cohort=sites,
+            quorum=plan.quorum,
+            deadline=started + plan.deadline_seconds,
+            parameters=self.parameters.size,
+            examples={site: self.sites[site].train for site in sites},
+            strategy=self._strategy,
+            held=HeldUpdates(self._folder.path),
+        )
+        self._observer.round_started(number, sites)
+        task = Message(
+            header=TrainTask(plan_digest=self.digest, round=number, attempt=1), vector=self.parameters
+        )
+        names = {self._nodes[site]: site for site in sites}
+        for answer in self._ask(exchange, [(node, task) for node in names]):
+            self._take(current, names[answer.node], answer)
+        if current.tick(current.deadline) is Phase.VOID:
+            self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
+        self.parameters = _as_bytes(self._strategy.finish(self.parameters))
+        return _round_result(
+            current, time.monotonic() - started, exchange.bytes_up - up, exchange.bytes_down - down
+        )
+
+    def _take(self, current: Round, site: str, answer: Answer) -> None:
+        """Hand one answer to the round; what is wrong with it concerns this site only."""
+        problem = ""
+        if answer.message is None or isinstance(answer.message.header, Refusal):
+            problem = _problem(answer)
+            current.fail(site, problem)
+        else:
+            try:
+                current.receive(site, answer.message, answer.num_bytes)
+            except UpdateRefused as error:
+                problem = str(error)
+        self._observer.site_done(site, problem)
+
+    def _close(self, exchange: Exchange) -> Closing:
+        assert self.parameters is not None
+        self._observer.stage("evaluating the last model")
+        started = time.monotonic()
+        task = Message(header=EvaluateTask(plan_digest=self.digest), vector=self.parameters)
+        validation: dict[str, ClassificationCounts] = {}
+        test: dict[str, ClassificationCounts] = {}
+        failed: dict[str, str] = {}
+        seconds = 0.0
+        names = {node: site for site, node in self._nodes.items()}
+        for answer in self._ask(exchange, [(node, task) for node in names]):
+            site, message = names[answer.node], answer.message
+            if message and isinstance(message.header, Evaluated) and set(message.counts) == {"validation", "test"}:
+                validation[site], test[site] = message.counts["validation"], message.counts["test"]
+                seconds += message.header.seconds
+            else:
+                failed[site] = _problem(answer)
+        self._need(len(test), len(names), failed, "The last model could not be evaluated")
+        coordinator = self._coordinator(exchange)
+        return Closing(
+            validation=validation,
+            test=test,
+            coordinator=coordinator,
+            seconds=time.monotonic() - started,
+            evaluation_seconds=seconds,
+        )
+
+    def _coordinator(self, exchange: Exchange) -> ClassificationCounts | None:
+        """Evaluate on the test set that no site has; in a simulation any node can."""
+        if self.plan.simulation is None or not self.plan.simulation.holdout:
+            return None
+        header = EvaluateTask(plan_digest=self.digest, subject="coordinator")
+        first, task = self._nodes[min(self.sites)], Message(header=header, vector=self.parameters)
+        for answer in self._ask(exchange, [(first, task)]):
+            if answer.message and isinstance(answer.message.header, Evaluated):
+                return answer.message.counts.get("test")
+            raise StudyFailed(f"The coordinator's test set could not be evaluated: {_problem(answer)}")
+        return None
+
+    def _baselines(self, exchange: Exchange) -> Baselines:
+        """Train each site alone, and all data pooled, from the same initial parameters with the same budget."""
+        self._observer.stage("training the baselines: each site alone, and all data pooled")
+        started = time.monotonic()
+        _spec, initial = self._initial(exchange)
+        local, pooled = (
+            Message(header=BaselineTask(plan_digest=self.digest, subject=subject), vector=initial)
+            for subject in ("local", "pooled")
+        )
+        requests = [(self._nodes[min(self.sites)], pooled)]  # the longest first
+        requests += [(node, local) for node in self._nodes.values()]
+        found: dict[str, dict[str, ClassificationCounts]] = {"local": {}, "pooled": {}}
+        for answer in self._ask(exchange, requests, rounds=self.plan.rounds.count * len(requests)):
+            if answer.message is None or not isinstance(header := answer.message.header, Baseline):
+                raise StudyFailed(f"A baseline could not be trained: {_problem(answer)}")
+            found[header.subject] |= answer.message.counts
+        if set(found["local"]) != set(self.sites) or not found["pooled"]:
+            raise StudyFailed("The baselines did not finish in time.", advice="Raise rounds.deadline_seconds.")
+        pooled_counts = {site: counts for site, counts in found["pooled"].items() if site in self.sites}
+        return Baselines(local_only=found["local"], pooled=pooled_counts, seconds=time.monotonic() - started)
+
+    def _ask(
+        self, exchange: Exchange, requests: Sequence[tuple[int, Message]], *, rounds: int = 1
+    ) -> Iterator[Answer]:
+        timeout = self.plan.rounds.deadline_seconds * rounds
+        return exchange.ask(requests, timeout=timeout, classes=self._classes)
+
+    def _need(self, found: int, asked: int, failed: Mapping[str, str], what: str) -> None:
+        """Stop below the quorum, and say who is missing and why."""
+        needed = quorum_of(self.plan.rounds.quorum, asked)
+        if found < needed:
+            missing = "\n".join(f"  {site}: {reason}" for site, reason in sorted(failed.items()))
+            raise StudyFailed(
+                f"{what}: {found} of {asked} sites delivered, the quorum is {needed}.\n{missing}",
+                advice="Mend what the sites report, or lower rounds.quorum in a new plan.",
+            )
+
+    def _checkpoint(self) -> None:
+        assert self.parameters is not None
+        assert self.spec is not None
+        progress = Progress(
+            plan_digest=self.digest,
+            engine=self.engine,
+            spec=self.spec,
+            rounds=tuple(self.rounds),
+            started_at=self.started_at,
+            setup_seconds=self.setup_seconds,
+            rounds_seconds=self.rounds_seconds,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+        )
+        self._folder.save_checkpoint(
+            Checkpoint(progress=progress, parameters=self.parameters, strategy=self._strategy.state())
+        )
+
+
+def _problem(answer: Answer) -> str:
+    """Say why an answer is not what was asked for."""
+    if answer.message is None:
+        return answer.failure or "It did not reply before the deadline."
+    header = answer.message.header
+    return header.reason if isinstance(header, Refusal) else f"It sent '{header.kind}', which was not asked for."
+
+
+def _as_bytes(vector: Vector) -> Vector:
+    """Return the vector as a view of one immutable byte string, which goes out as it is, without a copy."""
+    return np.frombuffer(vector.tobytes(), dtype="<f4")
+
+
+def _round_result(closed: Round, seconds: float, bytes_up: int, bytes_down: int) -> RoundResult:
+    updates = {site: closed.accepted[site] for site in sorted(closed.accepted)}
+    headers = [accepted.header for accepted in updates.values()]
+    total = sum(header.num_examples for header in headers)
+    sites = []
+    for site, accepted in updates.items():
+        header, figures = accepted.header, scores_of(accepted.counts)
+        sites.append(
+            SiteRound(
+                site=site,
+                num_examples=header.num_examples,
+                train_loss=header.train_loss,
+                accuracy=figures.accuracy,
+                loss=figures.loss,
+                seconds=header.seconds,
+                train_seconds=header.train_seconds,
+            )
+        )
+    return RoundResult(
+        round=closed.number,
+        seconds=seconds,
+        incoming=summary({site: accepted.counts for site, accepted in updates.items()}),
+        train_loss=sum(header.train_loss * header.num_examples for header in headers) / total,
+        sites=tuple(sites),
+        missing=dict(sorted(closed.missing.items())),
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+    )

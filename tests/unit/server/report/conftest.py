@@ -1,0 +1,235 @@
+"""Samples of results that look like those of a study; every figure follows from counts that were drawn at random."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from hansa_common.plan import StudyPlan, parse_plan
+from hansa_server.results import (
+    Baselines,
+    BaselineSummary,
+    Final,
+    Results,
+    RoundResult,
+    Scores,
+    SiteResult,
+    SiteRound,
+    Summary,
+    Timing,
+    Traffic,
+    WorstAgainstLocal,
+    WorstSite,
+)
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NAMES = ("Lübeck", "Hamburg", "Gdańsk", "Visby")
+Counts = npt.NDArray[np.int64]
+
+
+def _scores(num_examples: int, accuracy: float) -> Scores:
+    return Scores(
+        num_examples=num_examples,
+        loss=1.9 * (1 - accuracy) + 0.1,
+        accuracy=accuracy,
+        balanced_accuracy=max(0.0, accuracy - 0.012),
+        precision=max(0.0, accuracy - 0.005),
+        recall=max(0.0, accuracy - 0.012),
+        f1=max(0.0, accuracy - 0.01),
+        roc_auc=min(1.0, 0.5 + accuracy / 2),
+        calibration_error=0.031,
+    )
+
+
+def _confusion(rng: np.random.Generator, tested: Counts, accuracy: float) -> tuple[tuple[int, ...], ...]:
+    size = len(tested)
+    rows = []
+    for true, count in enumerate(tested):
+        chances = np.full(size, (1 - accuracy) / (size - 1))
+        chances[true] = accuracy
+        rows.append(tuple(int(value) for value in rng.multinomial(count, chances / chances.sum())))
+    return tuple(rows)
+
+
+def _three(accuracies: list[float], sizes: list[int], names: list[str]) -> dict[str, Any]:
+    worst = int(np.argmin(accuracies))
+    whole = float(np.average(accuracies, weights=sizes))
+    return {
+        "weighted_mean": _scores(sum(sizes), whole),
+        "site_mean": _scores(round(float(np.mean(sizes))), float(np.mean(accuracies))),
+        "worst_site": WorstSite(site=names[worst], **_scores(sizes[worst], accuracies[worst]).model_dump()),
+    }
+
+
+def _summary(accuracies: list[float], names: list[str]) -> Summary:
+    worst = int(np.argmin(accuracies))
+    mean = float(np.mean(accuracies))
+    return Summary(
+        weighted_mean_accuracy=min(1.0, mean + 0.01),
+        site_mean_accuracy=mean,
+        worst_site_accuracy=accuracies[worst],
+        worst_site=names[worst],
+        weighted_mean_loss=2.3 * (1 - mean) + 0.05,
+    )
+
+
+def build(
+    *,
+    names: tuple[str, ...] = NAMES,
+    classes: tuple[str, ...] = CIFAR10,
+    rounds: int = 20,
+    planned: int | None = None,
+    baselines: bool = False,
+    finished: bool = True,
+    absent_class: int | None = None,
+    coordinator: bool = False,
+    missing: dict[int, dict[str, str]] | None = None,
+    **changes: Any,
+) -> Results:
+    """Draw the results of a study; ``changes`` replace fields of ``Results``."""
+    rng = np.random.default_rng(7)
+    listed = list(names)
+    shares = rng.dirichlet(np.full(len(classes), 0.7), size=len(names))
+    sizes = rng.integers(300, 5200, size=len(names))
+    held: Counts = np.array([rng.multinomial(size, share) for size, share in zip(sizes, shares, strict=True)])
+    if absent_class is not None:
+        held[:, absent_class] = 0
+    tested: Counts = held // 5
+    base = np.linspace(0.74, 0.58, len(names)) + rng.normal(0, 0.02, len(names))
+
+    def accuracies(version: int) -> list[float]:
+        grown = base * (1 - 0.85 * np.exp(-version / 5)) + rng.normal(0, 0.008, len(names))
+        return [float(value) for value in np.clip(grown, 0.02, 1.0)]
+
+    sites, federated, alone, together, tests = [], [], [], [], []
+    for index, name in enumerate(names):
+        confusion = _confusion(rng, tested[index], float(base[index]))
+        total = int(tested[index].sum())
+        right = sum(confusion[k][k] for k in range(len(classes)))
+        federated.append(right / total)
+        alone.append(min(1.0, right / total - 0.035 + float(rng.normal(0, 0.04))))
+        together.append(min(1.0, right / total + 0.04))
+        tests.append(total)
+        sites.append(
+            SiteResult(
+                site=name,
+                examples={"train": int(held[index].sum() * 0.7), "validation": int(held[index].sum() * 0.1), "test": total},
+                class_counts=tuple(int(count) for count in held[index]),
+                federated=_scores(total, federated[-1]) if finished else None,
+                local_only=_scores(total, alone[-1]) if baselines else None,
+                pooled=_scores(total, together[-1]) if baselines else None,
+                confusion=confusion if finished else None,
+                rounds_contributed=rounds,
+            )
+        )
+    confusion = tuple(
+        tuple(sum((site.confusion or ())[row][column] for site in sites) for column in range(len(classes)))
+        for row in range(len(classes) if finished else 0)
+    )
+    worst = int(np.argmin(federated))
+    final = Final(
+        **_three(federated, tests, listed),
+        worst_site_against_local=WorstAgainstLocal(
+            site=names[worst],
+            federated_accuracy=federated[worst],
+            local_only_accuracy=alone[worst],
+            difference=federated[worst] - alone[worst],
+        )
+        if baselines
+        else None,
+        confusion=confusion,
+        coordinator=_scores(2_000, 0.66) if coordinator else None,
+        validation=_summary(accuracies(rounds), listed),
+    )
+    missed = missing or {}
+    entries = []
+    for number in range(1, rounds + 1):
+        there = [name for name in names if name not in missed.get(number, {})]
+        entries.append(
+            RoundResult(
+                round=number,
+                seconds=2.1 + float(rng.normal(0, 0.1)),
+                incoming=_summary(accuracies(number - 1), listed),
+                train_loss=2.1 * float(np.exp(-number / 9)) + 0.2,
+                sites=tuple(
+                    SiteRound(
+                        site=name,
+                        num_examples=700,
+                        train_loss=1.0,
+                        accuracy=0.5,
+                        loss=1.2,
+                        seconds=1.2 + float(rng.random()) * 0.4,
+                        train_seconds=1.1,
+                    )
+                    for name in there
+                ),
+                missing=missed.get(number, {}),
+                bytes_up=490_400 * len(there),
+                bytes_down=490_600 * len(names),
+            )
+        )
+    values: dict[str, Any] = {
+        "run": "cifar10-dirichlet-20260314-091502",
+        "study": "cifar10-dirichlet",
+        "purpose": "Find out whether four institutions with different pictures learn a better classifier together than "
+        "each of them does alone.",
+        "plan_digest": "8f0e" * 16,
+        "status": "completed" if finished else "stopped",
+        "reason": "" if finished else "The operator stopped the study (interrupted from the keyboard).",
+        "engine": "local",
+        "seed": 42,
+        "model": "cnn",
+        "parameters": 122_570,
+        "strategy": "fedavg",
+        "partition": "dirichlet:0.7",
+        "data_origin": "CIFAR-10, 10,000 of its training images",
+        "classes": classes,
+        "rounds_planned": planned or rounds,
+        "started_at": "2026-03-14T09:15:02+00:00",
+        "sites": tuple(sites),
+        "rounds": tuple(entries),
+        "final": final if finished else None,
+        "baselines": Baselines(
+            local_only=BaselineSummary(**_three(alone, tests, listed)),
+            pooled=BaselineSummary(**_three(together, tests, listed)),
+        )
+        if baselines
+        else None,
+        "timing": Timing(
+            total_seconds=163.2,
+            setup_seconds=4.9,
+            rounds_seconds=sum(entry.seconds for entry in entries),
+            closing_seconds=2.2,
+            baselines_seconds=96.4 if baselines else 0.0,
+            sites_training_seconds=88.2,
+            sites_evaluation_seconds=11.7,
+        ),
+        "bytes": Traffic(
+            up=sum(entry.bytes_up for entry in entries) + 12_000, down=sum(entry.bytes_down for entry in entries)
+        ),
+        "model_sha256": "3c5a" * 16,
+        "environment": {"hansa": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "flwr": "1.41.0", "numpy": "2.3.1"},
+    }
+    return Results(**(values | changes))
+
+
+@pytest.fixture
+def make_results() -> Callable[..., Results]:
+    return build
+
+
+@pytest.fixture
+def plan() -> StudyPlan:
+    return parse_plan(
+        {
+            "name": "cifar10-dirichlet",
+            "purpose": "Find out whether it pays.",
+            "model": {"name": "cnn"},
+            "data": {"kind": "image", "classes": list(CIFAR10), "channels": 3, "height": 32, "width": 32},
+            "training": {"epochs": 1},
+            "rounds": {"count": 20},
+            "simulation": {"data": {"adapter": "cifar10", "path": "cifar10"}, "sites": 4},
+        }
+    )
