@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,6 +122,9 @@ def _receive(remote: RemoteFile, timeout: float, deadline: float) -> Iterator[by
                 if time.monotonic() > deadline:
                     raise TimeoutError("it took too long")
                 yield chunk
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise _failure(remote, str(error)) from error
     except (OSError, http.client.HTTPException) as error:
         raise _failure(remote, str(error)) from error
 

@@ -89,7 +89,8 @@ def _metrics(results: Results) -> str:
     lines = [_plain(result_sentences(results, compare_all(results))), ""]
     for headline in headlines(results):
         site = f" ({_plain(headline.site)})" if headline.site else ""
-        lines.append(f"* {headline.name}: **{headline.figure}**{site}, {_plain(headline.note)}")
+        unit = f" {headline.unit}" if headline.unit else ""
+        lines.append(f"* {headline.name}: **{headline.figure}{unit}**{site}, {_plain(headline.note)}")
     lines += ["", "| site | test examples | accuracy | balanced accuracy | F1 | ROC AUC | ECE |", "|---|" + "--:|" * 6]
     lines += [f"| {_plain(site.site)} | {_cells(site.federated)} |" for site in results.sites]
     lines += ["", "Balanced accuracy, F1 and ROC AUC are means over classes; ECE is the expected calibration error."]

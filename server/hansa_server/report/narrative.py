@@ -15,6 +15,7 @@ class Headline:
     figure: str
     note: str
     site: str = ""
+    unit: str = ""
 
 
 def outcome(results: Results) -> str:
@@ -92,7 +93,8 @@ def _against_local(results: Results) -> Headline:
     return Headline(
         name=name,
         figure=notation.points(against.difference),
-        note=f"points: {notation.percent(against.federated_accuracy)} federated, "
+        unit="points",
+        note=f"{notation.percent(against.federated_accuracy)} federated, "
         f"{notation.percent(against.local_only_accuracy)} alone",
         site=against.site,
     )

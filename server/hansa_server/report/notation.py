@@ -1,6 +1,7 @@
 """How a figure is written for people: percentages, points, losses, sizes, durations; a missing one is an en dash."""
 
 import math
+from datetime import UTC, datetime
 
 MISSING = "–"
 MINUS = "−"
@@ -57,6 +58,14 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def moment(started_at: str) -> str:
+    """Write an ISO 8601 time to the minute, in UTC; what is no such time stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(started_at).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return started_at
 
 
 def ranges(numbers: tuple[int, ...]) -> str:

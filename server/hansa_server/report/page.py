@@ -36,6 +36,7 @@ _ENVIRONMENT.filters |= {
     "count": notation.count,
     "plural": notation.plural,
     "size": notation.size,
+    "moment": notation.moment,
     "duration": notation.duration,
 }
 

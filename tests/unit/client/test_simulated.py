@@ -9,6 +9,7 @@ import pytest
 
 from hansa_client import simulated
 from hansa_client.data import ADAPTERS
+from hansa_client.data.cifar10 import CLASSES
 from hansa_client.simulated import count_sites, divide, load, site_splits
 from hansa_common.errors import PartitionError, PlanError, UsageError
 from hansa_common.plan import StudyPlan, parse_plan
@@ -105,9 +106,9 @@ def test_value_that_is_no_site_name_is_refused(table: Any) -> None:
 
 
 def test_sites_have_three_examples_at_least_and_what_the_contract_asks_for(table: Any) -> None:
-    with pytest.raises(PartitionError, match="'south'.*has 2"):
+    with pytest.raises(PartitionError, match=r"'south'.*has 2"):
         divide(table(["north"] * 6 + ["south"] * 2, partition="column:hospital"))
-    with pytest.raises(PartitionError, match="179 sites of at least 10|1797 examples cannot"):
+    with pytest.raises(PartitionError, match="1797 examples cannot be divided into 180 sites of at least 10"):
         divide(plan(sites=180))
 
 
@@ -169,7 +170,7 @@ def test_real_banks_by_education_and_age(real_data: Path) -> None:
 def test_real_images_among_a_thousand_sites(real_data: Path) -> None:
     contract = {
         "kind": "image", "channels": 3, "height": 32, "width": 32, "minimum_examples": 1,
-        "classes": "airplane automobile bird cat deer dog frog horse ship truck".split(),
+        "classes": list(CLASSES),
     }  # fmt: skip
     path = str(real_data / "cifar10" / "cifar10_10k_2k.npz")
     study = plan(contract, adapter="cifar10", path=path, sites=1_000, partition="dirichlet:1")

@@ -75,8 +75,9 @@ def test_keys_are_sorted_by_utf_16_units_as_in_section_3_2_3() -> None:
 @given(value=_JSON)
 def test_canonical_bytes_are_json_and_stay_the_same(value: Any) -> None:
     written = canonical(value)
-    assert json.loads(written) == value
-    assert canonical(json.loads(written)) == written
+    read = json.loads(written, parse_int=float)  # in JSON, 1 and 1.0 are one number
+    assert read == value
+    assert canonical(read) == written
 
 
 @given(value=st.dictionaries(st.text(), st.integers(-9, 9), min_size=2), seed=st.randoms(use_true_random=False))

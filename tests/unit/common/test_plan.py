@@ -374,7 +374,8 @@ def test_the_simulation_is_outside_the_digest(place: str, value: object) -> None
 
 def test_the_digest_does_not_move_between_versions() -> None:
     plan = parse_plan({key: value for key, value in _ARRAYS.items() if key != "simulation"})
-    assert plan.digest() == "PINNED"
+    # Another digest means that sites must approve every study anew: say so in the changelog.
+    assert plan.digest() == "b51b7f705aef2f513f80f5d10b8430b6d10a6443d26855c6890bc0b963365fef"
 
 
 @given(order=st.randoms(use_true_random=False))

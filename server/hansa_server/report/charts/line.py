@@ -7,8 +7,8 @@ from typing import Literal
 from hansa_server.report.charts.svg import drawing, element, nice_ticks, text, text_width, title
 
 WIDTH, HEIGHT = 440.0, 264.0
-LEFT, RIGHT, BOTTOM = 52.0, 10.0, 42.0
-LEGEND_LINE, SWATCH = 20.0, 22.0
+RIGHT, BOTTOM = 12.0, 42.0
+LEGEND_LINE, SWATCH = 20.0, 20.0
 MOST_POINTS = 400
 """More points than pixels only make the file larger: of a longer series every n-th is drawn, and the last."""
 MARKED_POINTS = 2
@@ -41,11 +41,12 @@ class _Scale:
 
     x_ticks: tuple[float, ...]
     y_ticks: tuple[float, ...]
+    left: float
     top: float
 
     def x(self, value: float) -> float:
         first, last = self.x_ticks[0], self.x_ticks[-1]
-        return LEFT + (value - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        return self.left + (value - first) / (last - first) * (WIDTH - self.left - RIGHT)
 
     def y(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
@@ -84,8 +85,9 @@ def line_chart(
         y_ticks = tuple(tick for tick in y_ticks if tick <= highest) if y_ticks[0] < highest else (0.0, highest)
     if not from_zero and min(values) >= 0:
         y_ticks = tuple(tick for tick in y_ticks if tick >= 0)
+    left = max(text_width(write_tick(tick)) for tick in y_ticks) + 8
     positions = [point.x for line in lines for point in line.points]
-    scale = _Scale(x_ticks=_x_ticks(min(positions), max(positions)), y_ticks=y_ticks, top=top)
+    scale = _Scale(x_ticks=_x_ticks(min(positions), max(positions)), y_ticks=y_ticks, left=left, top=top)
     return drawing(
         label,
         WIDTH,
@@ -119,8 +121,8 @@ def _axes(scale: _Scale, x_label: str, write_tick: Callable[[float], str]) -> li
     for tick in scale.y_ticks:
         y = scale.y(tick)
         parts += [
-            element("line", class_="grid" if tick != scale.y_ticks[0] else "axis", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y),
-            text(write_tick(tick), LEFT - 8, y + 4, class_="tick", text_anchor="end"),
+            element("line", class_="grid" if tick != scale.y_ticks[0] else "axis", x1=scale.left, x2=WIDTH - RIGHT, y1=y, y2=y),
+            text(write_tick(tick), scale.left - 8, y + 4, class_="tick", text_anchor="end"),
         ]
     base = HEIGHT - BOTTOM
     whole = [tick for tick in scale.x_ticks if tick == int(tick)]
@@ -130,7 +132,7 @@ def _axes(scale: _Scale, x_label: str, write_tick: Callable[[float], str]) -> li
         )
         if not crowded:
             parts.append(text(f"{tick:,.0f}", scale.x(tick), base + 17, class_="tick", text_anchor="middle"))
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    middle = (scale.left + WIDTH - RIGHT) / 2
     return [*parts, text(x_label, middle, HEIGHT - 6, class_="caption", text_anchor="middle")]
 
 
@@ -141,12 +143,12 @@ def _legend(lines: Sequence[Series], write: Callable[[float | None], str]) -> tu
     for line in lines:
         last = next(point.y for point in reversed(line.points) if point.y is not None)
         entry = f"{line.name} {write(last)}"
-        needed = SWATCH + 6 + text_width(entry)
+        needed = SWATCH + 5 + text_width(entry)
         if x > 0 and x + needed > WIDTH:
             x, y = 0.0, y + LEGEND_LINE
         swatch = element("line", class_=f"line {line.style}", x1=x + 1, x2=x + SWATCH, y1=y - 4, y2=y - 4)
-        parts += [swatch, text(entry, x + SWATCH + 6, y, class_="legend")]
-        x += needed + 14
+        parts += [swatch, text(entry, x + SWATCH + 5, y, class_="legend")]
+        x += needed + 8
     return parts, y + 16
 
 
@@ -180,13 +182,13 @@ def _hover(
         for point in line.points:
             note = f" ({point.note})" if point.note else ""
             at.setdefault(point.x, []).append(f"{line.name} {write(point.y)}{note}")
-    half = (WIDTH - LEFT - RIGHT) / (2 * max(len(at) - 1, 1))
+    half = (WIDTH - scale.left - RIGHT) / (2 * max(len(at) - 1, 1))
     return [
         element(
             "rect",
             title(f"{x_label} {x}\n" + "\n".join(entries)),
             class_="hover",
-            x=max(scale.x(x) - half, LEFT),
+            x=max(scale.x(x) - half, scale.left),
             y=scale.top,
             width=2 * half,
             height=HEIGHT - BOTTOM - scale.top,

@@ -61,8 +61,18 @@ def drawing(label: str, width: float, height: float, *children: str, style: str 
 
 
 def text_width(content: str, font_size: float = FONT_SIZE) -> float:
-    """Estimate how wide a text is: there is no font to measure here."""
-    return font_size * sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.56 for char in content)
+    """Estimate how wide a text is at most: there is no font to measure here, and DejaVu Sans is a wide one."""
+    return font_size * sum(_em(char) for char in content)
+
+
+
+def _em(char: str) -> float:
+    """Width of a character in font sizes."""
+    if char in "mwMW%@" or unicodedata.east_asian_width(char) in "WF":
+        return 1.0
+    if char in "iIjl.,:;'|!() ":
+        return 0.38
+    return 0.78 if char.isupper() else 0.64
 
 
 def shorten(content: str, width: float) -> str:

@@ -22,19 +22,19 @@ LABELS = RNG.integers(0, 10, (6, 4))
 
 
 def binary(batch: int) -> bytes:
-    return b"".join(bytes([label]) + row.tobytes() for label, row in zip(LABELS[batch], PLANES[batch], strict=True))
+    return b"".join(bytes([int(label)]) + bytes(row) for label, row in zip(LABELS[batch], PLANES[batch], strict=True))
 
 
 def python2_pickle(batch: int, *, order: bytes = b"\x89") -> bytes:
     """What Python 2's cPickle wrote: strings as BINSTRING, the array by NumPy's old names."""
-    pixels = PLANES[batch].tobytes()
+    pixels: bytes = PLANES[batch].tobytes()
     labels = b"".join(b"K" + bytes([label]) for label in LABELS[batch])
     return (
         b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04]q\x05("
         + labels
         + b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85U\x01b\x87Rq\x09("
-        + b"K\x01K\x04M\x00\x0c\x86cnumpy\ndtype\nq\nU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff"
-        + b"\xff\xffK\x00tb"
+        + b"K\x01K\x04M\x00\x0c\x86cnumpy\ndtype\nq\nU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNN"
+        + b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         + order
         + b"T"
         + struct.pack("<i", len(pixels))

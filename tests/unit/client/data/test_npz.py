@@ -119,7 +119,7 @@ def test_absent_arrays_and_other_files_are_refused(tmp_path: Path) -> None:
         ADAPTERS["npz"](Source(path=path), IMAGES)
 
 
-@pytest.mark.parametrize("position", [200, -200])
+@pytest.mark.parametrize("position", [60, 200])
 def test_damaged_archive_is_refused(tmp_path: Path, position: int) -> None:
     read(tmp_path, IMAGES, {"x": X, "y": [0, 1]})
     path = tmp_path / "data.npz"

@@ -18,9 +18,11 @@ from hansa_common.errors import TrainingOutOfMemory
     ],
 )
 def test_each_way_of_running_out_of_memory_is_named(failure: Exception) -> None:
-    with pytest.raises(TrainingOutOfMemory, match="training with batches of 32") as caught:
-        with exhaustion_named("training with batches of 32", advice="Lower training.batch_size."):
-            raise failure
+    with (
+        pytest.raises(TrainingOutOfMemory, match="training with batches of 32") as caught,
+        exhaustion_named("training with batches of 32", advice="Lower training.batch_size."),
+    ):
+        raise failure
     assert caught.value.advice == "Lower training.batch_size."
     assert caught.value.__cause__ is failure
 

@@ -214,6 +214,12 @@ def _move_example_between_classes(arrays: Arrays) -> None:
     rows[0, 0], rows[1, 0] = int(rows[0, 0]) - 1, int(rows[1, 0]) + 1
 
 
+def _double_confidence_of_the_middle_bin(arrays: Arrays) -> None:
+    counts, sums, _ = arrays["calibration"][7]
+    assert counts > 0
+    arrays["calibration"][7, 1] = 2 * sums - 1
+
+
 def _move_confidence_between_bins(arrays: Arrays) -> None:
     sums = arrays["calibration"]
     first, last = int(sums[-2, 1]), int(sums[-1, 1])
@@ -259,6 +265,8 @@ _TAMPERING: dict[str, tuple[Callable[[Arrays], None], str]] = {
     "one more right than in confusion": (_add("calibration", (-1, 2), -1), "how many examples are right"),
     "confidence above one": (_add("calibration", (-1, 1), 200 * CONFIDENCE_ONE // 2), "sum of confidences"),
     "confidence of an empty bin": (_set("calibration", (0, 1), 1), "sum of confidences"),
+    "confidence below its bin": (_set("calibration", (-1, 1), 0), "sum of confidences"),
+    "confidence above its bin": (_double_confidence_of_the_middle_bin, "sum of confidences"),
     "confidence of another bin": (_move_confidence_between_bins, "sum of confidences"),
 }
 

@@ -47,7 +47,7 @@ def test_the_output_of_each_layer_is_the_tutorial_s() -> None:
         (64,),
         (10,),
     ]
-    kinds = [type(layer).__name__ for layer in network]
+    kinds = [type(layer).__name__ for layer in network.children()]
     assert kinds == [*["Conv2d", "ReLU", "MaxPool2d"] * 2, "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
 
 
