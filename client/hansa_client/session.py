@@ -4,9 +4,9 @@ An engine carries the bytes of a task here and the bytes of the reply back. What
 in ``SiteState``, which the engine keeps for it; everything else is a warm cache that can be rebuilt from it.
 """
 
+import functools
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from hansa_client.data.split import Splits
 from hansa_client.device import choose_device, describe
 from hansa_client.release import Release
-from hansa_client.simulated import SimulatedSites, divide, site_splits
+from hansa_client.simulated import SimulatedSites, count_sites, divide, site_splits
+from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
 from hansa_common import __version__
@@ -39,7 +40,7 @@ from hansa_common.messages import (
 )
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
-from hansa_common.plan import StudyPlan
+from hansa_common.plan import StudyPlan, plan_from_json
 from hansa_common.seeds import derive_seed
 
 MAX_REPLY = 8 << 30  # bytes
@@ -72,7 +73,7 @@ class Session:
         self.index = index
         self.site = sites.names[index]
         self._sites: SimulatedSites = sites
-        self._device = choose_device(plan.simulation.device)
+        self._device = choose_device(plan.simulation.device, worker_index=index)
         self._splits = site_splits(plan, index)
         self._procedure = self._prepare(self._splits)
         self._release = Release(parameters=self._procedure.spec.size, max_bytes=MAX_REPLY)
@@ -88,6 +89,8 @@ class Session:
         header = message.header
         if isinstance(header, OpenTask):
             return self._open()
+        if not isinstance(header, InitialTask | TrainTask | EvaluateTask | BaselineTask):
+            raise TaskRefused(f"A site does not do '{header.kind}'.")
         if header.plan_digest != self.digest:
             raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
         if message.vector is not None and message.vector.size != self._procedure.spec.size:
@@ -103,7 +106,7 @@ class Session:
                 return self._evaluate(header, parameters)
             case BaselineTask(), np.ndarray() as parameters:
                 return self._baseline(header, parameters)
-        raise TaskRefused(f"A site does not do '{header.kind}'.")
+        raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
 
     def _prepare(self, splits: Splits, plan: StudyPlan | None = None) -> Procedure:
         dataset = self._sites.dataset
@@ -223,7 +226,7 @@ class Sessions:
         if not state.plan_json:
             raise TaskRefused("No study is open at this site.", advice="The server must open the study first.")
         if state.plan_json != self._plan_json or self._plan is None:
-            self._plan = StudyPlan.model_validate_json(state.plan_json)
+            self._plan = plan_from_json(state.plan_json)
             self._plan_json, self._sessions = state.plan_json, {}
         if state.index not in self._sessions:
             self._sessions[state.index] = Session(self._plan, state.index)
@@ -240,28 +243,40 @@ def handle(envelope: Envelope, state: SiteState) -> Envelope:
         envelope: What the server sent.
         state: What this site remembers; opening a study changes it.
     """
-    return _answer(lambda: _handle(envelope, state), f"site-{state.index}")
+    try:
+        return _handle(envelope, state)
+    except HansaError as error:
+        # a simulated site's data lies on the researcher's own machine: the whole reason is told
+        return _refuse(state, error.code, str(error))
+    except Exception as error:
+        _log.exception("site %d: unexpected failure", state.index)
+        return _refuse(state, "internal", f"Unexpected {type(error).__name__}; the workers' log has the details.")
+
+
+@functools.cache
+def _prepare_process() -> None:
+    """One site, one core: sites run side by side, and results do not depend on how many cores there are."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def _handle(envelope: Envelope, state: SiteState) -> Envelope:
-    torch.set_num_threads(1)  # one site, one core: sites run side by side, and results do not depend on the machine
+    _prepare_process()
     message = decode(envelope)
     if isinstance(message.header, OpenTask):
         state.plan_json = message.header.plan
     return _sessions.find(state).handle(message)
 
 
-def _answer(work: Callable[[], Envelope], site: str) -> Envelope:
-    """Turn failures into refusals. A simulated site's data is on the researcher's own machine: the reason is told."""
+def _refuse(state: SiteState, code: str, reason: str) -> Envelope:
+    _log.warning("site %d refuses: %s", state.index, reason)
+    header = Refusal(code=code, site=_name(state), reason=reason[:2000])
+    return encode(Message(header=header))
+
+
+def _name(state: SiteState) -> str:
+    """Return the site's name, or its number where its plan cannot tell."""
     try:
-        return work()
-    except HansaError as error:
-        _log.warning("%s: %s", site, error)
-        return encode(Message(header=Refusal(code=error.code, site=site, reason=str(error)[:2000])))
-    except Exception as error:
-        _log.exception("%s: unexpected failure", site)
-        reason = f"Unexpected {type(error).__name__}; the site's log has the details."
-        return encode(Message(header=Refusal(code="internal", site=site, reason=reason)))
-
-
-__all__ = ["SiteState", "handle"]
+        return count_sites(plan_from_json(state.plan_json))[state.index]
+    except (HansaError, IndexError):
+        return f"site {state.index + 1}"

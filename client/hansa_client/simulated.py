@@ -106,9 +106,11 @@ def count_sites(plan: StudyPlan) -> tuple[str, ...]:
 
     Raises:
         PlanError: The plan has no ``[simulation]``.
+        UsageError: There is no such adapter.
         PartitionError, DataError: As ``divide``, for a column partition.
     """
     simulation = _simulation(plan)
+    ADAPTERS.find(simulation.data.adapter)
     if Partition.parse(simulation.partition).kind == "column":
         return divide(plan).names
     return _default_names(simulation)

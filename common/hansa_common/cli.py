@@ -31,7 +31,11 @@ def _root(
 def build() -> typer.Typer:
     """Return the command with all installed sub-commands."""
     command = typer.Typer(
-        name="hansa", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+        name="hansa",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
     )
     command.callback()(_root)
     for entry in sorted(entry_points(group="hansa.commands"), key=lambda entry: entry.name):

@@ -6,6 +6,7 @@ machine) is outside the digest; any other change makes another plan.
 Evolution: ``format`` counts up when a meaning changes; keys are added with a default that keeps the old behaviour.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -325,6 +326,21 @@ class StudyPlan(Strict):
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
         return digest(self.approved().model_dump(mode="json"))
+
+
+def plan_from_json(text: str) -> StudyPlan:
+    """Build a plan from the JSON that ``model_dump_json`` gives.
+
+    Raises:
+        PlanError: It is no JSON or no valid plan.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise PlanError("The plan is not valid JSON.") from None
+    if not isinstance(values, dict):
+        raise PlanError("The plan is no JSON object.")
+    return parse_plan(values)
 
 
 def dump_plan(plan: StudyPlan) -> str:

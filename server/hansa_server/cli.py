@@ -37,7 +37,9 @@ def simulate(
     seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.", rich_help_panel=_SIMULATION)] = None,
     baselines: Annotated[
         bool,
-        typer.Option("--baselines", help="Also train each site alone and all data pooled.", rich_help_panel=_SIMULATION),
+        typer.Option(
+            "--baselines", help="Also train each site alone and all data pooled.", rich_help_panel=_SIMULATION
+        ),
     ] = False,
     app: Annotated[
         str | None,
@@ -69,7 +71,8 @@ def simulate(
     """Run a study on this machine: every site simulated, everything else as in a real federation."""
     from hansa_server.engines.flower_app import run_flower_app  # noqa: PLC0415 - --help must not wait for flwr
     from hansa_server.progress import Display, Plain, Quiet  # noqa: PLC0415
-    from hansa_server.simulation import Machine, new_folder, simulate as run_study  # noqa: PLC0415
+    from hansa_server.simulation import Machine, check, new_folder  # noqa: PLC0415
+    from hansa_server.simulation import simulate as run_study
     from hansa_server.store import RunFolder  # noqa: PLC0415
 
     given = {
@@ -93,6 +96,7 @@ def simulate(
         plan = override(
             read_plan(study or embedded_study()), sites=sites, partition=partition, data=data, rounds=rounds, seed=seed
         )
+        check(plan)
         folder = new_folder(plan, out)
         folder.save_plan(plan)
     console = Console(quiet=quiet)
@@ -108,7 +112,8 @@ def simulate(
     except StudyFailed as error:
         report = folder.path / "report.html"
         raise type(error)(
-            error.message, advice=f"{error.advice} Continue with: hansa simulate --resume {folder.path}. So far: {report}"
+            error.message,
+            advice=f"{error.advice} Continue with: hansa simulate --resume {folder.path}. So far: {report}",
         ) from None
     finally:
         observer.close()
@@ -160,7 +165,7 @@ def _refuse(option: str, given: Mapping[str, object], *, allowed: frozenset[str]
     """Refuse options that would be ignored."""
     extra = [name for name, value in given.items() if value is not None and name not in allowed]
     if extra:
-        raise UsageError(f"{', '.join(extra)} cannot go with {option}.", advice=f"Leave out one or the other.")
+        raise UsageError(f"{', '.join(extra)} cannot go with {option}.", advice="Leave out one or the other.")
 
 
 def summarise(console: Console, results: Results, folder: Path) -> None:

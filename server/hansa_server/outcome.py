@@ -138,7 +138,11 @@ def _sha256(study: Study) -> str:
 def _environment(study: Study) -> dict[str, str]:
     devices = sorted({opened.device for opened in study.sites.values()})
     packages = {name: version(name) for name in ("hansa", "flwr", "numpy")}
-    return packages | {"python": platform.python_version(), "machine": platform.machine(), "devices": ", ".join(devices)}
+    return packages | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "devices": ", ".join(devices),
+    }
 
 
 def write_results(folder: RunFolder, study: Study, results: Results) -> None:
@@ -157,5 +161,3 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
         metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
         folder.write("model.safetensors", save(tensors, metadata))
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
-
-

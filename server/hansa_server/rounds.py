@@ -153,9 +153,7 @@ class Round:
 
     def _fold(self, site: str, delta: Vector) -> None:
         header = self.accepted[site].header
-        self._strategy.fold(
-            Contribution(site=site, delta=delta, num_examples=header.num_examples, steps=header.steps)
-        )
+        self._strategy.fold(Contribution(site=site, delta=delta, num_examples=header.num_examples, steps=header.steps))
 
     def _check(self, site: str, message: Message) -> tuple[Update, Vector]:
         """Hold a reply against the plan and against what was asked."""

@@ -25,6 +25,7 @@ from hansa_server.outcome import Status, results_of, write_results
 from hansa_server.progress import Quiet
 from hansa_server.results import Results
 from hansa_server.store import RunFolder
+from hansa_server.strategies import build_strategy
 from hansa_server.study import Study
 
 Engine = Literal["local", "ray"]
@@ -43,6 +44,21 @@ class Machine:
     engine: Engine = "local"
     workers: int | None = None
     ray_address: str | None = None
+
+
+def check(plan: StudyPlan) -> tuple[str, ...]:
+    """Return the names of the simulated sites once the plan can be run here: its parts exist and fit the data.
+
+    Raises:
+        PlanError: The plan names a strategy, or an option of it, that does not exist.
+        UsageError: The plan has no ``[simulation]``, names no data adapter, or its data cannot be divided so.
+        DataError: The data has to be read to know the sites, and cannot be.
+    """
+    if plan.simulation is None:
+        raise UsageError("The plan has no [simulation]: it does not say which data the sites have.")
+    build_strategy(plan.aggregation)
+    names: tuple[str, ...] = _site_entry("count_sites").load()(plan)
+    return names
 
 
 def new_folder(plan: StudyPlan, out: Path | None) -> RunFolder:
@@ -71,8 +87,7 @@ def simulate(
         UsageError: The plan has no ``[simulation]``, or the engine cannot be used.
         StorageError: The disk is full or fails.
     """
-    if plan.simulation is None:
-        raise UsageError("The plan has no [simulation]: it does not say which data the sites have.")
+    names = check(plan)
     study = Study(plan=plan, folder=folder, engine=machine.engine, observer=observer, baselines=baselines)
     checkpoint = folder.load_checkpoint()
     if checkpoint is not None:
@@ -81,7 +96,7 @@ def simulate(
     problem: HansaError | None = None
     with _stop_on_signal() as stop:
         try:
-            _run(study, folder, machine, stop)
+            _run(study, names, folder, machine, stop)
         except StudyInterrupted as error:
             status, problem = "stopped", error
         except StudyFailed as error:
@@ -95,9 +110,8 @@ def simulate(
     return results
 
 
-def _run(study: Study, folder: RunFolder, machine: Machine, stop: threading.Event) -> None:
+def _run(study: Study, names: tuple[str, ...], folder: RunFolder, machine: Machine, stop: threading.Event) -> None:
     client_app = _site_entry("client_app").value
-    names = _site_entry("count_sites").load()(study.plan)
     app = server_app(study.run, stop)
     if machine.engine == "ray":
         assert study.plan.simulation is not None
@@ -110,9 +124,7 @@ def _run(study: Study, folder: RunFolder, machine: Machine, stop: threading.Even
             gpus_per_site=study.plan.simulation.gpus_per_site,
         )
         return
-    grid = LocalGrid(
-        client_app=client_app, nodes=len(names), workers=machine.workers, log=folder.path / "workers.log"
-    )
+    grid = LocalGrid(client_app=client_app, nodes=len(names), workers=machine.workers, log=folder.path / "workers.log")
     run_on(grid, app)
 
 

@@ -209,18 +209,14 @@ class Study:
             held=HeldUpdates(self._folder.path),
         )
         self._observer.round_started(number, sites)
-        task = Message(
-            header=TrainTask(plan_digest=self.digest, round=number, attempt=1), vector=self.parameters
-        )
+        task = Message(header=TrainTask(plan_digest=self.digest, round=number, attempt=1), vector=self.parameters)
         names = {self._nodes[site]: site for site in sites}
         for answer in self._ask(exchange, [(node, task) for node in names]):
             self._take(current, names[answer.node], answer)
         if current.tick(current.deadline) is Phase.VOID:
             self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
         self.parameters = _as_bytes(self._strategy.finish(self.parameters))
-        return _round_result(
-            current, time.monotonic() - started, exchange.bytes_up - up, exchange.bytes_down - down
-        )
+        return _round_result(current, time.monotonic() - started, exchange.bytes_up - up, exchange.bytes_down - down)
 
     def _take(self, current: Round, site: str, answer: Answer) -> None:
         """Hand one answer to the round; what is wrong with it concerns this site only."""
@@ -295,9 +291,7 @@ class Study:
         pooled_counts = {site: counts for site, counts in found["pooled"].items() if site in self.sites}
         return Baselines(local_only=found["local"], pooled=pooled_counts, seconds=time.monotonic() - started)
 
-    def _ask(
-        self, exchange: Exchange, requests: Sequence[tuple[int, Message]], *, rounds: int = 1
-    ) -> Iterator[Answer]:
+    def _ask(self, exchange: Exchange, requests: Sequence[tuple[int, Message]], *, rounds: int = 1) -> Iterator[Answer]:
         timeout = self.plan.rounds.deadline_seconds * rounds
         return exchange.ask(requests, timeout=timeout, classes=self._classes)
 

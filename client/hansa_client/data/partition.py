@@ -147,7 +147,6 @@ def _by_quantity(count: int, alpha: float, sites: int, minimum: int, rng: np.ran
 def _cut(shares: npt.NDArray[np.float64], count: int) -> Counts:
     """Turn shares into whole numbers that sum to ``count``, by rounding the running sum."""
     bounds = np.rint(np.cumsum(shares / shares.sum()) * count).astype(np.int64)
-    bounds[-1] = count
     counts: Counts = np.diff(bounds, prepend=0)
     return counts
 

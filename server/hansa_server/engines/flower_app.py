@@ -28,9 +28,7 @@ def run_flower_app(references: str, *, nodes: int, workers: int | None = None, r
     """
     server_reference, separator, client_reference = references.partition(",")
     if not separator or ":" not in server_reference or ":" not in client_reference:
-        raise UsageError(
-            f"--app: found '{references}'.", advice="Allowed is package.server:app,package.client:app."
-        )
+        raise UsageError(f"--app: found '{references}'.", advice="Allowed is package.server:app,package.client:app.")
     folder = Path.cwd()
     config = _folder_config(folder) | parse_run_config(run_config or "")
     try:

@@ -27,7 +27,18 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from hansa_server.engines.frames import Frame, Kind, bare_message, flatten, join, metadata_of, part, receive, restore, send
+from hansa_server.engines.frames import (
+    Frame,
+    Kind,
+    bare_message,
+    flatten,
+    join,
+    metadata_of,
+    part,
+    receive,
+    restore,
+    send,
+)
 
 _WAIT = 0.2  # seconds that a pull waits for a first reply
 _LARGE = 4 << 20  # bytes; of replies above this size one at a time is in this process's memory
@@ -375,4 +386,3 @@ class _Lane:
 
 def _failed(job: _Job, code: int, reason: str) -> Message:
     return Message(Error(code=code, reason=reason), reply_to=job.message)
-

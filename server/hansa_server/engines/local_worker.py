@@ -21,7 +21,18 @@ from flwr.proto.message_pb2 import Context as ProtoContext
 from flwr.supercore.object_ref import load_app
 from flwr.supercore.task_identity import TaskIdentity
 
-from hansa_server.engines.frames import Frame, Kind, bare_message, flatten, join, metadata_of, part, receive, restore, send
+from hansa_server.engines.frames import (
+    Frame,
+    Kind,
+    bare_message,
+    flatten,
+    join,
+    metadata_of,
+    part,
+    receive,
+    restore,
+    send,
+)
 
 _PARENT_CHECK = 1.0  # seconds
 

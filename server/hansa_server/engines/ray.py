@@ -6,12 +6,15 @@ The session runs inside a Ray actor, with no process of its own around training;
 import importlib.util
 import logging
 import os
+import socket
 import warnings
 from typing import Any
 
 from flwr.serverapp import ServerApp
 
 from hansa_common.errors import UsageError
+
+_CONNECT_SECONDS = 5.0
 
 
 def run(
@@ -38,31 +41,47 @@ def run(
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError("Engine 'ray' needs Ray.", advice="Install it with: pip install 'hansa[simulation]'.")
-    from flwr.simulation import run_simulation  # noqa: PLC0415 - half a second that engine local does not need
-
-    init: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    init |= {"address": address} if address else {"num_cpus": workers or len(os.sched_getaffinity(0))}
     flower_log = logging.getLogger("flwr")
     level = flower_log.level
     flower_log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray and Flower warn about their own innards
+            from flwr.simulation import run_simulation  # noqa: PLC0415 - half a second that engine local does not need
+
+            _connect(address, workers or len(os.sched_getaffinity(0)))
             run_simulation(
                 server_app=app,
                 client_app=_load(client_app),
                 num_supernodes=nodes,
-                backend_config={
-                    "init_args": init,
-                    "client_resources": {"num_cpus": 1, "num_gpus": gpus_per_site},
-                },
+                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": gpus_per_site}},
             )
-    except ConnectionError as error:
-        raise UsageError(
-            f"There is no Ray cluster at '{address}'.", advice="Start one with 'ray start --head', or leave --ray out."
-        ) from error
     finally:
         flower_log.setLevel(level)
+
+
+def _connect(address: str | None, cores: int) -> None:
+    """Start Ray here, or connect to a cluster; Flower's backend then uses what is connected.
+
+    Raises:
+        UsageError: There is no cluster at ``address``.
+    """
+    import ray  # noqa: PLC0415 - a second that engine local does not need
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    try:
+        if address is None:
+            ray.init(num_cpus=cores, **options)
+            return
+        host, separator, port = address.removeprefix("ray://").rpartition(":")
+        if separator and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        ray.init(address=address, **options)
+    except OSError as error:  # ConnectionError is one
+        raise UsageError(
+            f"There is no Ray cluster at '{address}': {error}.",
+            advice="Start one with 'ray start --head', or leave --ray-address out to start Ray on this machine.",
+        ) from error
 
 
 def _load(reference: str) -> Any:

@@ -1,4 +1,4 @@
-"""Did it pay to take part? Each site's federated model beside its own local-only model, with the noise of its test split.
+"""Did it pay to take part? Each site's federated model beside its own local-only model, and how sure that is.
 
 Both accuracies are proportions of the same few test examples, so a small difference means nothing. The interval is that
 of Agresti and Caffo, "Simple and effective confidence intervals for proportions and differences of proportions result

@@ -1,4 +1,4 @@
-"""Curves over the rounds. The model that comes into round ``r`` has been trained for ``r - 1`` rounds: its point is there."""
+"""Curves over the rounds: the model that comes into round ``r`` has been trained for ``r - 1`` and is drawn there."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,7 +11,7 @@ AXIS = "rounds of training"
 Figure = Literal["weighted_mean_accuracy", "site_mean_accuracy", "worst_site_accuracy", "weighted_mean_loss"]
 
 
-def accuracy_curves(results: Results) -> str:
+def accuracy_curves(results: Results, width: float) -> str:
     """Draw validation accuracy: weighted mean, site mean, worst site; empty where nothing was measured."""
     return line_chart(
         "Validation accuracy of the shared model over the rounds: weighted mean, site mean and worst site",
@@ -20,6 +20,7 @@ def accuracy_curves(results: Results) -> str:
             Series(name="Site mean", points=_validated(results, "site_mean_accuracy"), style="second"),
             Series(name="Worst site", points=_validated(results, "worst_site_accuracy"), style="third"),
         ),
+        width=width,
         x_label=AXIS,
         write=notation.percent,
         write_tick=lambda share: f"{100 * share:g}%",
@@ -27,7 +28,7 @@ def accuracy_curves(results: Results) -> str:
     )
 
 
-def loss_curves(results: Results) -> str:
+def loss_curves(results: Results, width: float) -> str:
     """Draw training and validation loss, both weighted means over the sites."""
     return line_chart(
         "Loss of the shared model over the rounds: validation and training",
@@ -39,6 +40,7 @@ def loss_curves(results: Results) -> str:
                 style="third",
             ),
         ),
+        width=width,
         x_label=AXIS,
         write=notation.loss,
         write_tick=lambda loss: f"{loss:g}",
@@ -46,7 +48,7 @@ def loss_curves(results: Results) -> str:
     )
 
 
-def seconds_curve(results: Results) -> str:
+def seconds_curve(results: Results, width: float) -> str:
     """Draw how long each round took, and its slowest site."""
     return line_chart(
         "Seconds of each round, and of its slowest site",
@@ -69,6 +71,7 @@ def seconds_curve(results: Results) -> str:
                 style="third",
             ),
         ),
+        width=width,
         x_label="round",
         write=lambda seconds: notation.MISSING if seconds is None else notation.duration(seconds),
         write_tick=lambda seconds: f"{seconds:g} s",
@@ -76,7 +79,7 @@ def seconds_curve(results: Results) -> str:
     )
 
 
-def bytes_curve(results: Results) -> str:
+def bytes_curve(results: Results, width: float) -> str:
     """Draw the payload of each round, from and to the sites."""
     return line_chart(
         "Payload of each round in bytes, from the sites and to the sites",
@@ -92,6 +95,7 @@ def bytes_curve(results: Results) -> str:
                 style="third",
             ),
         ),
+        width=width,
         x_label="round",
         write=lambda num_bytes: notation.MISSING if num_bytes is None else notation.size(num_bytes),
         write_tick=notation.size,

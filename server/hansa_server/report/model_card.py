@@ -1,4 +1,4 @@
-"""The model card: what goes with a model wherever it goes (Mitchell et al., "Model Cards for Model Reporting", FAT* 2019)."""
+"""The model card, which goes with a model wherever it goes (Mitchell et al., "Model Cards for Model Reporting")."""
 
 import html
 import re
@@ -6,11 +6,16 @@ import re
 from hansa_common.contract import ArrayContract, ImageContract
 from hansa_common.plan import StudyPlan
 from hansa_server.report import notation
-from hansa_server.report.narrative import headlines, result_sentences
 from hansa_server.report.comparison import compare_all
-from hansa_server.results import Results, Scores
+from hansa_server.report.narrative import headlines, result_sentences
+from hansa_server.results import Results, Scores, SiteResult
 
-LOADING = '''```python
+CLASSES_LISTED = 50
+_EXPOSURE = (
+    "Only weight updates left the sites, but this run used neither secure aggregation nor differential privacy: the "
+    "server saw each site's update, and updates and model may reveal something about single examples."
+)
+LOADING = """```python
 from pathlib import Path
 
 from hansa_common.models import ARCHITECTURES
@@ -21,7 +26,7 @@ plan = StudyPlan.model_validate_json(Path("plan.json").read_bytes())
 network = ARCHITECTURES.find(plan.model.name).build(plan.model_options(), plan.data)
 network.load_state_dict(load_file("model.safetensors"))
 network.eval()
-```'''
+```"""
 
 
 def model_card(results: Results, plan: StudyPlan) -> str:
@@ -73,16 +78,19 @@ def _data(results: Results, plan: StudyPlan) -> str:
     if results.partition is not None:
         origin += f" The sites are simulated: one data set, split on one machine by `{_code(results.partition)}`."
     rows = [
-        f"| {_plain(site.site)} | " + " | ".join(notation.count(site.examples.get(split, 0)) for split in _SPLITS) + " |"
+        f"| {_plain(site.site)} | {' | '.join(notation.count(size) for size in _sizes(site))} |"
         for site in results.sites
     ]
     table = "\n".join(("| site | training | validation | test |", "|---|--:|--:|--:|", *rows))
-    classes = ", ".join(_plain(name) for name in results.classes[:50])
-    more = f" and {len(results.classes) - 50} more" if len(results.classes) > 50 else ""  # noqa: PLR2004 - a line's worth
-    return f"{kind}; classes: {classes}{more}. {origin} The data stayed at the sites.\n\n{table}"
+    classes = ", ".join(_plain(name) for name in results.classes[:CLASSES_LISTED])
+    if len(results.classes) > CLASSES_LISTED:
+        classes += f" and {len(results.classes) - CLASSES_LISTED} more"
+    return f"{kind}; classes: {classes}. {origin}\n\n{table}"
 
 
-_SPLITS = ("train", "validation", "test")
+def _sizes(site: SiteResult) -> tuple[int, int, int]:
+    examples = site.examples
+    return examples.get("train", 0), examples.get("validation", 0), examples.get("test", 0)
 
 
 def _metrics(results: Results) -> str:
@@ -90,7 +98,8 @@ def _metrics(results: Results) -> str:
     for headline in headlines(results):
         site = f" ({_plain(headline.site)})" if headline.site else ""
         unit = f" {headline.unit}" if headline.unit else ""
-        lines.append(f"* {headline.name}: **{headline.figure}{unit}**{site}, {_plain(headline.note)}")
+        command = f" `{headline.command}`" if headline.command else ""
+        lines.append(f"* {headline.name}: **{headline.figure}{unit}**{site}, {_plain(headline.note)}{command}")
     lines += ["", "| site | test examples | accuracy | balanced accuracy | F1 | ROC AUC | ECE |", "|---|" + "--:|" * 6]
     lines += [f"| {_plain(site.site)} | {_cells(site.federated)} |" for site in results.sites]
     lines += ["", "Balanced accuracy, F1 and ROC AUC are means over classes; ECE is the expected calibration error."]
@@ -121,8 +130,8 @@ def _training(results: Results, plan: StudyPlan) -> str:
     )
     return "\n".join(
         (
-            f"* {length} of `{training.optimizer}` a round at each site, learning rate {training.learning_rate:g} "
-            f"({training.schedule}), batches of {training.batch_size}, {training.precision}",
+            f"* {length} of `{training.optimizer}` a round at each site, in batches of {training.batch_size}",
+            f"* learning rate {training.learning_rate:g} ({training.schedule}), {training.precision}",
             f"* aggregated by `{_code(results.strategy)}`, {len(results.rounds)} of {results.rounds_planned} rounds",
             f"* engine `{_code(results.engine)}`, seed {results.seed}, started {_plain(results.started_at)}",
         )
@@ -131,19 +140,17 @@ def _training(results: Results, plan: StudyPlan) -> str:
 
 def _limits(results: Results) -> str:
     limits = [
-        "Only weight updates left the sites, but this run used neither secure aggregation nor differential privacy: the "
-        "server saw each site's update, and updates and the model may reveal something about single training examples.",
+        _EXPOSURE,
         "It has been tested only on data of the sites above; how it does elsewhere nobody knows.",
         "One run with one seed: another seed gives other figures, by an amount that was not measured.",
-        "It has not been checked for decisions about people: no regulator has seen it, and it was not compared "
-        "between groups of people.",
+        "It has not been checked for decisions about people, nor compared between groups of people.",
     ]
     if results.final is not None:
         worst = results.final.worst_site
         limits.insert(
             0,
-            f"It is not equally good everywhere: {notation.percent(results.final.weighted_mean.accuracy)} over all test "
-            f"examples, but {notation.percent(worst.accuracy)} at {_plain(worst.site)}.",
+            f"It is not equally good everywhere: {notation.percent(results.final.weighted_mean.accuracy)} over all "
+            f"test examples, but {notation.percent(worst.accuracy)} at {_plain(worst.site)}.",
         )
     else:
         limits.insert(0, "**It has not been tested.** The study ended before the closing exchange.")
@@ -171,7 +178,7 @@ def _inputs(plan: StudyPlan) -> str:
     scale = " with values in 0..1" if isinstance(plan.data, ImageContract) else ""
     return (
         f"It takes `float32 [N, {shape}]`{scale}, as the plan's data contract says, and returns logits "
-        f"`float32 [N, {len(plan.data.classes)}]`; their softmax is the probability of each class, in the contract's order."
+        f"`float32 [N, {len(plan.data.classes)}]`; their softmax is the probability of each class, in the plan's order."
     )
 
 

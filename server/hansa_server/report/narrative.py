@@ -16,6 +16,7 @@ class Headline:
     note: str
     site: str = ""
     unit: str = ""
+    command: str = ""
 
 
 def outcome(results: Results) -> str:
@@ -88,8 +89,9 @@ def _against_local(results: Results) -> Headline:
     name = "Worst site against training alone"
     against = results.final.worst_site_against_local if results.final is not None else None
     if against is None:
-        note = "not measured" if results.baselines is not None else "not measured: run with --baselines"
-        return Headline(name=name, figure=notation.MISSING, note=note)
+        if results.baselines is not None:
+            return Headline(name=name, figure=notation.MISSING, note="not measured")
+        return Headline(name=name, figure=notation.MISSING, note="not measured: run with", command="--baselines")
     return Headline(
         name=name,
         figure=notation.points(against.difference),

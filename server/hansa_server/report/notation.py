@@ -3,8 +3,10 @@
 import math
 from datetime import UTC, datetime
 
-MISSING = "–"
-MINUS = "−"
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+SCIENTIFIC_BELOW, SCIENTIFIC_FROM = 1e-3, 1e5
+MINUTE, HOUR = 60, 3_600  # seconds
 
 
 def percent(value: float | None) -> str:
@@ -13,7 +15,7 @@ def percent(value: float | None) -> str:
 
 
 def points(difference: float | None) -> str:
-    """Write a difference of two fractions in signed percentage points: ``-0.004`` is ``−0.4``."""
+    """Write a difference of two fractions in signed percentage points: ``0.004`` is ``+0.4``."""
     if difference is None:
         return MISSING
     size = f"{abs(100 * difference):.1f}"
@@ -26,7 +28,7 @@ def loss(value: float | None) -> str:
     """Write a loss with three decimals; a very small or large one in scientific notation."""
     if value is None:
         return MISSING
-    return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+    return f"{value:.3f}" if value == 0 or SCIENTIFIC_BELOW <= abs(value) < SCIENTIFIC_FROM else f"{value:.2e}"
 
 
 def count(value: float) -> str:
@@ -51,10 +53,10 @@ def size(num_bytes: float) -> str:
 
 def duration(seconds: float) -> str:
     """Write a time: ``0.42 s``, ``12.3 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    if seconds < 59.95:
+    if round(seconds, 1) < MINUTE:
         return f"{seconds:.{_decimals(seconds)}f} s"
     whole = round(seconds)
-    if whole < 3600:
+    if whole < HOUR:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60:,} h {minutes % 60:02d} min"
@@ -69,14 +71,14 @@ def moment(started_at: str) -> str:
 
 
 def ranges(numbers: tuple[int, ...]) -> str:
-    """Write ascending whole numbers with runs joined: ``(3, 7, 8, 9)`` is ``3, 7–9``."""
+    """Write ascending whole numbers with runs joined: ``(3, 7, 8, 9)`` is ``3, 7 to 9`` with an en dash."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}{MISSING}{run[-1]}" for run in runs)
 
 
 def _decimals(value: float) -> int:

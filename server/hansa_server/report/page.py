@@ -5,7 +5,7 @@ content security policy forbids scripts, so that a name which slipped through wo
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,7 +20,7 @@ FEW_SITES = 15
 """Up to here every site has its bars and its row; above, the worst and the best, and the rest one click away."""
 WORST_SHOWN, BEST_SHOWN = 10, 5
 CONFUSIONS_SHOWN = 5
-WIDE, NARROW = 760.0, 360.0  # px, the bars on a screen and on a phone
+WIDE, HALF, NARROW = 760.0, 452.0, 360.0  # px: bars and half a row on a screen, both on a phone
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("hansa_server", "report"),
@@ -84,7 +84,7 @@ def render(results: Results, plan_toml: str) -> str:
         outcome=narrative.outcome(results),
         sentences=narrative.result_sentences(results, comparisons),
         headlines=narrative.headlines(results),
-        curves=_charts(curves.accuracy_curves(results), curves.loss_curves(results)),
+        curves=_curves(results, {"Validation accuracy": curves.accuracy_curves, "Loss": curves.loss_curves}),
         bars=_bars(results),
         many=many,
         worst_shown=WORST_SHOWN,
@@ -100,8 +100,14 @@ def render(results: Results, plan_toml: str) -> str:
         absences=list(_absences(results)),
         stages=_stages(results),
         slowest_seconds=sum(max((site.seconds for site in entry.sites), default=0.0) for entry in results.rounds),
-        resources=_charts(curves.seconds_curve(results), curves.bytes_curve(results)),
+        resources=_curves(results, {"Seconds a round": curves.seconds_curve, "Payload a round": curves.bytes_curve}),
     )
+
+
+def _curves(results: Results, drawn: Mapping[str, Callable[[Results, float], str]]) -> dict[str, list[Markup]]:
+    """Return the curves that have a value, by title, each twice: wide, and narrow for a phone."""
+    both = {name: _charts(draw(results, HALF), draw(results, NARROW)) for name, draw in drawn.items()}
+    return {name: charts for name, charts in both.items() if charts}
 
 
 def _charts(*charts: str) -> list[Markup]:
@@ -174,7 +180,9 @@ def _overall(results: Results) -> list[ScoreRow]:
     ]
     if results.baselines is not None:
         rows += [
-            ScoreRow(name="Local-only, weighted mean", scores=results.baselines.local_only.weighted_mean, kind="baseline"),
+            ScoreRow(
+                name="Local-only, weighted mean", scores=results.baselines.local_only.weighted_mean, kind="baseline"
+            ),
             ScoreRow(name="Pooled, weighted mean", scores=results.baselines.pooled.weighted_mean, kind="baseline"),
         ]
     return rows

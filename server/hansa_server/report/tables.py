@@ -24,7 +24,7 @@ def metrics_csv(results: Results) -> str:
     a formula gets a single quote in front.
     """
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file)  # RFC 4180: lines end in CRLF; with LF alone a carriage return in a name is not quoted
     writer.writerow(COLUMNS)
     for round_number, site, split, figure, value in _rows(results):
         writer.writerow((round_number, _defused(site), split, figure, "" if value is None else repr(value)))

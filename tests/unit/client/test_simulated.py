@@ -43,7 +43,7 @@ def plan(data: dict[str, Any] = DIGITS, *, seed: int = 0, adapter: str = "digits
 
 @pytest.fixture
 def table(tmp_path: Path) -> Any:
-    """Write a table of 12 patients; returns the plan of a study of it."""
+    """Write a table with one patient for each of these; returns the plan of a study of it."""
 
     def build(hospitals: list[str], **simulation: Any) -> StudyPlan:
         path = tmp_path / "x.csv"
@@ -77,11 +77,11 @@ def test_splits_are_positions_in_the_whole_data_set() -> None:
         assert len(splits.test) == round(len(own) * 0.2)
 
 
-def test_sites_split_independently() -> None:
-    study = plan(sites=2)
-    own = divide(study).indices
-    local = [np.searchsorted(own[index], site_splits(study, index).test) for index in range(2)]
-    assert not np.array_equal(local[0], local[1])
+def test_sites_with_the_same_labels_split_differently(table: Any) -> None:
+    study = table(["north"] * 100 + ["south"] * 100, partition="column:hospital")
+    north, south = (site_splits(study, index).test for index in range(2))
+    assert len(north) == len(south) == 20
+    assert not np.array_equal(north, south - 100)
 
 
 def test_names_are_padded_so_that_their_order_is_that_of_numbers() -> None:

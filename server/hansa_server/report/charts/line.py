@@ -6,9 +6,9 @@ from typing import Literal
 
 from hansa_server.report.charts.svg import drawing, element, nice_ticks, text, text_width, title
 
-WIDTH, HEIGHT = 440.0, 264.0
+HEIGHT = 264.0
 RIGHT, BOTTOM = 12.0, 42.0
-LEGEND_LINE, SWATCH = 20.0, 20.0
+LEGEND_LINE, SWATCH = 20.0, 18.0
 MOST_POINTS = 400
 """More points than pixels only make the file larger: of a longer series every n-th is drawn, and the last."""
 MARKED_POINTS = 2
@@ -42,11 +42,12 @@ class _Scale:
     x_ticks: tuple[float, ...]
     y_ticks: tuple[float, ...]
     left: float
+    right: float
     top: float
 
     def x(self, value: float) -> float:
         first, last = self.x_ticks[0], self.x_ticks[-1]
-        return self.left + (value - first) / (last - first) * (WIDTH - self.left - RIGHT)
+        return self.left + (value - first) / (last - first) * (self.right - self.left)
 
     def y(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
@@ -57,6 +58,7 @@ def line_chart(
     label: str,
     series: Sequence[Series],
     *,
+    width: float,
     x_label: str,
     write: Callable[[float | None], str],
     write_tick: Callable[[float], str],
@@ -68,6 +70,7 @@ def line_chart(
     Args:
         label: What the chart shows, for those who cannot see it.
         series: At most three, drawn in reverse order so that the first lies on top.
+        width: Natural width; a page shows a narrow one on a phone, where a wide one would be shrunk beyond reading.
         x_label: Under the axis.
         write: Writes a value in the legend and where a pointer rests.
         write_tick: Writes a value at the vertical axis.
@@ -78,19 +81,21 @@ def line_chart(
     values = [point.y for line in lines for point in line.points if point.y is not None]
     if not values:
         return ""
-    legend, top = _legend(lines, write)
+    legend, top = _legend(lines, write, width)
     low = 0.0 if from_zero else min(values)
-    y_ticks = nice_ticks(low, max(max(values), low))
+    y_ticks = nice_ticks(low, max(*values, low))
     if highest is not None:
         y_ticks = tuple(tick for tick in y_ticks if tick <= highest) if y_ticks[0] < highest else (0.0, highest)
     if not from_zero and min(values) >= 0:
         y_ticks = tuple(tick for tick in y_ticks if tick >= 0)
     left = max(text_width(write_tick(tick)) for tick in y_ticks) + 8
     positions = [point.x for line in lines for point in line.points]
-    scale = _Scale(x_ticks=_x_ticks(min(positions), max(positions)), y_ticks=y_ticks, left=left, top=top)
+    scale = _Scale(
+        x_ticks=_x_ticks(min(positions), max(positions)), y_ticks=y_ticks, left=left, right=width - RIGHT, top=top
+    )
     return drawing(
         label,
-        WIDTH,
+        width,
         HEIGHT,
         *legend,
         *_axes(scale, x_label, write_tick),
@@ -121,7 +126,9 @@ def _axes(scale: _Scale, x_label: str, write_tick: Callable[[float], str]) -> li
     for tick in scale.y_ticks:
         y = scale.y(tick)
         parts += [
-            element("line", class_="grid" if tick != scale.y_ticks[0] else "axis", x1=scale.left, x2=WIDTH - RIGHT, y1=y, y2=y),
+            element(
+                "line", class_="grid" if tick != scale.y_ticks[0] else "axis", x1=scale.left, x2=scale.right, y1=y, y2=y
+            ),
             text(write_tick(tick), scale.left - 8, y + 4, class_="tick", text_anchor="end"),
         ]
     base = HEIGHT - BOTTOM
@@ -132,11 +139,11 @@ def _axes(scale: _Scale, x_label: str, write_tick: Callable[[float], str]) -> li
         )
         if not crowded:
             parts.append(text(f"{tick:,.0f}", scale.x(tick), base + 17, class_="tick", text_anchor="middle"))
-    middle = (scale.left + WIDTH - RIGHT) / 2
+    middle = (scale.left + scale.right) / 2
     return [*parts, text(x_label, middle, HEIGHT - 6, class_="caption", text_anchor="middle")]
 
 
-def _legend(lines: Sequence[Series], write: Callable[[float | None], str]) -> tuple[list[str], float]:
+def _legend(lines: Sequence[Series], write: Callable[[float | None], str], width: float) -> tuple[list[str], float]:
     """Return the legend with each line's last value, and where the plot may begin below it."""
     parts: list[str] = []
     x, y = 0.0, 12.0
@@ -144,7 +151,7 @@ def _legend(lines: Sequence[Series], write: Callable[[float | None], str]) -> tu
         last = next(point.y for point in reversed(line.points) if point.y is not None)
         entry = f"{line.name} {write(last)}"
         needed = SWATCH + 5 + text_width(entry)
-        if x > 0 and x + needed > WIDTH:
+        if x > 0 and x + needed > width:
             x, y = 0.0, y + LEGEND_LINE
         swatch = element("line", class_=f"line {line.style}", x1=x + 1, x2=x + SWATCH, y1=y - 4, y2=y - 4)
         parts += [swatch, text(entry, x + SWATCH + 5, y, class_="legend")]
@@ -173,16 +180,14 @@ def _path(line: Series, scale: _Scale) -> str:
     )
 
 
-def _hover(
-    lines: Sequence[Series], scale: _Scale, x_label: str, write: Callable[[float | None], str]
-) -> list[str]:
+def _hover(lines: Sequence[Series], scale: _Scale, x_label: str, write: Callable[[float | None], str]) -> list[str]:
     """One invisible column a round, which shows all its values where a pointer rests."""
     at: dict[int, list[str]] = {}
     for line in lines:
         for point in line.points:
             note = f" ({point.note})" if point.note else ""
             at.setdefault(point.x, []).append(f"{line.name} {write(point.y)}{note}")
-    half = (WIDTH - scale.left - RIGHT) / (2 * max(len(at) - 1, 1))
+    half = (scale.right - scale.left) / (2 * max(len(at) - 1, 1))
     return [
         element(
             "rect",

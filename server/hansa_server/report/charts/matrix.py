@@ -20,9 +20,13 @@ MOST_TITLES = 4_000
 """What a pointer shows costs about 100 bytes a cell."""
 DARK_SHADE = 0.7
 """From this opacity on, text in a cell takes the page's colour: charts.css chooses the shades for this contrast."""
+ROOM_FOR_NAMES = 480.0  # px; few columns grow until their names stand upright
 HEADER_ANGLE = 40.0  # degrees
 MOST_LABEL = 170.0  # px
 MIN_NAMED_HEIGHT = 15.0  # px; a name of 12 px needs as much
+
+
+_Place = tuple[int, int]  # row, column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,7 @@ def partition_chart(
 ) -> str:
     """Draw who holds what: a row a site, a column a class, a circle whose area is the number of examples.
 
-    With more than 20 classes or 30 sites it is a heat map, as circles would be dots. Totals stand at the right and below.
+    With more than 20 classes or 30 sites it is a heat map, as circles would be dots. Totals stand right and below.
 
     Args:
         names: ``S`` sites.
@@ -73,7 +77,9 @@ def partition_chart(
     draw = _circle if circles else _shaded
     few = len(rows) * len(classes) <= MOST_TITLES
     cells = [
-        draw(layout, row, column, count, largest, f"{name}, {classes[column]}: {notation.count(count)}" if few else "")
+        draw(
+            layout, (row, column), count / largest, f"{name}, {classes[column]}: {notation.count(count)}" if few else ""
+        )
         for row, (name, counts) in enumerate(rows)
         for column, count in enumerate(counts)
         if count
@@ -105,7 +111,9 @@ def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
         return ""
     named = num_classes <= MOST_CLASSES_WITH_TEXT
     side = 42.0 if named else max(3.0, min(16.0, 480.0 / num_classes))
-    widest = max((text_width(notation.count(count)) for row in confusion for count in row), default=0.0) if named else 0.0
+    widest = (
+        max((text_width(notation.count(count)) for row in confusion for count in row), default=0.0) if named else 0.0
+    )
     layout = _lay_out(classes, classes, cell=(max(side, widest + 10), min(side, 34.0) if named else side), heads=20.0)
     few = sum(bool(count) for row in confusion for count in row) <= MOST_TITLES
     parts = []
@@ -113,7 +121,7 @@ def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
         total = sum(counts)
         for column, count in enumerate(counts):
             note = f"{classes[row]} taken for {classes[column]}: {notation.count(count)} of {notation.count(total)}"
-            parts.append(_confusion_cell(layout, row, column, count, total, note if few else ""))
+            parts.append(_confusion_cell(layout, (row, column), count, total, note if few else ""))
     axes = [
         text("predicted class →", layout.left, 12, class_="caption"),
         text("true class ↓", layout.left - 10, 12, class_="caption", text_anchor="end"),
@@ -163,6 +171,8 @@ def _lay_out(
     rows_named = cell_height >= MIN_NAMED_HEIGHT
     label = min(max((text_width(name) for name in rows), default=0.0), MOST_LABEL) if rows_named else 0.0
     widest = min(max((text_width(name) for name in columns), default=0.0), MOST_LABEL) if named else 0.0
+    if named:
+        cell_width = max(cell_width, min(widest + 12, ROOM_FOR_NAMES / len(columns)))
     turned = widest > cell_width - 6
     angle = math.radians(HEADER_ANGLE)
     header = (widest * math.sin(angle) + 16 if turned else 22.0) if named else 24.0
@@ -231,9 +241,10 @@ def _totals(layout: _Layout, of_rows: Sequence[int], of_columns: Sequence[int]) 
     return parts
 
 
-def _circle(layout: _Layout, row: int, column: int, count: int, largest: int, note: str) -> str:
+def _circle(layout: _Layout, place: _Place, share: float, note: str) -> str:
     """Area, not radius, is the number of examples; one example can still be seen."""
-    radius = max(1.2, 17.0 * math.sqrt(count / largest))
+    row, column = place
+    radius = max(1.2, 17.0 * math.sqrt(share))
     circle = element("circle", class_="mark", cx=layout.x(column + 0.5), cy=layout.y(row + 0.5), r=radius)
     hover = element(
         "rect",
@@ -246,29 +257,29 @@ def _circle(layout: _Layout, row: int, column: int, count: int, largest: int, no
     return element("g", title(note), circle, hover)
 
 
-def _shaded(layout: _Layout, row: int, column: int, count: int, largest: int, note: str) -> str:
+def _shaded(layout: _Layout, place: _Place, share: float, note: str) -> str:
     """Shade is the square root of the share of the largest cell: small holdings can still be seen."""
-    return _cell(layout, row, column, 0.06 + 0.94 * math.sqrt(count / largest), note)
+    return _cell(layout, place, 0.06 + 0.94 * math.sqrt(share), note)
 
 
-def _confusion_cell(layout: _Layout, row: int, column: int, count: int, total: int, note: str) -> str:
+def _confusion_cell(layout: _Layout, place: _Place, count: int, total: int, note: str) -> str:
     share = count / total if total else 0.0
-    cell = _cell(layout, row, column, share, note) if count else ""
+    cell = _cell(layout, place, share, note) if count else ""
     if not layout.named:
         return cell
     kind = "zero" if not count else "reversed" if share >= DARK_SHADE else "value"
-    x, y = layout.x(column + 0.5), layout.y(row + 0.5) + 4
+    x, y = layout.x(place[1] + 0.5), layout.y(place[0] + 0.5) + 4
     return cell + text(notation.count(count), x, y, class_=f"cell {kind}", text_anchor="middle")
 
 
-def _cell(layout: _Layout, row: int, column: int, opacity: float, note: str) -> str:
+def _cell(layout: _Layout, place: _Place, opacity: float, note: str) -> str:
     children = (title(note),) if note else ()
     return element(
         "rect",
         *children,
         class_="heat",
-        x=layout.x(column),
-        y=layout.y(row),
+        x=layout.x(place[1]),
+        y=layout.y(place[0]),
         width=layout.cell_width,
         height=layout.cell_height,
         fill_opacity=opacity,

@@ -65,24 +65,30 @@ def text_width(content: str, font_size: float = FONT_SIZE) -> float:
     return font_size * sum(_em(char) for char in content)
 
 
-
 def _em(char: str) -> float:
     """Width of a character in font sizes."""
     if char in "mwMW%@" or unicodedata.east_asian_width(char) in "WF":
         return 1.0
-    if char in "iIjl.,:;'|!() ":
-        return 0.38
+    if char in "iIjl.,:;'|! ":
+        return 0.34
+    if char in "frt()-":
+        return 0.43
     return 0.78 if char.isupper() else 0.64
 
 
 def shorten(content: str, width: float) -> str:
-    """Cut a text with an ellipsis so that it fits into ``width``."""
+    """Cut out the middle of a text so that it fits into ``width``: names often differ at their ends."""
     if text_width(content) <= width:
         return content
-    end = len(content)
-    while end > 1 and text_width(content[:end] + "…") > width:
-        end -= 1
-    return content[:end].rstrip() + "…"
+    kept = len(content) - 1
+    while kept > 1 and text_width(_without_middle(content, kept)) > width:
+        kept -= 1
+    return _without_middle(content, kept)
+
+
+def _without_middle(content: str, kept: int) -> str:
+    tail = kept // 2
+    return f"{content[: kept - tail].rstrip()}…{content[len(content) - tail :].lstrip()}"
 
 
 def nice_ticks(low: float, high: float, *, most: int = 6) -> tuple[float, ...]:

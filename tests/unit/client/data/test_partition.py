@@ -91,6 +91,12 @@ def test_first_class_follows_the_dirichlet_distribution() -> None:
     assert shares.var() == pytest.approx(expected, rel=0.15)
 
 
+def test_all_of_a_class_for_a_full_site_is_drawn_again() -> None:
+    labels = np.repeat([0, 1], 500)
+    for seed in range(10):  # so small an alpha gives one site everything, and the other exactly nothing
+        assert sorted(len(part) for part in divide(labels, "dirichlet:0.0001", 2, seed=seed)) == [500, 500]
+
+
 def test_quantity_follows_the_dirichlet_distribution_and_keeps_labels_mixed() -> None:
     sizes = np.asarray([[len(part) for part in divide(TEN_CLASSES, "quantity:2", 4, seed=seed)] for seed in range(400)])
     assert (sizes / 2_000).var() == pytest.approx(3 / (16 * 9), rel=0.15)

@@ -39,7 +39,7 @@ def test_every_class_has_its_share() -> None:
 def test_rare_classes_stay_in_training() -> None:
     labels = np.asarray([0] * 20 + [1, 2])
     for seed in range(20):
-        train = split(labels, EvaluationPlan(validation=0.3, test=0.3), seed).train
+        train = split(labels, EvaluationPlan(validation=0.3, test=0.5), seed).train
         assert {1, 2} <= set(labels[train].tolist())
 
 

@@ -115,7 +115,11 @@ def build(
         sites.append(
             SiteResult(
                 site=name,
-                examples={"train": int(held[index].sum() * 0.7), "validation": int(held[index].sum() * 0.1), "test": total},
+                examples={
+                    "train": int(held[index].sum() * 0.7),
+                    "validation": int(held[index].sum() * 0.1),
+                    "test": total,
+                },
                 class_counts=tuple(int(count) for count in held[index]),
                 federated=_scores(total, federated[-1]) if finished else None,
                 local_only=_scores(total, alone[-1]) if baselines else None,

@@ -1,0 +1,109 @@
+"""What imports what, found by reading every module: no list that a person keeps."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = {"hansa_common": "common", "hansa_client": "client", "hansa_server": "server"}
+FLOWER_ROOMS = ("hansa_client/app.py", "hansa_server/app.py", "hansa_server/engines/")
+TORCH_ROOMS = (
+    "hansa_common/models/",
+    "hansa_client/training/",
+    "hansa_client/session.py",
+    "hansa_client/device.py",
+)
+
+
+def modules() -> list[tuple[str, ast.Module]]:
+    found = []
+    for package, role in PACKAGES.items():
+        for path in sorted((REPOSITORY / role / package).rglob("*.py")):
+            found.append((path.relative_to(REPOSITORY / role).as_posix(), ast.parse(path.read_text())))
+    return found
+
+
+MODULES = modules()
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(prefix: str) -> set[str]:
+    return {
+        name
+        for name, tree in MODULES
+        if any(module == prefix or module.startswith(f"{prefix}.") for module in imported(tree))
+    }
+
+
+def test_all_modules_are_read() -> None:
+    assert len(MODULES) > 60
+
+
+def test_flower_stays_in_its_rooms() -> None:
+    assert {name for name in importers("flwr") if not name.startswith(FLOWER_ROOMS)} == set()
+
+
+def test_torch_stays_in_its_rooms() -> None:
+    assert {name for name in importers("torch") if not name.startswith(TORCH_ROOMS)} == set()
+
+
+def test_only_the_session_imports_the_way_out() -> None:
+    assert importers("hansa_client.release") == {"hansa_client/session.py"}
+
+
+def test_only_release_puts_an_update_into_bytes() -> None:
+    """``encode`` of an ``Update`` happens in one place; the session encodes other messages only."""
+    users = {
+        name
+        for name, tree in MODULES
+        if name.startswith("hansa_client/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "encode"
+    }
+    assert users == {"hansa_client/release.py", "hansa_client/session.py"}
+    session = (REPOSITORY / "client/hansa_client/session.py").read_text()
+    assert session.count(".delta") == 2  # one into the release, one of a baseline that never leaves
+    assert "self._release.update(header, trained.delta, counts)" in session
+
+
+def test_nothing_is_pickled() -> None:
+    """``pickletools`` reads without executing; the CIFAR-10 adapter uses it."""
+    for module in ("pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"):
+        assert importers(module) == set()
+    for name, tree in MODULES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant), name
+                assert node.value.value is False, name
+            if isinstance(node, ast.keyword) and node.arg == "weights_only":
+                assert isinstance(node.value, ast.Constant), name
+                assert node.value.value is True, name
+
+
+@pytest.mark.parametrize("module", ["hansa_server.simulation", "hansa_server.cli", "hansa_common.cli"])
+def test_the_servers_side_imports_no_torch(module: str) -> None:
+    code = f"import {module}, sys; assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name for name, tree in MODULES if not ast.get_docstring(tree)] == []
+
+
+def test_no_module_grows_beyond_one_room() -> None:
+    lengths = {
+        name: len((REPOSITORY / PACKAGES[name.split("/")[0]] / name).read_text().splitlines()) for name, _ in MODULES
+    }
+    assert {name: length for name, length in lengths.items() if length > 460} == {}

@@ -1,0 +1,192 @@
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hansa_common.errors import UpdateRefused
+from hansa_common.messages import Evaluated, Message, Update
+from hansa_common.metrics import ClassificationCounts
+from hansa_common.parameters import Vector
+from hansa_server.rounds import Phase, Round, quorum_of
+from hansa_server.strategies import Contribution, Strategy
+from hansa_server.strategies.fedavg import FedAvg
+
+P = 6
+DIGEST = "cd" * 32
+SITES = ("a", "b", "c", "d")
+
+
+class Shelf:
+    def __init__(self) -> None:
+        self.deltas: dict[str, Vector] = {}
+        self.most = 0
+
+    def put(self, site: str, delta: Vector) -> None:
+        self.deltas[site] = delta
+        self.most = max(self.most, len(self.deltas))
+
+    def take(self, site: str) -> Vector:
+        return self.deltas.pop(site)
+
+
+class Recorder(FedAvg):
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[str] = []
+
+    def fold(self, contribution: Contribution) -> None:
+        self.order.append(contribution.site)
+        super().fold(contribution)
+
+
+def counts() -> ClassificationCounts:
+    return ClassificationCounts.of(np.full((2, 2), 0.5, np.float32), np.array([0, 1]), np.ones(2), histograms=False)
+
+
+def delta_of(site: str) -> Vector:
+    return np.random.default_rng(ord(site[0])).normal(size=P).astype(np.float32) * 1000
+
+
+def reply(
+    sender: str, *, vector: Vector | None = None, names: tuple[str, ...] = ("validation",), **changes: Any
+) -> Message:
+    header: dict[str, Any] = {
+        "plan_digest": DIGEST,
+        "round": 2,
+        "attempt": 1,
+        "site": sender,
+        "num_examples": 10 + ord(sender[0]),
+        "train_loss": 1.0,
+        "steps": 1,
+        "seconds": 1.0,
+        "train_seconds": 1.0,
+    }
+    vector = delta_of(sender) if vector is None else vector
+    return Message(header=Update(**(header | changes)), vector=vector, counts={name: counts() for name in names})
+
+
+def make(strategy: Strategy | None = None, *, quorum: float = 0.5, shelf: Shelf | None = None) -> Round:
+    return Round(
+        number=2,
+        attempt=1,
+        cohort=SITES,
+        quorum=quorum,
+        deadline=100.0,
+        parameters=P,
+        examples={site: 10 + ord(site) for site in SITES},
+        strategy=strategy or FedAvg(),
+        held=shelf or Shelf(),
+    )
+
+
+def mean_of(sites: list[str]) -> Vector:
+    weights = np.array([10 + ord(site) for site in sites], dtype=np.float64)
+    deltas = np.stack([delta_of(site).astype(np.float64) for site in sites])
+    return (weights[:, None] * deltas).sum(0) / weights.sum()
+
+
+def test_every_order_of_arrival_gives_the_same_bits() -> None:
+    results = set()
+    for order in permutations(SITES):
+        strategy = Recorder()
+        current = make(strategy)
+        for site in order:
+            current.receive(site, reply(site), 1)
+        assert current.tick(0.0) is Phase.COUNTS
+        assert strategy.order == list(SITES)
+        results.add(strategy.finish(np.zeros(P, np.float32)).tobytes())
+    assert len(results) == 1
+    assert np.allclose(np.frombuffer(results.pop(), np.float32), mean_of(list(SITES)), rtol=1e-6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.permutations(SITES), st.sets(st.sampled_from(SITES)), st.sets(st.sampled_from(SITES)), st.floats(0.01, 1.0))
+def test_whatever_fails_the_rest_is_folded_in_order_or_the_round_is_void(
+    order: list[str], failing: set[str], late: set[str], quorum: float
+) -> None:
+    strategy, shelf = Recorder(), Shelf()
+    current = make(strategy, quorum=quorum, shelf=shelf)
+    for site in order:
+        if site in failing:
+            current.fail(site, "it failed")
+        elif site not in late:
+            current.receive(site, reply(site), 1)
+    before = current.tick(99.9)
+    assert (before is Phase.OPEN) == bool(set(late) - failing)
+    good = [site for site in SITES if site not in failing and site not in late]
+    phase = current.tick(100.0)
+    assert phase is (Phase.COUNTS if len(good) >= quorum_of(quorum, 4) else Phase.VOID)
+    assert strategy.order == good
+    assert not shelf.deltas
+    assert set(current.missing) == (failing | late)
+
+
+def test_updates_in_order_are_never_held() -> None:
+    shelf = Shelf()
+    current = make(shelf=shelf)
+    for site in SITES:
+        current.receive(site, reply(site), 1)
+    assert shelf.most == 0
+
+
+BAD: dict[str, Message] = {
+    "NaN": reply("b", vector=np.full(P, np.nan, np.float32)),
+    "infinity": reply("b", vector=np.array([0, 0, 0, 0, 0, np.inf], np.float32)),
+    "too long": reply("b", vector=np.zeros(P + 1, np.float32)),
+    "too short": reply("b", vector=np.zeros(0, np.float32)),
+    "another round": reply("b", round=1),
+    "another attempt": reply("b", attempt=2),
+    "another site's name": reply("b", site="c"),
+    "a giant weight": reply("b", num_examples=10**15),
+    "no weight": reply("b", num_examples=0),
+    "other counts": reply("b", names=("test",)),
+    "more counts": reply("b", names=("validation", "test")),
+    "another kind": Message(
+        header=Evaluated(plan_digest=DIGEST, site="b", seconds=1.0), counts={"validation": counts()}
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD.values(), ids=BAD.keys())
+def test_a_bad_update_is_refused_by_name_and_the_others_go_on(message: Message) -> None:
+    strategy = Recorder()
+    current = make(strategy)
+    current.receive("c", reply("c"), 1)
+    with pytest.raises(UpdateRefused) as caught:
+        current.receive("b", message, 1)
+    assert caught.value.site == "b"
+    assert current.missing["b"].startswith("b sent") or current.missing["b"].startswith("b ")
+    for site in ("a", "d"):
+        current.receive(site, reply(site), 1)
+    assert current.tick(0.0) is Phase.COUNTS
+    assert strategy.order == ["a", "c", "d"]
+
+
+def test_a_second_reply_of_a_site_is_a_bug_of_the_caller() -> None:
+    current = make()
+    current.receive("a", reply("a"), 1)
+    with pytest.raises(RuntimeError):
+        current.receive("a", reply("a"), 1)
+    with pytest.raises(RuntimeError):
+        current.fail("a", "again")
+    with pytest.raises(RuntimeError):
+        current.receive("stranger", reply("a"), 1)
+
+
+def test_nothing_is_taken_in_after_the_deadline() -> None:
+    current = make(quorum=0.25)
+    current.receive("a", reply("a"), 1)
+    assert current.tick(100.0) is Phase.COUNTS
+    with pytest.raises(RuntimeError):
+        current.receive("b", reply("b"), 1)
+    assert current.missing["b"] == "It did not reply before the deadline."
+
+
+@pytest.mark.parametrize(
+    ("share", "sites", "needed"), [(1.0, 4, 4), (0.75, 4, 3), (0.7, 10, 7), (0.5, 3, 2), (0.01, 4, 1), (0.34, 3, 2)]
+)
+def test_the_quorum_is_rounded_up(share: float, sites: int, needed: int) -> None:
+    assert quorum_of(share, sites) == needed
