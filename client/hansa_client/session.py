@@ -248,7 +248,7 @@ def handle(envelope: Envelope, state: SiteState) -> Envelope:
     except HansaError as error:
         # a simulated site's data lies on the researcher's own machine: the whole reason is told
         return _refuse(state, error.code, str(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a site answers whatever happens, and tells no details
         _log.exception("site %d: unexpected failure", state.index)
         return _refuse(state, "internal", f"Unexpected {type(error).__name__}; the workers' log has the details.")
 

@@ -7,13 +7,13 @@ have. There is no pickle, no ``.npy`` header and no compression to parse.
 Everything that comes in is hostile until ``decode`` has returned it. Whether a message belongs here and now (study,
 round, size of the vector) is for the receiver to check.
 
-Evolution: ``PROTOCOL`` counts up when a meaning changes; a peer with another number is refused by that number.
+Evolution: ``protocol`` counts up when a meaning changes; a peer with another number is refused by that number.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,12 @@ from hansa_common.parameters import MAX_PARAMETERS, ParameterSpec, Vector
 from hansa_common.plan import SiteName
 from hansa_common.settings import Strict
 
-PROTOCOL = 1
 MAX_HEADER = 8 << 20  # bytes; a plan with 10,000 columns is about 1 MiB
 MAX_ARRAYS = 600_000  # arrays of one message: five for each of 100,000 sites, and the vector
-_DTYPES = {"<f4": np.dtype("<f4"), "<i8": np.dtype("<i8")}
+MAX_ARRAY_NAME = 200  # characters
+MAX_DIMENSIONS = 2
+_DTYPES = ("<f4", "<i8")
+_AnyArray = npt.NDArray[Any]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -38,7 +40,7 @@ Text = Annotated[str, Field(max_length=2_000)]
 
 
 class _Header(Strict):
-    protocol: Literal[1] = PROTOCOL
+    protocol: Literal[1] = 1
     carries_vector: ClassVar[bool] = False
     carries_counts: ClassVar[bool] = False
 
@@ -248,36 +250,34 @@ def decode(envelope: Envelope, *, classes: int | None = None) -> Message:
     return Message(header=header, vector=vector, counts=_parse_counts(arrays, classes))
 
 
-def _pack(values: npt.NDArray[np.float32] | npt.NDArray[np.int64], dtype: str) -> RawArray:
+def _pack(values: _AnyArray, dtype: str) -> RawArray:
     """Make wire bytes; a vector that already is a view of a ``bytes`` object is not copied."""
     base = values.base
-    if isinstance(base, bytes) and len(base) == values.nbytes and values.dtype == _DTYPES[dtype]:
+    if isinstance(base, bytes) and len(base) == values.nbytes and values.dtype == dtype:
         return RawArray(dtype=dtype, shape=values.shape, data=base)
-    return RawArray(dtype=dtype, shape=values.shape, data=values.astype(_DTYPES[dtype], copy=False).tobytes())
+    return RawArray(dtype=dtype, shape=values.shape, data=values.astype(dtype, copy=False).tobytes())
 
 
-def _unpack(name: str, array: RawArray) -> npt.NDArray[np.float32 | np.int64]:
+def _unpack(name: str, array: RawArray) -> _AnyArray:
     """Return a read-only view of the bytes once their number is what dtype and shape say."""
-    dtype = _DTYPES.get(array.dtype)
-    if dtype is None:
+    if array.dtype not in _DTYPES:
         raise MessageError(f"An array has a dtype that is not allowed; allowed: {', '.join(_DTYPES)}.")
-    if len(array.shape) > 2 or any(not 0 <= size <= MAX_PARAMETERS for size in array.shape):
+    if len(array.shape) > MAX_DIMENSIONS or any(not 0 <= size <= MAX_PARAMETERS for size in array.shape):
         raise MessageError("An array has a shape that is not allowed.")
-    if math.prod(array.shape) * dtype.itemsize != len(array.data):
+    if math.prod(array.shape) * np.dtype(array.dtype).itemsize != len(array.data):
         raise MessageError(f"An array's length is not what its shape {array.shape} says.")
-    if len(name) > 200:
-        raise MessageError("An array's name is longer than 200 characters.")
-    return np.frombuffer(array.data, dtype=dtype).reshape(array.shape)
+    if len(name) > MAX_ARRAY_NAME:
+        raise MessageError(f"An array's name is longer than {MAX_ARRAY_NAME} characters.")
+    values: _AnyArray = np.frombuffer(array.data, dtype=array.dtype)
+    return values.reshape(array.shape)
 
 
-def _parse_counts(
-    arrays: Mapping[str, npt.NDArray[np.float32 | np.int64]], classes: int | None
-) -> dict[str, ClassificationCounts]:
+def _parse_counts(arrays: Mapping[str, _AnyArray], classes: int | None) -> dict[str, ClassificationCounts]:
     if not arrays:
         return {}
     if classes is None:
         raise MessageError("Counts came where none are expected.")
-    groups: dict[str, dict[str, npt.NDArray[np.float32 | np.int64]]] = {}
+    groups: dict[str, dict[str, _AnyArray]] = {}
     for name, values in arrays.items():
         prefix, _, rest = name.partition("/")
         subject, _, key = rest.rpartition("/")

@@ -23,16 +23,23 @@ from hansa_server.exchange import Answer, Exchange
 
 _STYPE = "hansa.raw"
 _POLL = 0.01  # seconds between looks at a Grid that does not wait by itself
+_NODES_SECONDS = 60.0  # to wait for nodes
 
 
-def server_app(conduct: Callable[[Exchange], None], stop: threading.Event) -> ServerApp:
-    """Return a ServerApp that runs ``conduct`` on the Grid that Flower hands it, until ``stop`` is set."""
+def server_app(conduct: Callable[[Exchange], None], stop: threading.Event, *, nodes: int = 1) -> ServerApp:
+    """Return a ServerApp that runs ``conduct`` on the Grid that Flower hands it, until ``stop`` is set.
+
+    Args:
+        conduct: The study.
+        stop: Set by whoever wants the study to stop.
+        nodes: How many must be there before it begins; Flower's simulation registers them while the ServerApp runs.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        conduct(GridExchange(grid, stop))
+        conduct(GridExchange(grid, stop, expected=nodes))
 
     return app
 
@@ -40,15 +47,22 @@ def server_app(conduct: Callable[[Exchange], None], stop: threading.Event) -> Se
 class GridExchange:
     """An ``Exchange`` on any Flower Grid."""
 
-    def __init__(self, grid: Grid, stop: threading.Event) -> None:
+    def __init__(self, grid: Grid, stop: threading.Event, *, expected: int = 1) -> None:
         self.bytes_up = 0
         self.bytes_down = 0
         self._grid = grid
         self._stop = stop
+        self._expected = expected
 
     def nodes(self) -> list[int]:
-        """Return the Grid's nodes."""
-        return sorted(self._grid.get_node_ids())
+        """Return the Grid's nodes, once all that are expected are there."""
+        deadline = time.monotonic() + _NODES_SECONDS
+        found = sorted(self._grid.get_node_ids())
+        while len(found) < self._expected and time.monotonic() < deadline:
+            self._check_stop()
+            self._stop.wait(_POLL)
+            found = sorted(self._grid.get_node_ids())
+        return found
 
     def ask(self, requests: Sequence[tuple[int, Message]], *, timeout: float, classes: int) -> Iterator[Answer]:
         """See ``Exchange.ask``."""

@@ -72,7 +72,7 @@ def simulate(
     from hansa_server.engines.flower_app import run_flower_app  # noqa: PLC0415 - --help must not wait for flwr
     from hansa_server.progress import Display, Plain, Quiet  # noqa: PLC0415
     from hansa_server.simulation import Machine, check, new_folder  # noqa: PLC0415
-    from hansa_server.simulation import simulate as run_study
+    from hansa_server.simulation import simulate as run_study  # noqa: PLC0415
     from hansa_server.store import RunFolder  # noqa: PLC0415
 
     given = {
@@ -102,10 +102,8 @@ def simulate(
     console = Console(quiet=quiet)
     checkpoint = folder.load_checkpoint()
     done = len(checkpoint.progress.rounds) if checkpoint else 0
-    if quiet:
-        observer = Quiet()
-    else:
-        observer = (Display if console.is_terminal else Plain)(console, plan.rounds.count, done)
+    show = Display if console.is_terminal else Plain
+    observer = Quiet() if quiet else show(console, plan.rounds.count, done)
     machine = Machine(engine=engine, workers=workers, ray_address=ray_address)
     try:
         results = run_study(plan, folder, machine=machine, observer=observer, baselines=baselines)

@@ -1,13 +1,13 @@
 """Chooses the sites of a round."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 
 from hansa_common.seeds import derive_seed
 
 
-def choose(sites: Sequence[str], *, size: int | None, seed: int, round_number: int) -> tuple[str, ...]:
+def choose(sites: Collection[str], *, size: int | None, seed: int, round_number: int) -> tuple[str, ...]:
     """Return the cohort of a round in ascending site id.
 
     Args:

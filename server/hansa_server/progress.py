@@ -14,6 +14,7 @@ from hansa_common.messages import Opened
 from hansa_server.results import RoundResult
 
 _MOST_SITES = 12  # rows of the live table
+_LARGEST = 100  # of a unit of time, before the next larger one is easier to read
 
 
 class Quiet:
@@ -169,9 +170,10 @@ class _Clock:
         if self.done == self._before:
             return ""
         seconds = (time.monotonic() - self._started) / (self.done - self._before) * (self.rounds - self.done)
-        if seconds < 100:
-            return f"{seconds:.0f} s left"
-        return f"{seconds / 60:.0f} min left" if seconds < 6000 else f"{seconds / 3600:.1f} h left"
+        for unit, length in (("s", 1), ("min", 60)):
+            if seconds < _LARGEST * length:
+                return f"{seconds / length:.0f} {unit} left"
+        return f"{seconds / 3600:.1f} h left"
 
 
 def _figures(result: RoundResult) -> str:

@@ -112,7 +112,7 @@ def simulate(
 
 def _run(study: Study, names: tuple[str, ...], folder: RunFolder, machine: Machine, stop: threading.Event) -> None:
     client_app = _site_entry("client_app").value
-    app = server_app(study.run, stop)
+    app = server_app(study.run, stop, nodes=len(names))
     if machine.engine == "ray":
         assert study.plan.simulation is not None
         ray.run(

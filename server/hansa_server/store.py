@@ -238,7 +238,7 @@ class HeldUpdates:
             self._deltas[site] = delta
             return
         with _storage(self._folder, "hold an update in"), tempfile.TemporaryFile(dir=self._folder) as file:
-            file.write(memoryview(delta).cast("B"))
+            file.write(delta.data)
             file.flush()
             self._files[site] = os.dup(file.fileno())
 

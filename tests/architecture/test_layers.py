@@ -20,11 +20,11 @@ TORCH_ROOMS = (
 
 
 def modules() -> list[tuple[str, ast.Module]]:
-    found = []
-    for package, role in PACKAGES.items():
-        for path in sorted((REPOSITORY / role / package).rglob("*.py")):
-            found.append((path.relative_to(REPOSITORY / role).as_posix(), ast.parse(path.read_text())))
-    return found
+    return [
+        (path.relative_to(REPOSITORY / role).as_posix(), ast.parse(path.read_text()))
+        for package, role in PACKAGES.items()
+        for path in sorted((REPOSITORY / role / package).rglob("*.py"))
+    ]
 
 
 MODULES = modules()

@@ -108,8 +108,10 @@ def metadata_of(message: Message) -> bytes:
     """Return a message with empty records, or with its error, as protobuf bytes."""
     metadata = metadata_to_proto(message.metadata)
     if message.has_error():
-        return ProtoMessage(metadata=metadata, error=error_to_proto(message.error)).SerializeToString()
-    return ProtoMessage(metadata=metadata, content=ProtoRecordDict()).SerializeToString()
+        proto = ProtoMessage(metadata=metadata, error=error_to_proto(message.error))
+    else:
+        proto = ProtoMessage(metadata=metadata, content=ProtoRecordDict())
+    return bytes(proto.SerializeToString())
 
 
 def bare_message(metadata: bytes) -> Message:
@@ -126,7 +128,7 @@ def flatten(records: RecordDict) -> tuple[bytes, list[bytes]]:
         skeleton[key] = ArrayRecord(
             {name: Array(array.dtype, tuple(array.shape), array.stype, b"") for name, array in arrays.items()}
         )
-    return recorddict_to_proto(skeleton).SerializeToString(), buffers
+    return bytes(recorddict_to_proto(skeleton).SerializeToString()), buffers
 
 
 def restore(body: bytes, buffers: Iterator[bytes]) -> RecordDict:

@@ -78,7 +78,7 @@ class _Node:
     seconds: float = 0.0
 
 
-class WorkerLost(Exception):
+class WorkerLostError(Exception):
     """A worker process died, or had to be ended."""
 
 
@@ -229,7 +229,7 @@ class LocalGrid(Grid):
     def context(self, node_id: int) -> bytes:
         """Return a node's context without its state, as protobuf bytes."""
         context = Context(self._run.run_id, node_id, self._nodes[node_id].config, RecordDict(), self._run_config)
-        return context_to_proto(context).SerializeToString()
+        return bytes(context_to_proto(context).SerializeToString())
 
     def state(self, node_id: int) -> tuple[bytes, list[bytes]]:
         """Return a node's state."""
@@ -325,7 +325,7 @@ class _Lane:
         is_large = False
         try:
             reply, is_large = self._execute(job)
-        except WorkerLost as error:
+        except WorkerLostError as error:
             if self._stopping:
                 return
             reply = _failed(job, ErrorCode.CLIENT_APP_CRASHED, str(error))
@@ -335,7 +335,7 @@ class _Lane:
         """Run one job on the worker.
 
         Raises:
-            WorkerLost: The worker died, or was ended because the job's time was up.
+            WorkerLostError: The worker died, or was ended because the job's time was up.
         """
         remaining = job.expires - time.monotonic()
         if remaining <= 0:
@@ -352,9 +352,9 @@ class _Lane:
             frame = self._converse(job, remaining, before_arrays)
         except TimeoutError:
             self._end_process()
-            raise WorkerLost("It did not reply before the deadline; its worker process was ended.") from None
+            raise WorkerLostError("It did not reply before the deadline; its worker process was ended.") from None
         except (EOFError, OSError):
-            raise WorkerLost(f"Its worker process {self._end_process()}{self._see_log()}.") from None
+            raise WorkerLostError(f"Its worker process {self._end_process()}{self._see_log()}.") from None
         return self._reply(job, frame), bool(sizes) and sizes[0] > _LARGE
 
     def _converse(self, job: _Job, remaining: float, before_arrays: Callable[[int], None]) -> Frame:

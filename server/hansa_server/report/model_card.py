@@ -19,10 +19,10 @@ LOADING = """```python
 from pathlib import Path
 
 from hansa_common.models import ARCHITECTURES
-from hansa_common.plan import StudyPlan
+from hansa_common.plan import read_plan
 from safetensors.torch import load_file
 
-plan = StudyPlan.model_validate_json(Path("plan.json").read_bytes())
+plan = read_plan(Path("plan.toml"))
 network = ARCHITECTURES.find(plan.model.name).build(plan.model_options(), plan.data)
 network.load_state_dict(load_file("model.safetensors"))
 network.eval()
@@ -30,7 +30,7 @@ network.eval()
 
 
 def model_card(results: Results, plan: StudyPlan) -> str:
-    """Return ``model-card.md``: what the model is, what it is for, how good it is, and what nobody has checked.
+    """Return ``MODEL_CARD.md``: what the model is, what it is for, how good it is, and what nobody has checked.
 
     Args:
         results: What the study reached.

@@ -50,6 +50,9 @@ def verdicts(comparisons: tuple[Comparison, ...]) -> str:
         who = "every site" if total > 1 else "the site"
         return f"Against training alone, {who} gains."
     unclear = total - gains - loses
+    if unclear == total:
+        who = "no site shows a" if total > 1 else "the site shows no"
+        return f"Against training alone, {who} clear difference."
     parts = [f"{notation.count(gains)} of {notation.plural(total, 'site')} {'gains' if gains == 1 else 'gain'}"]
     parts.append("none loses" if not loses else f"{notation.count(loses)} {'loses' if loses == 1 else 'lose'}")
     if unclear:

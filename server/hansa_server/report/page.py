@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from hansa_server.report import curves, narrative, notation
 from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart
@@ -87,12 +86,13 @@ def render(results: Results, plan_toml: str) -> str:
         curves=_curves(results, {"Validation accuracy": curves.accuracy_curves, "Loss": curves.loss_curves}),
         bars=_bars(results),
         many=many,
+        elided=len(_measured(results)) > FEW_SITES,
         worst_shown=WORST_SHOWN,
         best_shown=BEST_SHOWN,
         comparisons=sorted(comparisons, key=lambda entry: entry.difference) if many else comparisons,
         verdicts=narrative.verdicts(comparisons) if comparisons else "",
-        partition=Markup(_partition(results)),  # noqa: S704 - svg.element escapes what it is given
-        confusion=Markup(confusion_chart(results.final.confusion, results.classes) if results.final else ""),  # noqa: S704
+        partition=_partition(results),
+        confusion=confusion_chart(results.final.confusion, results.classes) if results.final else "",
         confusions=_most_frequent(results),
         absent_classes=_absent_classes(results),
         overall=_overall(results),
@@ -104,23 +104,27 @@ def render(results: Results, plan_toml: str) -> str:
     )
 
 
-def _curves(results: Results, drawn: Mapping[str, Callable[[Results, float], str]]) -> dict[str, list[Markup]]:
+def _curves(results: Results, drawn: Mapping[str, Callable[[Results, float], str]]) -> dict[str, list[str]]:
     """Return the curves that have a value, by title, each twice: wide, and narrow for a phone."""
     both = {name: _charts(draw(results, HALF), draw(results, NARROW)) for name, draw in drawn.items()}
     return {name: charts for name, charts in both.items() if charts}
 
 
-def _charts(*charts: str) -> list[Markup]:
-    return [Markup(chart) for chart in charts if chart]  # noqa: S704 - svg.element escapes what it is given
+def _charts(*charts: str) -> list[str]:
+    return [chart for chart in charts if chart]
 
 
 def _accuracy(scores: Scores | None) -> float | None:
     return None if scores is None else scores.accuracy
 
 
-def _bars(results: Results) -> list[Markup]:
+def _measured(results: Results) -> list[SiteResult]:
+    return [site for site in results.sites if _accuracy(site.federated) is not None]
+
+
+def _bars(results: Results) -> list[str]:
     """Return the bars twice: wide, and narrow for a phone."""
-    measured = [site for site in results.sites if _accuracy(site.federated) is not None]
+    measured = _measured(results)
     if not measured:
         return []
     models = ["Federated"]

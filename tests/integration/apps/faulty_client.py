@@ -1,6 +1,6 @@
 """Hansa's ClientApp with faults: what a site that dies, lies or hangs looks like to the server.
 
-``HANSA_TEST_FAULTS`` names them: ``kill:INDEX:ROUND``, ``nan:INDEX:ROUND``, ``raise:INDEX:ROUND``, ``hang:INDEX:ROUND``.
+``HANSA_TEST_FAULTS`` names them as ``KIND:INDEX:ROUND``; kinds are kill, nan, raise and hang.
 """
 
 import os

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, ConfigRecordValues, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 app = ClientApp()
@@ -24,10 +24,10 @@ def query(message: Message, context: Context) -> Message:
         case "hang":
             threading.Event().wait()
     seen = context.state.get("seen")
-    count = int(seen["count"]) + 1 if isinstance(seen, ConfigRecord) else 1  # type: ignore[arg-type]
+    count = int(str(seen["count"])) + 1 if isinstance(seen, ConfigRecord) else 1
     context.state["seen"] = ConfigRecord({"count": count})
     message.content["do"] = ConfigRecord({"what": "changed by the app"})
-    reply = {
+    reply: dict[str, ConfigRecordValues] = {
         "pid": os.getpid(),
         "count": count,
         "node": context.node_id,

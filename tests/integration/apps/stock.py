@@ -16,7 +16,7 @@ def train(message: Message, context: Context) -> Message:
     assert isinstance(arrays, ArrayRecord)
     weights = [array + 1.0 + int(context.node_config["partition-id"]) for array in arrays.to_numpy_ndarrays()]
     calls = context.state.get("calls")
-    seen = int(calls["n"]) if isinstance(calls, MetricRecord) else 0
+    seen = float(str(calls["n"])) if isinstance(calls, MetricRecord) else 0.0
     context.state["calls"] = MetricRecord({"n": seen + 1})
     metrics = MetricRecord({"num-examples": 1, "calls": seen + 1})
     return Message(RecordDict({"arrays": ArrayRecord(weights), "metrics": metrics}), reply_to=message)

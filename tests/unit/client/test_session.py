@@ -39,7 +39,7 @@ def opened(plan: StudyPlan, index: int = 0) -> SiteState:
 
 
 def train_task(plan: StudyPlan, size: int = 650, **changes: Any) -> Message:
-    header = {"plan_digest": plan.digest(), "round": 1, "attempt": 1} | changes
+    header: dict[str, Any] = {"plan_digest": plan.digest(), "round": 1, "attempt": 1} | changes
     return Message(header=TrainTask(**header), vector=np.zeros(size, np.float32))
 
 

@@ -33,7 +33,7 @@ def counts(classes: int = 3) -> ClassificationCounts:
 
 
 def update(**changes: Any) -> Update:
-    values = {
+    values: dict[str, Any] = {
         "plan_digest": DIGEST,
         "round": 3,
         "attempt": 1,

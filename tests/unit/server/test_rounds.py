@@ -85,7 +85,8 @@ def make(strategy: Strategy | None = None, *, quorum: float = 0.5, shelf: Shelf 
 def mean_of(sites: list[str]) -> Vector:
     weights = np.array([10 + ord(site) for site in sites], dtype=np.float64)
     deltas = np.stack([delta_of(site).astype(np.float64) for site in sites])
-    return (weights[:, None] * deltas).sum(0) / weights.sum()
+    mean: Vector = ((weights[:, None] * deltas).sum(0) / weights.sum()).astype(np.float32)
+    return mean
 
 
 def test_every_order_of_arrival_gives_the_same_bits() -> None:

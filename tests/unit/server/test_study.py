@@ -79,9 +79,9 @@ def honest(node: int, message: Message, *, digest: str) -> Message:
             evaluated = Evaluated(plan_digest=digest, site=site, seconds=1.0)
             return Message(header=evaluated, counts={"validation": counts(node), "test": counts(node)})
         case BaselineTask():
-            header = Baseline(plan_digest=digest, subject=message.header.subject, site=site, seconds=1.0)
+            baseline = Baseline(plan_digest=digest, subject=message.header.subject, site=site, seconds=1.0)
             names = [site] if message.header.subject == "local" else [f"site-{n}" for n in range(1, 5)]
-            return Message(header=header, counts={name: counts(4) for name in names})
+            return Message(header=baseline, counts={name: counts(4) for name in names})
     raise AssertionError(message.header)
 
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as f
 
 from hansa_common.contract import ImageContract
 from hansa_common.models import ARCHITECTURES
@@ -48,7 +49,7 @@ def test_the_output_of_each_layer_is_the_tutorial_s() -> None:
         (10,),
     ]
     kinds = [type(layer).__name__ for layer in network.children()]
-    assert kinds == [*["Conv2d", "ReLU", "MaxPool2d"] * 2, "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
+    assert kinds == [*["Conv2d", "MaxPool2d", "ReLU"] * 2, "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
 
 
 @pytest.mark.parametrize(
@@ -109,3 +110,21 @@ def test_a_plan_finds_it_for_images_only() -> None:
     architecture = ARCHITECTURES.find("cnn")
     assert architecture.accepts == {"image"}
     assert architecture.options is CNNOptions
+
+
+def test_pooling_before_relu_is_the_tutorials_function() -> None:
+    """Oracle: the tutorial's order, ReLU before pooling, written out with the network's own weights."""
+    torch.manual_seed(3)
+    network = build(CNNOptions(), _contract())
+    weights = dict(network.named_parameters())
+    images = torch.rand(4, 3, 32, 32)
+
+    def convolve(values: torch.Tensor, name: str) -> torch.Tensor:
+        return f.relu(f.conv2d(values, weights[f"{name}.weight"], weights[f"{name}.bias"]))
+
+    values = f.max_pool2d(convolve(images, "conv1"), 2)
+    values = f.max_pool2d(convolve(values, "conv2"), 2)
+    values = convolve(values, "conv3").flatten(1)
+    values = f.relu(f.linear(values, weights["dense1.weight"], weights["dense1.bias"]))
+    values = f.linear(values, weights["dense2.weight"], weights["dense2.bias"])
+    assert torch.equal(network(images), values)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hansa_common.models import ARCHITECTURES
-from hansa_common.plan import StudyPlan
+from hansa_common.plan import StudyPlan, dump_plan, parse_plan
 from hansa_server.report import model_card
 from hansa_server.results import Results
 
@@ -64,7 +64,7 @@ def test_the_code_it_shows_loads_the_model(
 
     built = ARCHITECTURES.find("cnn").build(plan.model_options(), plan.data)
     save_file(built.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    (tmp_path / "plan.toml").write_text(dump_plan(plan))
     code = re.search(r"```python\n(.*?)```", model_card(make_results(), plan), flags=re.DOTALL)
     assert code is not None
     monkeypatch.chdir(tmp_path)
@@ -89,8 +89,6 @@ def test_the_code_it_shows_loads_the_model(
 def test_every_kind_of_data_is_described(
     make_results: Make, plan: StudyPlan, data: dict[str, object], words: str
 ) -> None:
-    from hansa_common.plan import parse_plan
-
     other = parse_plan(
         {
             "name": "x",

@@ -26,12 +26,12 @@ def test_every_file_of_a_run_is_explained() -> None:
     assert files == {
         "report.html",
         "model.safetensors",
-        "model-card.md",
+        "MODEL_CARD.md",
         "metrics.json",
         "metrics.csv",
         "partition.svg",
         "plan.toml",
-        "plan.json",
         "checkpoint.safetensors",
+        "workers.log",
         ".lock",
     }

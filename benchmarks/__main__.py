@@ -1,0 +1,34 @@
+"""Run the benchmarks named on the command line, or all of them, and print their tables as Markdown."""
+
+import argparse
+from collections.abc import Callable
+
+from benchmarks import cifar10, exchange, many_sites, server_memory, simulation
+from benchmarks.machine import describe, use_cores
+
+BENCHMARKS: dict[str, Callable[[int], None]] = {
+    "simulation": simulation.run,
+    "many_sites": many_sites.run,
+    "server_memory": server_memory.run,
+    "cifar10": cifar10.run,
+    "exchange": exchange.run,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"any of: {', '.join(BENCHMARKS)}; all without one")
+    parser.add_argument("--cores", type=int, default=2, help="cores to use (default: 2)")
+    parser.add_argument("--repeat", type=int, default=3, help="how often each is run, in turn (default: 3)")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    use_cores(arguments.cores)
+    for name in arguments.names or BENCHMARKS:
+        print(f"\n## {name}\n\n{describe()}", flush=True)
+        BENCHMARKS[name](arguments.repeat)
+
+
+if __name__ == "__main__":
+    main()
