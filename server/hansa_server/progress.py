@@ -118,6 +118,7 @@ class Display(Quiet):
         self._live.stop()
         if self._last is not None:
             self._print(f"round {self._last.round} of {self._clock.rounds}: {_figures(self._last)}")
+            self._last = None  # closing twice says it once
 
     def __rich__(self) -> Group:
         head = Table.grid(padding=(0, 2))

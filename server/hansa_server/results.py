@@ -150,6 +150,7 @@ class Results(Strict):
 
     format: Literal[1] = 1
     run: str
+    """The folder of the run, as it was named when it ran."""
     study: str
     purpose: str
     plan_digest: str

@@ -103,7 +103,7 @@ def simulate(
             status, problem = "failed", error
         finally:
             observer.close()
-    results = results_of(study, run=folder.path.name, status=status, reason=problem.message if problem else "")
+    results = results_of(study, run=str(folder.path), status=status, reason=problem.message if problem else "")
     write_results(folder, study, results)
     if problem is not None:
         raise problem

@@ -146,7 +146,7 @@ def test_a_stopped_study_says_why_and_how_to_go_on(make_results: Make) -> None:
     text = Page(render(make_results(rounds=7, planned=20, finished=False), "")).text
     assert "Stopped after 7 of 20 rounds" in text
     assert "interrupted from the keyboard" in text
-    assert "hansa simulate --resume runs/cifar10-dirichlet-20260314-091502" in text
+    assert "hansa simulate --resume cifar10-dirichlet-20260314-091502" in text
     assert "after 6 rounds" in text
     assert "--resume" not in Page(render(make_results(), "")).text
 

@@ -1,0 +1,53 @@
+"""The notebook runs from its first cell to its last, with this interpreter and nothing stored in it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "embedded_study.ipynb"
+
+
+class _ThisInterpreter(KernelSpecManager):
+    """Offers one kernel: this interpreter, whatever kernels are registered on the machine."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name=kernel_name, language="python")
+
+
+def _outputs(notebook: Any, mime: str) -> list[str]:
+    found = [output.get("data", {}).get(mime) for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [content for content in found if content]
+
+
+def test_no_outputs_are_stored() -> None:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+@pytest.mark.enable_socket  # a kernel talks over the loopback interface
+def test_it_runs_and_shows_partition_curves_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANSA_NOTEBOOK_ROUNDS", "2")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    manager = AsyncKernelManager(kernel_spec_manager=_ThisInterpreter(), kernel_name="python3", transport="ipc")
+    manager.ip = os.fspath(tmp_path / "kernel")
+    NotebookClient(notebook, km=manager, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert any("Hamburg" in picture for picture in _outputs(notebook, "image/svg+xml"))
+    pages = _outputs(notebook, "text/html")
+    assert any("Validation accuracy" in page for page in pages)
+    assert any("Completed, 2 of 2 rounds" in page for page in pages)
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "worst site" in printed
+    assert not (tmp_path / "runs").exists()
