@@ -3,3 +3,4 @@
 import os
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # Flower reports usage to its makers unless told not to
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # so does Ray

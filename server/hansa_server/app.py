@@ -85,12 +85,12 @@ class GridExchange:
             if not replies:
                 self._stop.wait(_POLL)
             while replies:
-                reply = replies.pop()
-                answer = _parse(waiting.pop(reply.metadata.reply_to_message_id), reply, classes)
-                del reply
-                self.bytes_up += answer.num_bytes
-                yield answer
-                del answer  # its array must be gone before the next one comes
+                yield self._take(replies.pop(), waiting, classes)  # no name here: only the caller holds its array
+
+    def _take(self, reply: FlowerMessage, waiting: dict[str, int], classes: int) -> Answer:
+        answer = _parse(waiting.pop(reply.metadata.reply_to_message_id), reply, classes)
+        self.bytes_up += answer.num_bytes
+        return answer
 
     def _check_stop(self) -> None:
         if self._stop.is_set():

@@ -120,7 +120,6 @@ class Round:
         if self._next() == site:
             self._fold(site, delta)
             self._folded += 1
-            self._fold_held()
         else:
             self._held.put(site, delta)
 
@@ -129,7 +128,6 @@ class Round:
         if self._phase is not Phase.OPEN or site not in self.waiting:
             raise RuntimeError(f"Round {self.number} does not wait for {site}.")
         self.missing[site] = reason
-        self._fold_held()
 
     def tick(self, now: float) -> Phase:
         """Close the round if it is time, and tell where it stands."""
@@ -137,13 +135,15 @@ class Round:
             for site in self.waiting:
                 self.fail(site, "It did not reply before the deadline.")
         if self._phase is Phase.OPEN and not self.waiting:
+            self.fold_held()
             self._phase = Phase.COUNTS if len(self.accepted) >= self.needed else Phase.VOID
         return self._phase
 
     def _next(self) -> str | None:
         return self.cohort[self._folded] if self._folded < len(self.cohort) else None
 
-    def _fold_held(self) -> None:
+    def fold_held(self) -> None:
+        """Fold in the held updates whose turn has come; the caller has let go of the one it brought."""
         while (site := self._next()) is not None:
             if site in self.accepted:
                 self._fold(site, self._held.take(site))

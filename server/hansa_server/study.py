@@ -188,7 +188,7 @@ class Study:
             if answer.message and isinstance(header := answer.message.header, Initial):
                 vector = answer.message.vector
                 if vector is not None and vector.size == header.spec.size and is_finite(vector):
-                    return header.spec, vector
+                    return header.spec, _as_bytes(vector)
             raise StudyFailed(f"{first} could not initialise the model: {_problem(answer)}")
         raise StudyFailed(f"{first} did not initialise the model in time.", advice="Raise rounds.deadline_seconds.")
 
@@ -213,6 +213,8 @@ class Study:
         names = {self._nodes[site]: site for site in sites}
         for answer in self._ask(exchange, [(node, task) for node in names]):
             self._take(current, names[answer.node], answer)
+            del answer  # its array must be gone before others are folded in, and before the next one comes
+            current.fold_held()
         if current.tick(current.deadline) is Phase.VOID:
             self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
         self.parameters = _as_bytes(self._strategy.finish(self.parameters))

@@ -1,8 +1,9 @@
-"""What docs/studies.md must name is listed by the code, not by hand."""
+"""The documents say what the code says: every key is named, the README's studies are valid, links lead somewhere."""
 
 import importlib
 import pkgutil
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 import hansa_client.data
 from hansa_client.data import ADAPTERS
 from hansa_common.models import ARCHITECTURES
-from hansa_common.plan import StudyPlan
+from hansa_common.plan import StudyPlan, parse_plan
 from hansa_common.settings import Strict
 from hansa_server.strategies import STRATEGIES
 
@@ -85,3 +86,11 @@ def test_relative_links_and_pictures_are_there(path: str) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|srcset)=\"([^\"]+)\"", text)
     files = [target.split("#")[0] for target in targets if "://" not in target and not target.startswith("#")]
     assert [file for file in files if not (page.parent / file).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_studies_in_the_readme_are_valid(name: str) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (REPOSITORY / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    table, images = (tomllib.loads(block) for block in blocks)
+    assert parse_plan(table).data.kind == "table"
+    assert parse_plan(table | images).data.kind == "image"

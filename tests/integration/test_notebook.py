@@ -1,7 +1,7 @@
 """The notebook runs from its first cell to its last, with this interpreter and nothing stored in it."""
 
+import html
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,24 @@ def test_no_outputs_are_stored() -> None:
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
 
 
-@pytest.mark.enable_socket  # a kernel talks over the loopback interface
+class _LocalKernel(AsyncKernelManager):
+    """Starts that kernel."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, kernel_spec_manager=_ThisInterpreter())
+
+
 def test_it_runs_and_shows_partition_curves_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANSA_NOTEBOOK_ROUNDS", "2")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    manager = AsyncKernelManager(kernel_spec_manager=_ThisInterpreter(), kernel_name="python3", transport="ipc")
-    manager.ip = os.fspath(tmp_path / "kernel")
-    NotebookClient(notebook, km=manager, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    notebook: Any = nbformat.reads(NOTEBOOK.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=120, resources=resources, kernel_manager_class=_LocalKernel).execute()
     assert any("Hamburg" in picture for picture in _outputs(notebook, "image/svg+xml"))
     pages = _outputs(notebook, "text/html")
-    assert any("Validation accuracy" in page for page in pages)
+    assert any("Validation accuracy" in page and "<svg" in html.unescape(page) for page in pages)
     assert any("Completed, 2 of 2 rounds" in page for page in pages)
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert "worst site" in printed

@@ -4,6 +4,7 @@ A frame is a fixed head (kind, lengths), a body (protobuf or text) and the array
 processes of one user on one machine, started by one of them; the limits catch a broken peer, not a hostile one.
 """
 
+import io
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -74,18 +75,15 @@ def receive(channel: socket.socket, *, before_arrays: Callable[[int], None] = la
 
 
 def _read(channel: socket.socket, size: int) -> bytes:
-    if size == 0:
-        return b""
-    first = channel.recv(size, socket.MSG_WAITALL)
-    if len(first) == size:
-        return first  # the usual case: one allocation, no copy
-    parts, missing = [first], size - len(first)
-    while missing:
-        if not parts[-1]:
-            raise EOFError("The other end is gone.")
-        parts.append(channel.recv(missing, socket.MSG_WAITALL))
-        missing -= len(parts[-1])
-    return b"".join(parts)
+    stream = io.BytesIO(bytes(size))  # filled in place, and its value is that very object: an array is there once
+    with stream.getbuffer() as room:
+        missing = size
+        while missing:  # a channel with a timeout returns what has come, whatever the flags
+            count = channel.recv_into(room[size - missing :], missing, socket.MSG_WAITALL)
+            if not count:
+                raise EOFError("The other end is gone.")
+            missing -= count
+    return stream.getvalue()
 
 
 def join(parts: Sequence[bytes]) -> bytes:

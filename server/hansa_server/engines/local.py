@@ -52,6 +52,7 @@ class _Content:
 
     body: bytes
     buffers: list[bytes] = field(repr=False)
+    token: object = field(default_factory=object)  # to know it again without holding it
 
 
 @dataclass(slots=True)
@@ -269,7 +270,7 @@ class _Lane:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
-        self._sent: _Content | None = None  # what the worker holds
+        self._sent: object = None  # token of what the worker holds
         self._thread = threading.Thread(target=self._run, name=f"lane-{number}", daemon=True)
         self._stopping = False
 
@@ -361,8 +362,8 @@ class _Lane:
         assert self._channel is not None
         node_id = job.message.metadata.dst_node_id
         self._channel.settimeout(remaining)
-        if self._sent is not job.content:
-            self._sent = job.content
+        if self._sent is not job.content.token:
+            self._sent = job.content.token
             send(self._channel, Kind.CONTENT, job.content.body, job.content.buffers)
         state, buffers = self._grid.state(node_id)
         body = join([metadata_of(job.message), self._grid.context(node_id), state])
