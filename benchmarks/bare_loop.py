@@ -48,7 +48,8 @@ def serve(channel: Connection, path: Path, sites: range) -> None:
 
 def federate(plan: StudyPlan, channels: list[Connection]) -> list[float]:
     """Run all rounds and return the seconds of each."""
-    parameters: Vector = [channel.recv() for channel in channels][0]
+    initial: list[Vector] = [channel.recv() for channel in channels]  # the same from each
+    parameters = initial[0]
     seconds = []
     for _ in range(plan.rounds.count):
         started = time.monotonic()
@@ -56,7 +57,7 @@ def federate(plan: StudyPlan, channels: list[Connection]) -> list[float]:
             channel.send(parameters)
         answers: list[tuple[Accumulator, int]] = [channel.recv() for channel in channels]
         total, examples = sum(total for total, _ in answers), sum(count for _, count in answers)
-        parameters = (parameters + total / examples).astype(np.float32)
+        parameters = np.asarray(parameters + total / examples, dtype=np.float32)
         seconds.append(time.monotonic() - started)
     for channel in channels:
         channel.send(None)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from benchmarks.process import HANSA, run as run_process
+from benchmarks.process import HANSA
+from benchmarks.process import run as run_process
 from benchmarks.studies import CIFAR_CLASSES, cifar10_file
 from benchmarks.table import print_table, verdict
 from hansa_client.data import ADAPTERS, Source

@@ -6,12 +6,14 @@ import re
 import statistics
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.process import HANSA, PYTHON, Finished, run
 from benchmarks.studies import Task
 from hansa_server.results import Results
 
+_FLOWER = (PYTHON, "-c", "from benchmarks.flower_quickstart import main; main()")
 _ROUND = re.compile(r"round (\d+)/\d+ ")
 
 
@@ -51,7 +53,7 @@ def hansa(task: Task, *, sample_memory: bool = False) -> Timed:
     closed = [second for second, line in finished.lines if _ROUND.match(line)]
     assert len(closed) == len(results.rounds)
     first = results.rounds[0].seconds
-    rounds = (first, *(end - start for start, end in zip(closed[:-1], closed[1:], strict=True)))
+    rounds = (first, *(end - start for start, end in pairwise(closed)))
     return Timed(finished=finished, rounds=rounds, training=rounds)
 
 
@@ -65,7 +67,7 @@ def flower(task: Task, *, rounds: int, sample_memory: bool = False) -> Timed:
         paths = ["--data", str(task.data), "--splits", str(task.splits), "--out", str(out)]
         size = ["--sites", str(sites), "--per-round", str(plan.rounds.sites_per_round or sites)]
         limits = ["--rounds", str(rounds), "--cores", str(_cores())]
-        command = [PYTHON, "-m", "benchmarks.flower_quickstart", "--model", plan.model.name, *paths, *size, *limits]
+        command = [*_FLOWER, "--model", plan.model.name, *paths, *size, *limits]
         finished = run(command, sample_memory=sample_memory)
         seconds = json.loads(out.read_text())
     return Timed(finished=finished, rounds=tuple(seconds["rounds"]), training=tuple(seconds["training"]))

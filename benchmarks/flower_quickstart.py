@@ -1,8 +1,9 @@
 """What Hansa is compared with: a Flower app written like Flower's PyTorch quickstart, in Flower's own simulation.
 
 Flower 1.41, examples/quickstart-pytorch: a ``DataLoader`` over float32 images ``[N, C, H, W]`` in 0..1, the usual
-training loop, the updated model back; then all chosen sites evaluate the new model on their validation split. Started
-as ``python -m benchmarks.flower_quickstart``; it works on the examples of ``studies.Task`` and writes its times as JSON.
+training loop, the updated model back; then all chosen sites evaluate the new model on their validation split. It
+works on the examples of ``studies.Task`` and writes its times as JSON. It is started through ``main`` of the imported
+module, so that Ray's actors import it too, as they would an installed app.
 """
 
 import argparse
@@ -176,18 +177,12 @@ def main() -> None:
         parser.add_argument(name, type=int, required=True)
     arguments = parser.parse_args()
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    from benchmarks import flower_quickstart  # by its name, not as __main__: actors import it, as in an installed app
-
     run_simulation(
         server_app=server_app(arguments),
-        client_app=flower_quickstart.client_app,
+        client_app=client_app,
         num_supernodes=arguments.sites,
         backend_config={
             "init_args": {"num_cpus": arguments.cores, "log_to_driver": False, "logging_level": logging.ERROR},
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         },
     )
-
-
-if __name__ == "__main__":
-    main()

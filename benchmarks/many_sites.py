@@ -1,6 +1,6 @@
 """1,000 sites, ten a round, logistic regression: what a round costs where training costs next to nothing.
 
-Sites have 60 examples each: 48 to train, 6 to validate, 6 that only Hansa evaluates, once at the end, at all 1,000 sites.
+Sites have 60 examples each: 48 to train, 6 to validate, 6 that only Hansa evaluates, at the end, at all 1,000 sites.
 In both systems the ten sites of a round validate the incoming or the new model; Flower takes a second exchange for it.
 """
 
@@ -19,11 +19,9 @@ FLOWER_ROUNDS = 20
 
 def run(repeat: int) -> None:
     """Measure in turn."""
-    found: list[tuple[Timed, Timed]] = []
     with tempfile.TemporaryDirectory() as folder:
         task = studies.vectors(Path(folder), sites=1000, per_site=60, rounds=ROUNDS, per_round=10)
-        for _ in range(repeat):
-            found.append((contenders.flower(task, rounds=FLOWER_ROUNDS), contenders.hansa(task)))
+        found = [(contenders.flower(task, rounds=FLOWER_ROUNDS), contenders.hansa(task)) for _ in range(repeat)]
 
     def median(figure: Callable[[Timed], float]) -> tuple[float, float]:
         flower, hansa = zip(*((figure(flower), figure(hansa)) for flower, hansa in found), strict=True)

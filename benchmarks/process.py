@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -79,7 +80,7 @@ class _MemorySampler:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "_MemorySampler":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import PYTHON, run as run_process
+from benchmarks.process import PYTHON
+from benchmarks.process import run as run_process
 from benchmarks.table import print_table, verdict
 
 SHAPE = (999, 1001)  # of an example; 10 classes: 10,000,000 parameters

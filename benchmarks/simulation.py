@@ -33,7 +33,11 @@ def run(repeat: int) -> None:
 
 
 def _print(found: dict[str, list[Timed]], memory: dict[str, Timed]) -> None:
-    titles = {"flower": "Flower 1.41, Ray simulation", "hansa": "hansa simulate", "bare": "the same training, no system"}
+    titles = {
+        "flower": "Flower 1.41, Ray simulation",
+        "hansa": "hansa simulate",
+        "bare": "the same training, no system",
+    }
     whole = {name: _median([timed.finished.seconds for timed in runs]) for name, runs in found.items()}
     steady = {name: _median([timed.steady_round for timed in runs]) for name, runs in found.items()}
     first = {name: _median([timed.rounds[0] for timed in runs]) for name, runs in found.items()}

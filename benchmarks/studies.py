@@ -55,9 +55,7 @@ def vectors(folder: Path, *, sites: int, per_site: int, rounds: int, per_round: 
     x = rng.normal(size=(len(y), 784)).astype(np.float32) + rng.normal(size=(10, 784)).astype(np.float32)[y]
     contract = {"kind": "array", "shape": (784,), "classes": _DIGITS}
     training = {"optimizer": "sgd", "learning_rate": 0.01, "batch_size": 32, "epochs": 1}
-    values = _plan(
-        "logistic", contract, training, rounds={"count": rounds, "sites_per_round": per_round}, sites=sites
-    )
+    values = _plan("logistic", contract, training, rounds={"count": rounds, "sites_per_round": per_round}, sites=sites)
     return _write(folder, values, x, y)
 
 
@@ -90,7 +88,7 @@ def _write(folder: Path, values: dict[str, Any], x: npt.NDArray[Any], y: npt.NDA
     values["simulation"]["data"]["path"] = str(data)
     plan = parse_plan(values)
     path.write_text(dump_plan(plan))
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for site in range(len(divide(plan).names)):
         own = site_splits(plan, site)
         arrays |= {f"train_{site}": own.train, f"validation_{site}": own.validation}

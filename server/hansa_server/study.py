@@ -38,6 +38,9 @@ from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
 from hansa_server.strategies import build_strategy
 
 
+_MOST_NAMED = 8  # sites in one error message; the report has them all
+
+
 class Observer(Protocol):
     """Who watches: a progress display, or nobody."""
 
@@ -301,9 +304,11 @@ class Study:
         """Stop below the quorum, and say who is missing and why."""
         needed = quorum_of(self.plan.rounds.quorum, asked)
         if found < needed:
-            missing = "\n".join(f"  {site}: {reason}" for site, reason in sorted(failed.items()))
+            lines = [f"  {site}: {reason}" for site, reason in sorted(failed.items())]
+            if len(lines) > _MOST_NAMED:
+                lines[_MOST_NAMED:] = [f"  and {len(lines) - _MOST_NAMED} more"]
             raise StudyFailed(
-                f"{what}: {found} of {asked} sites delivered, the quorum is {needed}.\n{missing}",
+                "\n".join([f"{what}: {found} of {asked} sites delivered, the quorum is {needed}.", *lines]),
                 advice="Mend what the sites report, or lower rounds.quorum in a new plan.",
             )
 

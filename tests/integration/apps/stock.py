@@ -33,5 +33,5 @@ def main(grid: Grid, context: Context) -> None:
     rounds = int(context.run_config["num-server-rounds"])
     strategy = FedAvg(fraction_train=1.0, min_available_nodes=2)
     result = strategy.start(grid=grid, initial_arrays=ArrayRecord([np.zeros(3)]), num_rounds=rounds)
-    print("weights", result.arrays.to_numpy_ndarrays()[0].tolist())
+    print("weights", [round(value, 9) for value in result.arrays.to_numpy_ndarrays()[0].tolist()])
     print("calls", dict(result.train_metrics_clientapp[rounds])["calls"])
