@@ -35,7 +35,8 @@ _AnyArray = npt.NDArray[Any]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-Seconds = Annotated[float, Field(ge=0.0)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
+Loss = Annotated[float, Field(ge=0.0, le=1e30)]
 Text = Annotated[str, Field(max_length=2_000)]
 
 
@@ -105,7 +106,7 @@ class Update(_Header):
     attempt: Annotated[int, Field(ge=1, le=1_000)]
     site: SiteName
     num_examples: Count
-    train_loss: float
+    train_loss: Loss
     steps: Count
     seconds: Seconds
     train_seconds: Seconds

@@ -6,11 +6,11 @@ the number of parameters.
 
 import math
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hansa_common.settings import Strict
 
@@ -25,7 +25,7 @@ class Tensor(Strict):
     """The name and shape of one tensor."""
 
     name: Annotated[str, Field(min_length=1, max_length=500)]
-    shape: tuple[Annotated[int, Field(ge=0, le=MAX_PARAMETERS)], ...]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_PARAMETERS)], ...], Field(max_length=8)]
 
     @property
     def size(self) -> int:
@@ -37,6 +37,15 @@ class ParameterSpec(Strict):
     """The tensors of a model in the order in which they lie in the vector."""
 
     tensors: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=100_000)]
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        names = {tensor.name for tensor in self.tensors}
+        if len(names) != len(self.tensors) or "__metadata__" in names:  # a safetensors file could not tell them apart
+            raise ValueError("two tensors have one name, or one is called '__metadata__'.")
+        if self.size > MAX_PARAMETERS:
+            raise ValueError(f"more than {MAX_PARAMETERS:,} parameters.")
+        return self
 
     @property
     def size(self) -> int:

@@ -323,6 +323,12 @@ class StudyPlan(Strict):
         """Return the part that sites approve: everything but ``[simulation]``."""
         return self.model_copy(update={"simulation": None})
 
+    def simulation_digest(self) -> str:
+        """Return the SHA-256 of who has which data in a simulation, in hexadecimal digits; else an empty string."""
+        if self.simulation is None:
+            return ""
+        return digest(self.simulation.model_dump(mode="json", exclude={"device", "gpus_per_site"}))
+
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
         return digest(self.approved().model_dump(mode="json"))

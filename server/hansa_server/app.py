@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MessageType, Rec
 from flwr.app import Message as FlowerMessage
 from flwr.serverapp import Grid, ServerApp
 
-from hansa_common.errors import MessageError, StudyInterrupted
+from hansa_common.errors import MessageError, StudyFailed, StudyInterrupted
 from hansa_common.messages import (
     BaselineTask,
     Envelope,
@@ -62,6 +62,8 @@ class GridExchange:
             self._check_stop()
             self._stop.wait(_POLL)
             found = sorted(self._grid.get_node_ids())
+        if len(found) < self._expected:
+            raise StudyFailed(f"{len(found)} of {self._expected} nodes are there after {_NODES_SECONDS:.0f} s.")
         return found
 
     def ask(self, requests: Sequence[tuple[int, Message]], *, timeout: float, classes: int) -> Iterator[Answer]:

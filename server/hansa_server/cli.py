@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hansa_common.errors import StudyFailed, UsageError
 from hansa_common.plan import StudyPlan, parse_plan, read_plan
@@ -22,7 +23,7 @@ def simulate(
         Path | None, typer.Argument(help="Study file; the embedded study on handwritten digits where left out.")
     ] = None,
     *,
-    sites: Annotated[int | None, typer.Option(help="Number of sites.", rich_help_panel=_SIMULATION)] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="Number of sites.", rich_help_panel=_SIMULATION)] = None,
     partition: Annotated[
         str | None,
         typer.Option(
@@ -69,9 +70,10 @@ def simulate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.", rich_help_panel=_OUTPUT)] = False,
 ) -> None:
     """Run a study on this machine: every site simulated, everything else as in a real federation."""
+    from hansa_server.engines.engine import Machine  # noqa: PLC0415
     from hansa_server.engines.flower_app import run_flower_app  # noqa: PLC0415 - --help must not wait for flwr
     from hansa_server.progress import Display, Plain, Quiet  # noqa: PLC0415
-    from hansa_server.simulation import Machine, check, new_folder  # noqa: PLC0415
+    from hansa_server.simulation import check, new_folder  # noqa: PLC0415
     from hansa_server.simulation import simulate as run_study  # noqa: PLC0415
     from hansa_server.store import RunFolder  # noqa: PLC0415
 
@@ -84,7 +86,13 @@ def simulate(
         "--seed": seed,
         "--out": out,
     }
+    if app is None and run_config is not None:
+        raise UsageError("--run-config goes with --app, and only with it.")
+    if engine != "ray" and ray_address is not None:
+        raise UsageError("--ray-address goes with --engine ray, and only with it.")
     if app is not None:
+        if engine != "local":
+            raise UsageError("--app runs on engine local only.")
         _refuse("--app", given | {"--baselines": baselines or None, "--resume": resume}, allowed=frozenset({"--sites"}))
         run_flower_app(app, nodes=sites or 2, workers=workers, run_config=run_config)
         return
@@ -100,18 +108,17 @@ def simulate(
         folder = new_folder(plan, out)
         folder.save_plan(plan)
     console = Console(quiet=quiet)
-    checkpoint = folder.load_checkpoint()
-    done = len(checkpoint.progress.rounds) if checkpoint else 0
     show = Display if console.is_terminal else Plain
-    observer = Quiet() if quiet else show(console, plan.rounds.count, done)
+    observer = Quiet() if quiet else show(console, plan.rounds.count, folder.rounds_done())
     machine = Machine(engine=engine, workers=workers, ray_address=ray_address)
     try:
         results = run_study(plan, folder, machine=machine, observer=observer, baselines=baselines)
     except StudyFailed as error:
         report = folder.path / "report.html"
+        again = f"hansa simulate --resume {folder.path}{' --baselines' if baselines else ''}"
         raise type(error)(
             error.message,
-            advice=f"{error.advice} Continue with: hansa simulate --resume {folder.path}. So far: {report}",
+            advice=f"{error.advice} Continue with: {again}. So far: {report}",
         ) from None
     finally:
         observer.close()
@@ -145,7 +152,7 @@ def override(
             raise UsageError("--sites, --partition and --data are for simulations; the plan has no [simulation].")
         changes["simulation"] |= {key: value for key, value in simulated.items() if value is not None}
         if data is not None:
-            changes["simulation"]["data"]["path"] = str(data)
+            changes["simulation"]["data"]["path"] = str(data.resolve())
         if (sites is not None and sites != len(plan.simulation.names)) or (partition or "").startswith("column:"):
             changes["simulation"]["names"] = ()  # names of the study file's own sites
         if (partition or "").startswith("column:") and sites is None:
@@ -177,7 +184,7 @@ def summarise(console: Console, results: Results, folder: Path) -> None:
         ("site mean", final.site_mean.accuracy, ""),
         ("worst site", final.worst_site.accuracy, final.worst_site.site),
     ):
-        table.add_row(name, "-" if accuracy is None else f"{accuracy:.1%}", note)
+        table.add_row(name, "-" if accuracy is None else f"{accuracy:.1%}", Text(note))
     against = final.worst_site_against_local
     table.add_row(
         "worst site against its own model",

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Literal
@@ -80,7 +81,7 @@ def _sites(study: Study) -> tuple[SiteResult, ...]:
     test = study.closing.test if study.closing else {}
     local = study.baselines.local_only if study.baselines else {}
     pooled = study.baselines.pooled if study.baselines else {}
-    contributed = [site.site for r in study.rounds for site in r.sites]
+    contributed = Counter(site.site for r in study.rounds for site in r.sites)
     return tuple(
         SiteResult(
             site=site,
@@ -90,7 +91,7 @@ def _sites(study: Study) -> tuple[SiteResult, ...]:
             local_only=_optional_scores(local, site),
             pooled=_optional_scores(pooled, site),
             confusion=_confusion(test[site]) if site in test else None,
-            rounds_contributed=contributed.count(site),
+            rounds_contributed=contributed[site],
         )
         for site, opened in sorted(study.sites.items())
     )
@@ -151,13 +152,13 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
     Raises:
         StorageError: The disk is full or fails; no file is half-written.
     """
-    folder.write("metrics.json", results.model_dump_json(indent=2))
-    folder.write("metrics.csv", metrics_csv(results))
-    folder.write("report.html", render(results, dump_plan(study.plan)))
-    if study.sites:
-        folder.write("partition.svg", partition_svg(results))
     if study.parameters is not None and study.spec is not None:
         tensors = {name: np.ascontiguousarray(values) for name, values in study.spec.split(study.parameters)}
         metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
         folder.write("model.safetensors", save(tensors, metadata))
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
+    folder.write("metrics.json", results.model_dump_json(indent=2))
+    folder.write("metrics.csv", metrics_csv(results))
+    folder.write("report.html", render(results, dump_plan(study.plan)))
+    if study.sites:
+        folder.write("partition.svg", partition_svg(results))

@@ -117,7 +117,8 @@ class Display(Quiet):
         """Give the terminal back, leaving the last line of figures."""
         self._live.stop()
         if self._last is not None:
-            self._print(f"round {self._last.round} of {self._clock.rounds}: {_figures(self._last)}")
+            line = f"round {self._last.round} of {self._clock.rounds}: {_figures(self._last)}"
+            self._console.print(line, markup=False, highlight=False)
             self._last = None  # closing twice says it once
 
     def __rich__(self) -> Group:

@@ -47,7 +47,6 @@ class Accepted:
 
     header: Update
     counts: ClassificationCounts = field(repr=False)
-    num_bytes: int
 
 
 def quorum_of(share: float, sites: int) -> int:
@@ -65,7 +64,8 @@ class Round:
         quorum: Share of the cohort that must be accepted.
         deadline: Time at which it closes, on the clock that ``now`` is read from.
         parameters: ``P``, the length of an update.
-        examples: Size of each site's training split as declared when the study was opened: the weight it may use.
+        examples: What each site of the cohort declared when the study was opened: the size of its training split, the
+            weight it may use, and of its validation split.
         strategy: What updates are folded into.
         held: Where updates wait for their turn.
     """
@@ -79,7 +79,7 @@ class Round:
         quorum: float,
         deadline: float,
         parameters: int,
-        examples: Mapping[str, int],
+        examples: Mapping[str, tuple[int, int]],
         strategy: Strategy,
         held: Held,
     ) -> None:
@@ -102,21 +102,20 @@ class Round:
         """Sites that have neither replied nor failed."""
         return tuple(site for site in self.cohort if site not in self.accepted and site not in self.missing)
 
-    def receive(self, site: str, message: Message, num_bytes: int) -> None:
+    def receive(self, site: str, message: Message) -> None:
         """Take in the reply of a site.
 
         Raises:
             UpdateRefused: It breaks a rule; the site is missing from this round from now on.
             RuntimeError: The round is closed, or the site is not waiting; the caller asks ``waiting`` first.
         """
-        if self._phase is not Phase.OPEN or site not in self.waiting:
-            raise RuntimeError(f"Round {self.number} does not wait for {site}.")
+        self._must_wait_for(site)
         try:
             update, delta = self._check(site, message)
         except UpdateRefused as error:
             self.fail(site, str(error))
             raise
-        self.accepted[site] = Accepted(header=update, counts=message.counts["validation"], num_bytes=num_bytes)
+        self.accepted[site] = Accepted(header=update, counts=message.counts["validation"])
         if self._next() == site:
             self._fold(site, delta)
             self._folded += 1
@@ -125,9 +124,13 @@ class Round:
 
     def fail(self, site: str, reason: str) -> None:
         """Note that a site will not deliver in this round, and why."""
-        if self._phase is not Phase.OPEN or site not in self.waiting:
-            raise RuntimeError(f"Round {self.number} does not wait for {site}.")
+        self._must_wait_for(site)
         self.missing[site] = reason
+
+    def _must_wait_for(self, site: str) -> None:
+        known = site in self._examples and site not in self.accepted and site not in self.missing
+        if self._phase is not Phase.OPEN or not known:
+            raise RuntimeError(f"Round {self.number} does not wait for {site}.")
 
     def tick(self, now: float) -> Phase:
         """Close the round if it is time, and tell where it stands."""
@@ -168,15 +171,17 @@ class Round:
                 f"{self.attempt}.",
                 site=site,
             )
-        if header.num_examples != self._examples[site] or header.num_examples < 1:
+        training, validation = self._examples[site]
+        if header.num_examples != training or header.num_examples < 1:
             raise UpdateRefused(
                 f"{site} weighs its update with {header.num_examples:,} examples; it declared "
-                f"{self._examples[site]:,} when the study was opened.",
+                f"{training:,} when the study was opened.",
                 site=site,
             )
         if delta.size != self._parameters:
             raise UpdateRefused(f"{site} sent {delta.size:,} values; the model has {self._parameters:,}.", site=site)
-        if set(message.counts) != {"validation"}:
+        counts = message.counts.get("validation")
+        if len(message.counts) != 1 or counts is None or counts.has_histograms or counts.num_examples != validation:
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
         if not math.isfinite(header.train_loss) or not is_finite(delta):
             raise UpdateRefused(

@@ -6,44 +6,24 @@ entry points of the group ``hansa.site``.
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
-from hansa_common.errors import HansaError, StudyFailed, StudyInterrupted, UsageError
+from hansa_common.errors import StudyFailed, StudyInterrupted, UsageError
 from hansa_common.plan import StudyPlan
-from hansa_server.app import server_app
-from hansa_server.engines import ray
-from hansa_server.engines.flower_app import run_on
-from hansa_server.engines.local import LocalGrid
+from hansa_server.engines.engine import Machine, run
 from hansa_server.outcome import Status, results_of, write_results
 from hansa_server.progress import Quiet
 from hansa_server.results import Results
 from hansa_server.store import RunFolder
 from hansa_server.strategies import build_strategy
 from hansa_server.study import Study
-
-Engine = Literal["local", "ray"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """Where a simulation runs.
-
-    Attributes:
-        engine: What carries the messages.
-        workers: How many sites at a time; one for each core where it is ``None``.
-        ray_address: Of an existing Ray cluster.
-    """
-
-    engine: Engine = "local"
-    workers: int | None = None
-    ray_address: str | None = None
 
 
 def check(plan: StudyPlan) -> tuple[str, ...]:
@@ -80,52 +60,53 @@ def new_folder(plan: StudyPlan, out: Path | None) -> RunFolder:
 def simulate(
     plan: StudyPlan, folder: RunFolder, *, machine: Machine, observer: Quiet, baselines: bool = False
 ) -> Results:
-    """Run a study, from its last checkpoint where the folder has one, and write its results.
+    """Run a study on this machine, from its last checkpoint where the folder has one, and write its results.
 
     Raises:
         StudyFailed: It could not go on or was stopped; what was reached is in the folder all the same.
-        UsageError: The plan has no ``[simulation]``, or the engine cannot be used.
+        UsageError: The plan cannot be simulated, or the engine cannot be used.
         StorageError: The disk is full or fails.
     """
     names = check(plan)
     study = Study(plan=plan, folder=folder, engine=machine.engine, observer=observer, baselines=baselines)
+    with _stop_on_signal() as stop:
+        start = partial(
+            run,
+            machine,
+            study.run,
+            stop,
+            client_app=_site_entry("client_app").value,
+            nodes=len(names),
+            gpus_per_site=plan.simulation.gpus_per_site if plan.simulation else 0.0,
+            log=folder.write("workers.log", ""),
+        )
+        return conduct(study, folder, start)
+
+
+def conduct(study: Study, folder: RunFolder, start: Callable[[], None]) -> Results:
+    """Have ``start`` conduct a study, from its last checkpoint where there is one; write what it reached, in any case.
+
+    Raises:
+        StudyFailed: It could not go on or was stopped.
+        StorageError: The disk is full or fails.
+    """
     checkpoint = folder.load_checkpoint()
     if checkpoint is not None:
         study.restore(checkpoint)
+        del checkpoint  # a whole model
     status: Status = "completed"
-    problem: HansaError | None = None
-    with _stop_on_signal() as stop:
-        try:
-            _run(study, names, folder, machine, stop)
-        except StudyInterrupted as error:
-            status, problem = "stopped", error
-        except StudyFailed as error:
-            status, problem = "failed", error
-        finally:
-            observer.close()
+    problem: StudyFailed | None = None
+    try:
+        start()
+    except StudyInterrupted as error:
+        status, problem = "stopped", error
+    except StudyFailed as error:
+        status, problem = "failed", error
     results = results_of(study, run=str(folder.path), status=status, reason=problem.message if problem else "")
     write_results(folder, study, results)
     if problem is not None:
         raise problem
     return results
-
-
-def _run(study: Study, names: tuple[str, ...], folder: RunFolder, machine: Machine, stop: threading.Event) -> None:
-    client_app = _site_entry("client_app").value
-    app = server_app(study.run, stop, nodes=len(names))
-    if machine.engine == "ray":
-        assert study.plan.simulation is not None
-        ray.run(
-            app,
-            client_app=client_app,
-            nodes=len(names),
-            address=machine.ray_address,
-            workers=machine.workers,
-            gpus_per_site=study.plan.simulation.gpus_per_site,
-        )
-        return
-    grid = LocalGrid(client_app=client_app, nodes=len(names), workers=machine.workers, log=folder.path / "workers.log")
-    run_on(grid, app)
 
 
 def _site_entry(name: str) -> EntryPoint:

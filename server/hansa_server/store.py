@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from hansa_common.plan import StudyPlan, dump_plan, read_plan
 from hansa_common.settings import Strict
 from hansa_server.results import RoundResult
 
+_STRATEGY = "strategy/"  # prefix of the strategy's tensors in a checkpoint
 _HELD_IN_MEMORY = 32 << 20  # bytes of updates kept in memory while they wait for their turn
 
 
@@ -37,6 +38,7 @@ class Progress(Strict):
 
     format: Literal[1] = 1
     plan_digest: str
+    simulation_digest: str
     engine: str
     spec: ParameterSpec
     rounds: tuple[RoundResult, ...]
@@ -77,7 +79,7 @@ class RunFolder:
             UsageError: There is something in it already.
             StorageError: It cannot be made.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
             raise UsageError(
                 f"{path} exists and is not empty.",
                 advice=f"Continue that run with --resume {path}, or name another folder with --out.",
@@ -138,9 +140,10 @@ class RunFolder:
         Raises:
             StorageError: It cannot be written; the one before is untouched.
         """
-        tensors: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.float64]] = {"parameters": checkpoint.parameters}
-        tensors |= {f"strategy/{name}": values for name, values in checkpoint.strategy.items()}
-        self.write("checkpoint.safetensors", save(tensors, {"progress": checkpoint.progress.model_dump_json()}))
+        progress = np.frombuffer(checkpoint.progress.model_dump_json().encode(), np.uint8)
+        tensors: dict[str, npt.NDArray[Any]] = {"parameters": checkpoint.parameters, "progress": progress}
+        tensors |= {_STRATEGY + name: values for name, values in checkpoint.strategy.items()}
+        self.write("checkpoint.safetensors", save(tensors))
 
     def load_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint, or ``None`` where the run did not get through its first round.
@@ -148,23 +151,24 @@ class RunFolder:
         Raises:
             StorageError: The file is there and broken.
         """
-        path = self.path / "checkpoint.safetensors"
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                progress = Progress.model_validate_json((file.metadata() or {})["progress"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, SafetensorError, KeyError, ValidationError) as error:
-            raise StorageError(
-                f"{path} cannot be read back: {error}", advice="Restore it from a backup or start the study anew."
-            ) from error
-        prefix = "strategy/"
-        return Checkpoint(
-            progress=progress,
-            parameters=tensors["parameters"],
-            strategy={name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)},
-        )
+        with _checkpoint_file(self.path / "checkpoint.safetensors") as file:
+            if file is None:
+                return None
+            names = [name for name in file.keys() if name.startswith(_STRATEGY)]  # noqa: SIM118 - no mapping
+            return Checkpoint(
+                progress=_progress(file),
+                parameters=file.get_tensor("parameters"),
+                strategy={name.removeprefix(_STRATEGY): file.get_tensor(name) for name in names},
+            )
+
+    def rounds_done(self) -> int:
+        """Return how many rounds the last checkpoint has, without its parameters.
+
+        Raises:
+            StorageError: The file is there and broken.
+        """
+        with _checkpoint_file(self.path / "checkpoint.safetensors") as file:
+            return len(_progress(file).rounds) if file is not None else 0
 
     def save_plan(self, plan: StudyPlan) -> None:
         """Write what was asked for."""
@@ -208,6 +212,25 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
+def _checkpoint_file(path: Path) -> Iterator[Any]:
+    """Open a checkpoint, or ``None`` where there is none; what is wrong with it is one error."""
+    if not path.exists():
+        yield None
+        return
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (OSError, SafetensorError, ValidationError) as error:
+        raise StorageError(
+            f"{path} cannot be read back: {error}", advice="Restore it from a backup or start the study anew."
+        ) from error
+
+
+def _progress(file: Any) -> Progress:
+    return Progress.model_validate_json(file.get_tensor("progress").tobytes())
+
+
+@contextlib.contextmanager
 def _storage(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
@@ -219,13 +242,19 @@ def _storage(path: Path, verb: str) -> Iterator[None]:
 
 
 class HeldUpdates:
-    """Deltas that wait for their turn: in memory while they are few, in an unnamed temporary file beyond that."""
+    """A round's deltas that wait for their turn: in memory while they are few, in one unnamed file beyond that.
+
+    Args:
+        folder: Where the file lies; it has no name and vanishes with this object, or with the process.
+        in_memory: Bytes to keep in memory.
+    """
 
     def __init__(self, folder: Path, *, in_memory: int = _HELD_IN_MEMORY) -> None:
         self._folder = folder
         self._room = in_memory
         self._deltas: dict[str, Vector] = {}
-        self._files: dict[str, int] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # site -> position and number of values
+        self._file: IO[bytes] | None = None
 
     def put(self, site: str, delta: Vector) -> None:
         """Keep one delta.
@@ -237,16 +266,29 @@ class HeldUpdates:
             self._room -= delta.nbytes
             self._deltas[site] = delta
             return
-        with _storage(self._folder, "hold an update in"), tempfile.TemporaryFile(dir=self._folder) as file:
-            file.write(delta.data)
-            file.flush()
-            self._files[site] = os.dup(file.fileno())
+        with _storage(self._folder, "hold an update in"):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - open for the round
+            self._places[site] = (self._file.seek(0, os.SEEK_END), delta.size)
+            self._file.write(delta.data)
+            self._file.flush()
 
     def take(self, site: str) -> Vector:
-        """Give it back and forget it."""
+        """Give it back and forget it.
+
+        Raises:
+            StorageError: The disk fails.
+        """
         if site in self._deltas:
             delta = self._deltas.pop(site)
             self._room += delta.nbytes
             return delta
-        with _storage(self._folder, "read back an update from"), os.fdopen(self._files.pop(site), "rb") as file:
-            return np.memmap(file, dtype=np.float32, mode="r")
+        assert self._file is not None
+        position, size = self._places.pop(site)
+        with _storage(self._folder, "read back an update from"):
+            return np.memmap(self._file, dtype=np.float32, mode="r", offset=position, shape=(size,))
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        if self._file is not None:
+            self._file.close()

@@ -4,7 +4,9 @@ Opening exchange (every site checks its data), initial parameters, rounds with a
 (the last model on validation and test splits), baselines where asked for.
 """
 
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,7 +38,6 @@ from hansa_server.results import RoundResult, SiteRound
 from hansa_server.rounds import Phase, Round, quorum_of
 from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
 from hansa_server.strategies import build_strategy
-
 
 _MOST_NAMED = 8  # sites in one error message; the report has them all
 
@@ -125,7 +126,7 @@ class Study:
             UsageError: It belongs to another plan.
         """
         progress = checkpoint.progress
-        if progress.plan_digest != self.digest:
+        if (progress.plan_digest, progress.simulation_digest) != (self.digest, self.plan.simulation_digest()):
             raise UsageError(
                 "The checkpoint belongs to another plan than the one in this folder.",
                 advice="Do not edit plan.toml; start a new run from the changed study file.",
@@ -193,13 +194,14 @@ class Study:
                 if vector is not None and vector.size == header.spec.size and is_finite(vector):
                     return header.spec, _as_bytes(vector)
             raise StudyFailed(f"{first} could not initialise the model: {_problem(answer)}")
-        raise StudyFailed(f"{first} did not initialise the model in time.", advice="Raise rounds.deadline_seconds.")
+        raise RuntimeError("An exchange yields an answer for each request.")
 
     def _round(self, exchange: Exchange, number: int) -> RoundResult:
         assert self.parameters is not None
         started, plan = time.monotonic(), self.plan.rounds
         up, down = exchange.bytes_up, exchange.bytes_down
         sites = cohort.choose(self.sites, size=plan.sites_per_round, seed=self.plan.seed, round_number=number)
+        held = HeldUpdates(self._folder.path)
         current = Round(
             number=number,
             attempt=1,
@@ -207,20 +209,27 @@ class Study:
             quorum=plan.quorum,
             deadline=started + plan.deadline_seconds,
             parameters=self.parameters.size,
-            examples={site: self.sites[site].train for site in sites},
+            examples={site: (self.sites[site].train, self.sites[site].validation) for site in sites},
             strategy=self._strategy,
-            held=HeldUpdates(self._folder.path),
+            held=held,
         )
         self._observer.round_started(number, sites)
         task = Message(header=TrainTask(plan_digest=self.digest, round=number, attempt=1), vector=self.parameters)
         names = {self._nodes[site]: site for site in sites}
-        for answer in self._ask(exchange, [(node, task) for node in names]):
-            self._take(current, names[answer.node], answer)
-            del answer  # its array must be gone before others are folded in, and before the next one comes
-            current.fold_held()
+        with contextlib.closing(held):
+            for answer in self._ask(exchange, [(node, task) for node in names]):
+                self._take(current, names[answer.node], answer)
+                del answer  # its array must be gone before others are folded in, and before the next one comes
+                current.fold_held()
         if current.tick(current.deadline) is Phase.VOID:
             self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
-        self.parameters = _as_bytes(self._strategy.finish(self.parameters))
+        following = self._strategy.finish(self.parameters)
+        if not is_finite(following):
+            raise StudyFailed(
+                f"Round {number} would give a model with NaN or infinity: finite updates, too large to add up.",
+                advice="Look at the sites' training losses; the checkpoint of the round before is kept.",
+            )
+        self.parameters = _as_bytes(following)
         return _round_result(current, time.monotonic() - started, exchange.bytes_up - up, exchange.bytes_down - down)
 
     def _take(self, current: Round, site: str, answer: Answer) -> None:
@@ -231,7 +240,7 @@ class Study:
             current.fail(site, problem)
         else:
             try:
-                current.receive(site, answer.message, answer.num_bytes)
+                current.receive(site, answer.message)
             except UpdateRefused as error:
                 problem = str(error)
         self._observer.site_done(site, problem)
@@ -248,11 +257,13 @@ class Study:
         names = {node: site for site, node in self._nodes.items()}
         for answer in self._ask(exchange, [(node, task) for node in names]):
             site, message = names[answer.node], answer.message
-            if message and isinstance(message.header, Evaluated) and set(message.counts) == {"validation", "test"}:
+            if not message or not isinstance(message.header, Evaluated):
+                failed[site] = _problem(answer)
+            elif not _are_declared(self.sites[site], message.counts):
+                failed[site] = "It sent other counts than those of the splits that it declared."
+            else:
                 validation[site], test[site] = message.counts["validation"], message.counts["test"]
                 seconds += message.header.seconds
-            else:
-                failed[site] = _problem(answer)
         self._need(len(test), len(names), failed, "The last model could not be evaluated")
         coordinator = self._coordinator(exchange)
         return Closing(
@@ -291,14 +302,21 @@ class Study:
             if answer.message is None or not isinstance(header := answer.message.header, Baseline):
                 raise StudyFailed(f"A baseline could not be trained: {_problem(answer)}")
             found[header.subject] |= answer.message.counts
-        if set(found["local"]) != set(self.sites) or not found["pooled"]:
-            raise StudyFailed("The baselines did not finish in time.", advice="Raise rounds.deadline_seconds.")
+        if not set(found["local"]) == set(self.sites) <= set(found["pooled"]):
+            raise StudyFailed("A baseline was evaluated at other sites than asked.")
         pooled_counts = {site: counts for site, counts in found["pooled"].items() if site in self.sites}
         return Baselines(local_only=found["local"], pooled=pooled_counts, seconds=time.monotonic() - started)
 
     def _ask(self, exchange: Exchange, requests: Sequence[tuple[int, Message]], *, rounds: int = 1) -> Iterator[Answer]:
+        """Yield one answer for each request; a node that is silent until the deadline has failed."""
         timeout = self.plan.rounds.deadline_seconds * rounds
-        return exchange.ask(requests, timeout=timeout, classes=self._classes)
+        silent = Counter(node for node, _message in requests)
+        for answer in exchange.ask(requests, timeout=timeout, classes=self._classes):
+            silent[answer.node] -= 1
+            yield answer
+            del answer
+        for node in silent.elements():
+            yield Answer(node=node, failure="It did not reply before the deadline.")
 
     def _need(self, found: int, asked: int, failed: Mapping[str, str], what: str) -> None:
         """Stop below the quorum, and say who is missing and why."""
@@ -317,6 +335,7 @@ class Study:
         assert self.spec is not None
         progress = Progress(
             plan_digest=self.digest,
+            simulation_digest=self.plan.simulation_digest(),
             engine=self.engine,
             spec=self.spec,
             rounds=tuple(self.rounds),
@@ -337,6 +356,16 @@ def _problem(answer: Answer) -> str:
         return answer.failure or "It did not reply before the deadline."
     header = answer.message.header
     return header.reason if isinstance(header, Refusal) else f"It sent '{header.kind}', which was not asked for."
+
+
+def _are_declared(opened: Opened, counts: Mapping[str, ClassificationCounts]) -> bool:
+    """Tell whether a site's counts are of the splits that it declared when the study was opened."""
+    return (
+        set(counts) == {"validation", "test"}
+        and counts["validation"].num_examples == opened.validation
+        and counts["test"].num_examples == opened.test
+        and counts["test"].has_histograms
+    )
 
 
 def _as_bytes(vector: Vector) -> Vector:

@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = {"hansa_common": "common", "hansa_client": "client", "hansa_server": "server"}
-FLOWER_ROOMS = ("hansa_client/app.py", "hansa_server/app.py", "hansa_server/engines/")
+FLOWER_ROOMS = ("hansa_client/app.py", "hansa_server/app.py", "hansa_server/bundle.py", "hansa_server/engines/")
 TORCH_ROOMS = (
     "hansa_common/models/",
     "hansa_client/training/",

@@ -72,6 +72,20 @@ def test_a_task_that_hangs_ends_with_its_time_to_live_and_its_worker(grid: Local
     assert ask(grid, (1, "reply"))[1].content["reply"]["count"] == 2
 
 
+def test_an_error_that_is_cut_inside_a_character_does_not_end_the_lane(grid: LocalGrid) -> None:
+    assert "ValueError" in str(ask(grid, (1, "raise a lot"))[1].error.reason)
+    assert all(reply.has_content() for reply in ask(grid, (1, "reply"), (2, "reply"), (3, "reply")).values())
+
+
+def test_large_replies_that_nobody_asks_for_leave_room_for_the_next(grid: LocalGrid) -> None:
+    """The room for large replies must come back whatever happened to the ones before."""
+    tasks = [Message(RecordDict({"do": ConfigRecord({"what": "large"})}), node, "query") for node in (1, 2, 3)]
+    assert list(grid.send_and_receive(tasks, timeout=0.0)) == []
+    for _ in range(2):
+        replies = ask(grid, (1, "large"), (2, "large"), (3, "large"))
+        assert sorted(node for node, reply in replies.items() if reply.has_content()) == [1, 2, 3]
+
+
 def test_an_unknown_node_is_refused(grid: LocalGrid) -> None:
     with pytest.raises(ValueError, match="no node 9"):
         ask(grid, (9, "reply"))

@@ -23,10 +23,11 @@ from hansa_common.errors import StudyFailed
 from hansa_common.models import ARCHITECTURES
 from hansa_common.plan import StudyPlan, dump_plan
 from hansa_server.app import server_app
+from hansa_server.engines.engine import Machine
 from hansa_server.engines.flower_app import run_on
 from hansa_server.engines.local import LocalGrid
 from hansa_server.progress import Quiet
-from hansa_server.simulation import Machine, simulate
+from hansa_server.simulation import simulate
 from hansa_server.store import RunFolder
 from hansa_server.study import Study
 
@@ -274,13 +275,16 @@ def test_a_bad_plan_is_wrong_usage_and_leaves_no_run(
 BAD_OPTIONS = {
     "no such option": (["--round", "3"], "--rounds"),
     "a bad partition": (["--partition", "dirichlet"], "allowed is iid"),
-    "no sites": (["--sites", "0"], "simulation.sites"),
+    "no sites": (["--sites", "0"], "--sites"),
     "a missing study": (["nowhere.toml"], "cannot be read"),
     "a folder that holds no run": (["--resume", "."], "holds no run"),
     "resume with other options": (["--resume", ".", "--rounds", "3"], "cannot go with --resume"),
     "an app that is none": (["--app", "nowhere"], "Allowed is package.server:app"),
     "too many sites for the data": (["--sites", "900"], "site"),
     "a column that is not there": (["--partition", "column:hospital"], "hospital"),
+    "an address without its engine": (["--ray-address", "auto"], "goes with --engine ray"),
+    "a run configuration without its app": (["--run-config", "a=1"], "goes with --app"),
+    "an address that is none": (["--engine", "ray", "--ray-address", "127.0.0.1:99999"], "Ray"),
     "no Ray cluster": (["--engine", "ray", "--ray-address", "127.0.0.1:1"], "Ray"),
 }
 
@@ -422,3 +426,13 @@ def test_a_terminal_shows_a_live_display(tmp_path: Path, make_plan: Callable[...
     assert b"round 2 of 2" in shown
     assert b"\x1b[" in shown
     assert b"report.html" in shown
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_app_of_the_flower_bundle_runs_a_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    from hansa_server.bundle import app
+
+    study = write_study(tmp_path, make_plan(rounds={"count": 1}))
+    grid = LocalGrid(client_app="hansa_client.app:app", nodes=4, workers=2, log=tmp_path / "log")
+    run_on(grid, app, {"study": str(study), "out": str(tmp_path / "run")})
+    assert metrics(tmp_path / "run")["status"] == "completed"

@@ -24,6 +24,7 @@ from hansa_client.training.augmentation import add_noise, augment_images, mixup
 from hansa_client.training.examples import Loader, class_weights, model_input
 from hansa_client.training.flat_model import initial_parameters, shared_model
 from hansa_client.training.memory import exhaustion_named
+from hansa_client.training.optimizer import Optimizer, build_optimizer
 from hansa_client.training.procedure import Procedure, Split, Trained
 from hansa_client.training.schedule import learning_rate
 from hansa_common.contract import feature_count
@@ -100,7 +101,7 @@ class SupervisedTraining(Procedure):
         self._model.module.train()
         seed_device(self._device, seed)
         generator = Generator().manual_seed(seed)
-        optimizer = self._optimizer()
+        optimizer = build_optimizer(self._training, self._model.trainable)  # its state is reset each round
         an_epoch = math.ceil(len(examples) / self._training.batch_size)
         steps = self._training.steps or an_epoch * (self._training.epochs or 1)
         loss, seen = 0.0, 0
@@ -127,40 +128,18 @@ class SupervisedTraining(Procedure):
             )
         return Trained(delta=delta, num_examples=len(examples), loss=loss / seen, steps=steps)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        """Return a fresh optimiser: its state is reset each round, and building one takes 6 microseconds."""
-        training = self._training
-        fused = self._device.type in ("cpu", "cuda")
-        if training.optimizer == "adam":
-            return torch.optim.Adam(
-                [self._model.trainable],
-                lr=training.learning_rate,
-                weight_decay=training.weight_decay,
-                fused=fused,
-            )
-        return torch.optim.SGD(
-            [self._model.trainable],
-            lr=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            fused=fused,
-        )
-
-    def _epoch(
-        self, optimizer: torch.optim.Optimizer, rates: Sequence[float], generator: Generator
-    ) -> tuple[float, int]:
+    def _epoch(self, optimizer: Optimizer, rates: Sequence[float], generator: Generator) -> tuple[float, int]:
         """Take one step for each learning rate; return the sum of the examples' losses and how many there were."""
         examples, size = self._splits["train"], self._training.batch_size
         order = torch.randperm(len(examples), generator=generator)[: len(rates) * size]
         total = torch.zeros((), device=self._device)
         for rate, (features, labels) in zip(rates, examples.take(order).batches(size), strict=True):
-            optimizer.param_groups[0]["lr"] = rate
             self._model.clear_gradient()
             loss = self._loss(features, labels, generator)
             loss.backward()  # type: ignore[no-untyped-call]
             if self._training.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self._model.trainable, self._training.gradient_clip)
-            optimizer.step()
+            optimizer.step(rate)
             total.add_(loss.detach(), alpha=len(labels))
         # One transfer an epoch: reading the loss of each step would make a GPU wait for it.
         return total.item(), len(order)

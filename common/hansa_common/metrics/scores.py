@@ -107,6 +107,8 @@ def calibration_error(counts: ClassificationCounts) -> float | None:
 
 def _area(positives: Integers, negatives: Integers) -> float | None:
     """Return P(score of a positive > score of a negative) + P(tie) / 2 (the Mann-Whitney statistic)."""
+    occupied = np.flatnonzero(positives | negatives)  # a site has far fewer examples than there are bins
+    positives, negatives = positives[occupied], negatives[occupied]
     pairs = float(positives.sum()) * float(negatives.sum())
     if pairs == 0.0:
         return None

@@ -11,6 +11,7 @@ from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app
 
 from hansa_common.errors import UsageError
+from hansa_common.settings import read_toml
 from hansa_server.engines.local import LocalGrid
 
 
@@ -33,7 +34,7 @@ def run_flower_app(references: str, *, nodes: int, workers: int | None = None, r
     config = _folder_config(folder) | parse_run_config(run_config or "")
     try:
         app = load_app(server_reference, LoadServerAppError, folder)
-    except LoadServerAppError as error:
+    except (LoadServerAppError, ImportError) as error:
         raise UsageError(f"--app: {server_reference} cannot be loaded: {error}") from error
     if not isinstance(app, ServerApp):
         raise UsageError(f"--app: {server_reference} is a {type(app).__name__}, not a ServerApp.")
@@ -43,8 +44,8 @@ def run_flower_app(references: str, *, nodes: int, workers: int | None = None, r
 
 def run_on(grid: LocalGrid, app: ServerApp, run_config: UserConfig | None = None) -> None:
     """Run a ServerApp on engine ``local`` to its end."""
-    grid.start()
     try:
+        grid.start()
         app(grid=grid, context=Context(grid.run.run_id, 0, {}, RecordDict(), run_config or {}))
     finally:
         grid.close()
@@ -80,7 +81,7 @@ def _folder_config(folder: Path) -> UserConfig:
     path = folder / "pyproject.toml"
     if not path.is_file():
         return {}
-    table = tomllib.loads(path.read_text()).get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
+    table = read_toml(path).get("tool", {}).get("flwr", {}).get("app", {}).get("config", {})
     return _flatten(table)
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -42,6 +42,8 @@ from hansa_server.engines.frames import (
 
 _WAIT = 0.2  # seconds that a pull waits for a first reply
 _LARGE = 4 << 20  # bytes; of replies above this size one at a time is in this process's memory
+_LONGEST = 30 * 86_400.0  # seconds; a socket takes no timeout of centuries
+_JOIN_SECONDS = 5.0
 _SERVER_NODE = 1  # Flower's id of the node that a ServerApp runs on
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -113,6 +115,7 @@ class LocalGrid(Grid):
         }
         self._changed = threading.Condition()
         self._jobs: list[_Job] = []
+        self._running: list[_Job] = []
         self._replies: dict[str, _Reply] = {}
         self._handed_out = 0  # large replies that the caller still works on
         self._room = threading.Semaphore(1)  # for one large reply
@@ -133,6 +136,8 @@ class LocalGrid(Grid):
             self._changed.notify_all()
         for lane in self._lanes:
             lane.stop()
+        for lane in self._lanes:
+            lane.join()
 
     def set_run(self, run: Run) -> None:
         """See Flower's Grid."""
@@ -193,6 +198,18 @@ class LocalGrid(Grid):
             self._handed_out = sum(reply.is_large for reply in found)
         return [reply.message for reply in found]
 
+    def abandon(self, message_ids: Iterable[str]) -> None:
+        """Forget messages whose replies nobody will ask for."""
+        abandoned = set(message_ids)
+        with self._changed:
+            for job in self._jobs + self._running:
+                if job.message.metadata.message_id in abandoned:
+                    job.expires = 0.0
+            self._jobs = [job for job in self._jobs if job.message.metadata.message_id not in abandoned]
+            for message_id in abandoned & self._replies.keys():
+                self._replies[message_id].expires = 0.0
+            self._forget_expired()
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """See Flower's Grid; replies come in the order of the messages, so sums do not depend on who is first."""
         ids = list(self.push_messages(messages))
@@ -203,7 +220,9 @@ class LocalGrid(Grid):
             found = list(self.pull_messages(waiting))
             replies += found
             waiting -= {reply.metadata.reply_to_message_id for reply in found}
-        return sorted(replies, key=lambda reply: ids.index(reply.metadata.reply_to_message_id))
+        self.abandon(waiting)
+        order = {message_id: position for position, message_id in enumerate(ids)}
+        return sorted(replies, key=lambda reply: order[reply.metadata.reply_to_message_id])
 
     def _forget_expired(self) -> None:
         """Drop replies that came too late for anybody to ask for them."""
@@ -217,7 +236,9 @@ class LocalGrid(Grid):
         with self._changed:
             while not self._closed:
                 if self._jobs:
-                    return self._jobs.pop(self._choose(lane))
+                    job = self._jobs.pop(self._choose(lane))
+                    self._running.append(job)
+                    return job
                 self._changed.wait()
         return None
 
@@ -237,23 +258,31 @@ class LocalGrid(Grid):
         """Return a node's state."""
         return self._nodes[node_id].state
 
-    def make_room(self, size: int) -> None:
-        """Wait, before a large reply is read, until the caller of ``pull_messages`` is done with the one before."""
-        if size > _LARGE:
-            self._room.acquire()
+    def make_room(self, timeout: float) -> None:
+        """Wait, before a large reply is read, until the caller of ``pull_messages`` is done with the one before.
+
+        Raises:
+            TimeoutError: It did not get done in time.
+        """
+        if not self._room.acquire(timeout=max(0.0, timeout)):
+            raise TimeoutError
 
     def release_room(self) -> None:
-        """Let a lane that waits for room go on, to end."""
+        """Give back the room for a large reply that did not reach the caller."""
         self._room.release()
 
-    def deliver(self, job: _Job, reply: Message, lane: int, seconds: float, *, is_large: bool) -> None:
-        """Hand over a reply; ``state`` has been committed before."""
+    def deliver(self, job: _Job, reply: Message, lane: int, seconds: float, *, is_large: bool) -> bool:
+        """Hand over a reply; tell whether anybody can still ask for it."""
         reply.metadata.__dict__["_message_id"] = uuid.uuid4().hex
         with self._changed:
+            self._running.remove(job)
             node = self._nodes[job.message.metadata.dst_node_id]
             node.lane, node.seconds = lane, seconds
+            if job.expires < time.monotonic() and is_large:
+                return False
             self._replies[job.message.metadata.message_id] = _Reply(reply, job.expires, is_large)
             self._changed.notify_all()
+            return True
 
     def commit(self, node_id: int, state: tuple[bytes, list[bytes]]) -> None:
         """Keep a node's new state."""
@@ -274,6 +303,7 @@ class _Lane:
         self._sent: object = None  # token of what the worker holds
         self._thread = threading.Thread(target=self._run, name=f"lane-{number}", daemon=True)
         self._stopping = False
+        self._holds_room = False  # for the large reply that this lane reads
 
     def start(self) -> None:
         """Start the process and the thread."""
@@ -281,19 +311,28 @@ class _Lane:
         self._thread.start()
 
     def stop(self) -> None:
-        """End both."""
+        """Have both end; ``join`` waits for it."""
         self._stopping = True
-        self._end_process()
+        if (process := self._process) is not None:
+            process.kill()
         self._grid.release_room()
-        self._thread.join(timeout=5.0)
+
+    def join(self) -> None:
+        """Wait until both have ended."""
+        if self._thread.is_alive():
+            self._thread.join(timeout=_JOIN_SECONDS)
+        self._end_process()
 
     def _start_process(self) -> None:
+        if self._stopping:
+            raise WorkerLostError("The grid is closed.")
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as stack:
             log: IO[bytes] | None = stack.enter_context(self._log.open("ab")) if self._log else None
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
                 [*self._command, str(theirs.fileno()), *self._arguments],
                 pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C is for the server, which decides when to stop
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -324,45 +363,49 @@ class _Lane:
 
     def _serve(self, job: _Job) -> None:
         started = time.monotonic()
-        is_large = False
         try:
-            reply, is_large = self._execute(job)
+            reply = self._execute(job)
         except WorkerLostError as error:
-            if self._stopping:
-                return
             reply = _failed(job, ErrorCode.CLIENT_APP_CRASHED, str(error))
-        self._grid.deliver(job, reply, self._number, time.monotonic() - started, is_large=is_large)
+        except Exception as error:  # noqa: BLE001 - a lane outlives whatever a worker sends
+            self._end_process()
+            reason = f"The reply of its worker process cannot be read ({type(error).__name__}){self._see_log()}."
+            reply = _failed(job, ErrorCode.CLIENT_APP_CRASHED, reason)
+        is_large = self._holds_room and reply.has_content()
+        stored = self._grid.deliver(job, reply, self._number, time.monotonic() - started, is_large=is_large)
+        if self._holds_room and not (stored and is_large):
+            self._grid.release_room()
+        self._holds_room = False
 
-    def _execute(self, job: _Job) -> tuple[Message, bool]:
+    def _execute(self, job: _Job) -> Message:
         """Run one job on the worker.
 
         Raises:
             WorkerLostError: The worker died, or was ended because the job's time was up.
         """
-        remaining = job.expires - time.monotonic()
-        if remaining <= 0:
-            return _failed(job, ErrorCode.MESSAGE_UNAVAILABLE, "Its turn did not come before the deadline."), False
-        sizes: list[int] = []
-
-        def before_arrays(size: int) -> None:
-            self._grid.make_room(size)
-            sizes.append(size)
-
+        if job.expires <= time.monotonic():
+            return _failed(job, ErrorCode.MESSAGE_UNAVAILABLE, "Its turn did not come before the deadline.")
         try:
             if self._process is None:
                 self._start_process()
-            frame = self._converse(job, remaining, before_arrays)
+            frame = self._converse(job)
         except TimeoutError:
             self._end_process()
             raise WorkerLostError("It did not reply before the deadline; its worker process was ended.") from None
         except (EOFError, OSError):
             raise WorkerLostError(f"Its worker process {self._end_process()}{self._see_log()}.") from None
-        return self._reply(job, frame), bool(sizes) and sizes[0] > _LARGE
+        return self._reply(job, frame)
 
-    def _converse(self, job: _Job, remaining: float, before_arrays: Callable[[int], None]) -> Frame:
+    def _converse(self, job: _Job) -> Frame:
         assert self._channel is not None
+
+        def before_arrays(size: int) -> None:
+            if size > _LARGE:
+                self._grid.make_room(job.expires - time.monotonic())
+                self._holds_room = True
+
         node_id = job.message.metadata.dst_node_id
-        self._channel.settimeout(remaining)
+        self._channel.settimeout(min(job.expires - time.monotonic(), _LONGEST))
         if self._sent is not job.content.token:
             self._sent = job.content.token
             send(self._channel, Kind.CONTENT, job.content.body, job.content.buffers)
@@ -373,7 +416,7 @@ class _Lane:
 
     def _reply(self, job: _Job, frame: Frame) -> Message:
         if frame.kind is Kind.ERROR:
-            return _failed(job, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, frame.body.decode())
+            return _failed(job, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, frame.body.decode(errors="replace"))
         metadata, body, state = part(frame.body)
         reply = bare_message(metadata)
         buffers = iter(frame.buffers)

@@ -77,7 +77,7 @@ def _connect(address: str | None, cores: int) -> None:
         if separator and port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
         ray.init(address=address, **options)
-    except OSError as error:  # ConnectionError is one
+    except (OSError, ValueError, OverflowError) as error:  # not there, or no address at all
         raise UsageError(
             f"There is no Ray cluster at '{address}': {error}.",
             advice="Start one with 'ray start --head', or leave --ray-address out to start Ray on this machine.",

@@ -47,6 +47,7 @@ class FedAvg(Strategy):
         following = np.empty_like(parameters)
         for start in range(0, parameters.size, CHUNK):  # no temporary of the model's size
             part = slice(start, start + CHUNK)
-            following[part] = parameters[part] + self._sum[part] / self._num_examples
+            with np.errstate(over="ignore"):  # the study refuses a model that is not finite
+                following[part] = parameters[part] + self._sum[part] / self._num_examples
         self._sum, self._num_examples = None, 0
         return following

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 
-from flwr.app import ConfigRecord, ConfigRecordValues, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 app = ClientApp()
@@ -21,6 +21,12 @@ def query(message: Message, context: Context) -> Message:
             os._exit(3)
         case "raise":
             raise ValueError("broken")
+        case "raise a lot":
+            raise ValueError("\u574f" * 3000)
+        case "large":
+            data = b"x" * (8 << 20)
+            array = Array("uint8", (len(data),), "raw", data)
+            return Message(RecordDict({"reply": ArrayRecord({"data": array})}), reply_to=message)
         case "hang":
             threading.Event().wait()
     seen = context.state.get("seen")

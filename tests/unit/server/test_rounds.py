@@ -76,7 +76,7 @@ def make(strategy: Strategy | None = None, *, quorum: float = 0.5, shelf: Shelf 
         quorum=quorum,
         deadline=100.0,
         parameters=P,
-        examples={site: 10 + ord(site) for site in SITES},
+        examples={site: (10 + ord(site), 2) for site in SITES},
         strategy=strategy or FedAvg(),
         held=shelf or Shelf(),
     )
@@ -95,7 +95,7 @@ def test_every_order_of_arrival_gives_the_same_bits() -> None:
         strategy = Recorder()
         current = make(strategy)
         for site in order:
-            current.receive(site, reply(site), 1)
+            current.receive(site, reply(site))
         assert current.tick(0.0) is Phase.COUNTS
         assert strategy.order == list(SITES)
         results.add(strategy.finish(np.zeros(P, np.float32)).tobytes())
@@ -114,7 +114,7 @@ def test_whatever_fails_the_rest_is_folded_in_order_or_the_round_is_void(
         if site in failing:
             current.fail(site, "it failed")
         elif site not in late:
-            current.receive(site, reply(site), 1)
+            current.receive(site, reply(site))
     before = current.tick(99.9)
     assert (before is Phase.OPEN) == bool(set(late) - failing)
     good = [site for site in SITES if site not in failing and site not in late]
@@ -129,7 +129,7 @@ def test_updates_in_order_are_never_held() -> None:
     shelf = Shelf()
     current = make(shelf=shelf)
     for site in SITES:
-        current.receive(site, reply(site), 1)
+        current.receive(site, reply(site))
     assert shelf.most == 0
 
 
@@ -155,34 +155,34 @@ BAD: dict[str, Message] = {
 def test_a_bad_update_is_refused_by_name_and_the_others_go_on(message: Message) -> None:
     strategy = Recorder()
     current = make(strategy)
-    current.receive("c", reply("c"), 1)
+    current.receive("c", reply("c"))
     with pytest.raises(UpdateRefused) as caught:
-        current.receive("b", message, 1)
+        current.receive("b", message)
     assert caught.value.site == "b"
     assert current.missing["b"].startswith("b sent") or current.missing["b"].startswith("b ")
     for site in ("a", "d"):
-        current.receive(site, reply(site), 1)
+        current.receive(site, reply(site))
     assert current.tick(0.0) is Phase.COUNTS
     assert strategy.order == ["a", "c", "d"]
 
 
 def test_a_second_reply_of_a_site_is_a_bug_of_the_caller() -> None:
     current = make()
-    current.receive("a", reply("a"), 1)
+    current.receive("a", reply("a"))
     with pytest.raises(RuntimeError):
-        current.receive("a", reply("a"), 1)
+        current.receive("a", reply("a"))
     with pytest.raises(RuntimeError):
         current.fail("a", "again")
     with pytest.raises(RuntimeError):
-        current.receive("stranger", reply("a"), 1)
+        current.receive("stranger", reply("a"))
 
 
 def test_nothing_is_taken_in_after_the_deadline() -> None:
     current = make(quorum=0.25)
-    current.receive("a", reply("a"), 1)
+    current.receive("a", reply("a"))
     assert current.tick(100.0) is Phase.COUNTS
     with pytest.raises(RuntimeError):
-        current.receive("b", reply("b"), 1)
+        current.receive("b", reply("b"))
     assert current.missing["b"] == "It did not reply before the deadline."
 
 

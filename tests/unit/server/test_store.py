@@ -16,6 +16,7 @@ from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder, wri
 def checkpoint(value: float = 1.0) -> Checkpoint:
     progress = Progress(
         plan_digest="ab" * 32,
+        simulation_digest="",
         engine="local",
         spec=ParameterSpec(tensors=(Tensor(name="w", shape=(2, 2)),)),
         rounds=(),
@@ -108,4 +109,32 @@ def test_held_updates_come_back_from_memory_and_from_disk(tmp_path: Path, room: 
         held.put(site, delta)
     for site in "cab":
         assert held.take(site).tolist() == deltas[site].tolist()
+    held.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_thousands_of_held_updates_need_one_descriptor(tmp_path: Path) -> None:
+    held = HeldUpdates(tmp_path, in_memory=0)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(500):
+        held.put(str(number), np.full(2, number, np.float32))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    assert held.take("499").tolist() == [499.0, 499.0]
+    held.close()
+
+
+def test_a_long_history_fits_into_a_checkpoint(tmp_path: Path) -> None:
+    """The header of a safetensors file has a limit; the history is a tensor of its own."""
+    base = checkpoint()
+    progress = base.progress.model_copy(update={"started_at": "x" * (101 << 20)})
+    folder = RunFolder.create(tmp_path / "run")
+    folder.save_checkpoint(Checkpoint(progress=progress, parameters=base.parameters))
+    back = folder.load_checkpoint()
+    assert back is not None
+    assert len(back.progress.started_at) == 101 << 20
+    assert folder.rounds_done() == 0
+
+
+def test_a_run_that_died_before_it_wrote_anything_does_not_block_its_folder(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run").close()
+    RunFolder.create(tmp_path / "run").close()

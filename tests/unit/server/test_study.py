@@ -34,11 +34,11 @@ P = 4
 Site = Callable[[int, Message], Message | str | None]
 
 
-def counts(node: int) -> ClassificationCounts:
+def counts(node: int, *, histograms: bool = False) -> ClassificationCounts:
     labels = np.arange(10) % 10
     probabilities = np.full((10, 10), 0.01, np.float32)
     probabilities[np.arange(10), (labels + (np.arange(10) < node)) % 10] = 0.91
-    return ClassificationCounts.of(probabilities, labels, np.ones(10))
+    return ClassificationCounts.of(probabilities, labels, np.ones(10), histograms=histograms)
 
 
 def honest(node: int, message: Message, *, digest: str) -> Message:
@@ -77,11 +77,11 @@ def honest(node: int, message: Message, *, digest: str) -> Message:
             return Message(header=update, vector=delta, counts={"validation": counts(node)})
         case EvaluateTask():
             evaluated = Evaluated(plan_digest=digest, site=site, seconds=1.0)
-            return Message(header=evaluated, counts={"validation": counts(node), "test": counts(node)})
+            return Message(header=evaluated, counts={"validation": counts(node), "test": counts(node, histograms=True)})
         case BaselineTask():
             baseline = Baseline(plan_digest=digest, subject=message.header.subject, site=site, seconds=1.0)
             names = [site] if message.header.subject == "local" else [f"site-{n}" for n in range(1, 5)]
-            return Message(header=baseline, counts={name: counts(4) for name in names})
+            return Message(header=baseline, counts={name: counts(4, histograms=True) for name in names})
     raise AssertionError(message.header)
 
 
@@ -291,5 +291,64 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path, make_plan: Call
     checkpoint = RunFolder(tmp_path / "run").load_checkpoint()
     assert checkpoint is not None
     other = Study(plan=make_plan(seed=9), folder=RunFolder.create(tmp_path / "x"), engine="test", observer=Quiet())
+    with pytest.raises(UsageError, match="another plan"):
+        other.restore(checkpoint)
+
+
+def _with_counts(changed: ClassificationCounts) -> Site:
+    def fault(node: int, message: Message) -> Message | str:
+        if not isinstance(message.header, EvaluateTask):
+            return "honest"
+        header = Evaluated(plan_digest=message.header.plan_digest, site=f"site-{node}", seconds=1.0)
+        return Message(header=header, counts={"validation": counts(node), "test": changed})
+
+    return fault
+
+
+@pytest.mark.parametrize("kind", ["no histograms", "more examples"])
+def test_counts_of_other_examples_than_declared_do_not_reach_the_result(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan], kind: str
+) -> None:
+    plan = make_plan(rounds={"count": 1, "quorum": 0.75})
+    changed = counts(2) if kind == "no histograms" else counts(2, histograms=True) + counts(2, histograms=True)
+    study = run(plan, tmp_path / "run", Sites(plan, site_2=_with_counts(changed)))
+    assert study.closing is not None
+    assert set(study.closing.test) == {"site-1", "site-3", "site-4"}
+
+
+def test_finite_updates_that_overflow_stop_the_study_before_the_checkpoint(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan]
+) -> None:
+    plan = make_plan(rounds={"count": 3})
+
+    def huge(node: int, message: Message) -> Message | str:
+        if not isinstance(message.header, TrainTask) or message.header.round < 2:
+            return "honest"
+        reply = honest(node, message, digest=plan.digest())
+        return Message(header=reply.header, vector=np.full(P, 3.4e38, np.float32), counts=reply.counts)
+
+    with pytest.raises(StudyFailed, match="Round 3 would give a model with NaN or infinity"):
+        run(plan, tmp_path / "run", Sites(plan, site_1=huge, site_2=huge, site_3=huge, site_4=huge))
+    checkpoint = RunFolder(tmp_path / "run").load_checkpoint()
+    assert checkpoint is not None
+    assert len(checkpoint.progress.rounds) == 2
+    assert np.isfinite(checkpoint.parameters).all()
+
+
+def test_a_site_that_is_silent_is_named_with_the_deadline(tmp_path: Path, small_plan: StudyPlan) -> None:
+    def silent(_node: int, message: Message) -> Message | str | None:
+        return None if isinstance(message.header, OpenTask) else "honest"
+
+    with pytest.raises(StudyFailed, match="node 3: It did not reply before the deadline"):
+        run(small_plan, tmp_path / "run", Sites(small_plan, site_3=silent))
+
+
+def test_another_division_of_the_data_is_another_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan()
+    run(plan, tmp_path / "run", Sites(plan))
+    checkpoint = RunFolder(tmp_path / "run").load_checkpoint()
+    assert checkpoint is not None
+    changed = make_plan(simulation={"partition": "iid"})
+    other = Study(plan=changed, folder=RunFolder.create(tmp_path / "x"), engine="test", observer=Quiet())
     with pytest.raises(UsageError, match="another plan"):
         other.restore(checkpoint)
