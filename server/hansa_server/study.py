@@ -311,10 +311,13 @@ class Study:
         """Yield one answer for each request; a node that is silent until the deadline has failed."""
         timeout = self.plan.rounds.deadline_seconds * rounds
         silent = Counter(node for node, _message in requests)
-        for answer in exchange.ask(requests, timeout=timeout, classes=self._classes):
+
+        def heard(answer: Answer) -> Answer:
             silent[answer.node] -= 1
-            yield answer
-            del answer
+            return answer
+
+        # no name for an answer here: its array may be as large as the model, and only the caller may hold it
+        yield from map(heard, exchange.ask(requests, timeout=timeout, classes=self._classes))
         for node in silent.elements():
             yield Answer(node=node, failure="It did not reply before the deadline.")
 
