@@ -34,6 +34,7 @@ check: $(STAMP) ## Lint, types, layers, dependencies, README.
 	$(BIN)/mypy tests benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/python scripts/readme_help.py --check
 	$(BIN)/python -m pytest -q --durations=0 tests/architecture
 
 bench: $(STAMP) ## Measure; prints tables (see benchmarks/RESULTS.md).
