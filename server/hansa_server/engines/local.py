@@ -336,7 +336,9 @@ class _Lane:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | dict.fromkeys(_THREADS, "1") | {"FLWR_TELEMETRY_ENABLED": "0"},
+                env=os.environ
+                | dict.fromkeys(_THREADS, "1")
+                | {"FLWR_TELEMETRY_ENABLED": "0", "PYTHONUNBUFFERED": "1"},
             )
         self._channel, self._sent = ours, None
 
