@@ -436,3 +436,24 @@ def test_the_app_of_the_flower_bundle_runs_a_study(tmp_path: Path, make_plan: Ca
     grid = LocalGrid(client_app="hansa_client.app:app", nodes=4, workers=2, log=tmp_path / "log")
     run_on(grid, app, {"study": str(study), "out": str(tmp_path / "run")})
     assert metrics(tmp_path / "run")["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_a_study_runs_on_a_ray_cluster_that_is_there_already(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan]
+) -> None:
+    ray = Path(sys.executable).parent / "ray"
+    address = "127.0.0.1:6399"
+    command = [ray, "start", "--head", "--node-ip-address=127.0.0.1", "--port=6399", "--num-cpus=2"]
+    options = ["--include-dashboard=false", "--disable-usage-stats"]
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    try:
+        study = write_study(tmp_path, make_plan(rounds={"count": 2}))
+        on_cluster = hansa(
+            "simulate", study, "--engine", "ray", "--ray-address", address, "--out", "cluster", "-q", cwd=tmp_path
+        )
+        assert on_cluster.returncode == 0, on_cluster.stderr
+    finally:
+        subprocess.run([ray, "stop", "--force"], check=True, capture_output=True)
+    assert hansa("simulate", study, "--out", "local", "-q", cwd=tmp_path).returncode == 0
+    assert metrics(tmp_path / "cluster")["model_sha256"] == metrics(tmp_path / "local")["model_sha256"]
