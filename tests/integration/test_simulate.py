@@ -444,7 +444,7 @@ def test_a_study_runs_on_a_ray_cluster_that_is_there_already(
 ) -> None:
     ray = Path(sys.executable).parent / "ray"
     address = "127.0.0.1:6399"
-    command = [ray, "start", "--head", "--node-ip-address=127.0.0.1", "--port=6399", "--num-cpus=2"]
+    command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", "--port=6399", "--num-cpus=2"]
     options = ["--include-dashboard=false", "--disable-usage-stats"]
     subprocess.run([*command, *options], check=True, capture_output=True)
     try:
