@@ -33,6 +33,7 @@ Status = Literal["completed", "stopped", "failed"]
 def results_of(study: Study, *, run: str, status: Status, reason: str) -> Results:
     """Gather everything a report shows; a study that ended early has what it reached."""
     plan, closing, baselines = study.plan, study.closing, study.baselines
+    federated = {site: scores_of(counts) for site, counts in closing.test.items()} if closing else {}
     return Results(
         run=run,
         study=plan.name,
@@ -50,9 +51,9 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
         classes=plan.data.classes,
         rounds_planned=plan.rounds.count,
         started_at=study.started_at,
-        sites=_sites(study),
+        sites=_sites(study, federated),
         rounds=tuple(study.rounds),
-        final=_final(study),
+        final=_final(study, federated),
         baselines=Baselines(
             local_only=baseline_summary(baselines.local_only), pooled=baseline_summary(baselines.pooled)
         )
@@ -77,7 +78,7 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
     )
 
 
-def _sites(study: Study) -> tuple[SiteResult, ...]:
+def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, ...]:
     test = study.closing.test if study.closing else {}
     local = study.baselines.local_only if study.baselines else {}
     pooled = study.baselines.pooled if study.baselines else {}
@@ -87,7 +88,7 @@ def _sites(study: Study) -> tuple[SiteResult, ...]:
             site=site,
             examples={"train": opened.train, "validation": opened.validation, "test": opened.test},
             class_counts=opened.class_counts,
-            federated=_optional_scores(test, site),
+            federated=federated.get(site),
             local_only=_optional_scores(local, site),
             pooled=_optional_scores(pooled, site),
             confusion=_confusion(test[site]) if site in test else None,
@@ -97,12 +98,11 @@ def _sites(study: Study) -> tuple[SiteResult, ...]:
     )
 
 
-def _final(study: Study) -> Final | None:
+def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
     closing = study.closing
     if closing is None:
         return None
-    per_site = {site: scores_of(counts) for site, counts in closing.test.items()}
-    overall, lowest = merge(closing.test), worst(per_site)
+    overall, lowest = merge(closing.test), worst(federated)
     against = None
     if study.baselines is not None:
         alone = scores_of(study.baselines.local_only[lowest.site]).accuracy
@@ -115,7 +115,7 @@ def _final(study: Study) -> Final | None:
             )
     return Final(
         weighted_mean=scores_of(overall),
-        site_mean=mean_over_sites(per_site),
+        site_mean=mean_over_sites(federated),
         worst_site=lowest,
         worst_site_against_local=against,
         confusion=_confusion(overall),
