@@ -158,3 +158,49 @@ class StorageError(HansaError):
 
     code = "storage"
     public = "The disk of this machine failed or is full."
+
+
+class IdentityError(HansaError):
+    """A key, certificate, signature or fingerprint is not what it must be: somebody is not who they say."""
+
+    code = "identity"
+    public = "A signature, key or certificate does not hold."
+
+
+class Unreachable(HansaError):
+    """The other end cannot be reached over the network."""
+
+    code = "unreachable"
+    public = "The other end cannot be reached."
+
+
+class PeerRefused(HansaError):
+    """The other end answered and refused; ``denial`` is its reason as a code."""
+
+    code = "peer-refused"
+    public = "The other end refused."
+
+    def __init__(self, message: str, *, denial: str, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.denial = denial
+
+
+class NotApproved(TaskRefused):
+    """The site did not approve this plan."""
+
+    code = "not-approved"
+    public = "The site has not approved this plan."
+
+
+class SitePaused(TaskRefused):
+    """The site's operator has paused it."""
+
+    code = "paused"
+    public = "The site is paused by its operator."
+
+
+class JournalError(HansaError):
+    """A hash-chained record was changed, cut or cannot be read."""
+
+    code = "journal"
+    public = "A record is not as it was written."

@@ -52,6 +52,8 @@ class OpenTask(_Header):
     kind: Literal["open"] = "open"
     plan: Annotated[str, Field(max_length=MAX_HEADER)]
     """The plan as JSON. A simulated site also reads ``simulation`` in it, a real one only the approved part."""
+    index: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """The site's place among the study's sites in ascending name, for its seeds; a simulated site knows its own."""
 
 
 class Opened(_Header):
@@ -153,6 +155,27 @@ class Baseline(_Header):
     seconds: Seconds
 
 
+class DeliverTask(_Header):
+    """Server to site: the study's last model, to keep."""
+
+    kind: Literal["deliver"] = "deliver"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    spec: ParameterSpec
+    card: Annotated[str, Field(max_length=1 << 20)]
+    """The model card, as Markdown."""
+    sha256: Digest
+    """Of the vector's bytes, as in metrics.json."""
+
+
+class Delivered(_Header):
+    """Site to server: the model lies on the site's disk."""
+
+    kind: Literal["delivered"] = "delivered"
+    plan_digest: Digest
+    site: SiteName
+
+
 class Refusal(_Header):
     """Site to server: the task was not done; ``code`` is an error class, ``reason`` holds no value from the data."""
 
@@ -162,8 +185,8 @@ class Refusal(_Header):
     reason: Text
 
 
-Task = OpenTask | InitialTask | TrainTask | EvaluateTask | BaselineTask
-Reply = Opened | Initial | Update | Evaluated | Baseline | Refusal
+Task = OpenTask | InitialTask | TrainTask | EvaluateTask | BaselineTask | DeliverTask
+Reply = Opened | Initial | Update | Evaluated | Baseline | Delivered | Refusal
 Header = Annotated[Task | Reply, Field(discriminator="kind")]
 _HEADER: TypeAdapter[Task | Reply] = TypeAdapter(Header)
 

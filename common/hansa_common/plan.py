@@ -237,6 +237,19 @@ class SimulationPlan(Strict):
         return self
 
 
+class FederationPlan(Strict):
+    """``[federation]``: the members that are asked to take part; those that do get the model."""
+
+    sites: Annotated[tuple[SiteName, ...], Field(min_length=1, max_length=10_000)]
+    """Names in the roster; a simulation does not look at them."""
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("sites: a site is named twice.")
+        return self
+
+
 class StudyPlan(Strict):
     """One study, as every site approves it."""
 
@@ -253,6 +266,8 @@ class StudyPlan(Strict):
     aggregation: AggregationPlan = AggregationPlan()
     rounds: RoundsPlan
     evaluation: EvaluationPlan = EvaluationPlan()
+    federation: FederationPlan | None = None
+    """All members at the time of the proposal, where it is left out."""
     simulation: SimulationPlan | None = None
 
     @model_validator(mode="after")

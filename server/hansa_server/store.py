@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hansa_common.errors import SettingsError, StorageError, UsageError
+from hansa_common.files import storage, write_whole
 from hansa_common.parameters import ParameterSpec, Vector
 from hansa_common.plan import StudyPlan, dump_plan, read_plan
 from hansa_common.settings import Strict
@@ -84,7 +85,7 @@ class RunFolder:
                 f"{path} exists and is not empty.",
                 advice=f"Continue that run with --resume {path}, or name another folder with --out.",
             )
-        with _storage(path, "create"):
+        with storage(path, "create"):
             path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.lock()
@@ -109,7 +110,7 @@ class RunFolder:
         Raises:
             UsageError: Another process works in this folder.
         """
-        with _storage(self.path, "lock"):
+        with storage(self.path, "lock"):
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,31 +187,6 @@ class RunFolder:
             raise StorageError(error.message, advice="Start the study anew from its file.") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole, durably, or as it was before.
-
-    Raises:
-        StorageError: The disk is full or fails; nothing half-written is left.
-    """
-    with _storage(path, "write"):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 @contextlib.contextmanager
 def _checkpoint_file(path: Path) -> Iterator[Any]:
     """Open a checkpoint, or ``None`` where there is none; what is wrong with it is one error."""
@@ -228,17 +204,6 @@ def _checkpoint_file(path: Path) -> Iterator[Any]:
 
 def _progress(file: Any) -> Progress:
     return Progress.model_validate_json(file.get_tensor("progress").tobytes())
-
-
-@contextlib.contextmanager
-def _storage(path: Path, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"Cannot {verb} {path}: {error.strerror}.",
-            advice="Free space or mend the disk, then continue with --resume; nothing half-written is left.",
-        ) from error
 
 
 class HeldUpdates:
@@ -266,7 +231,7 @@ class HeldUpdates:
             self._room -= delta.nbytes
             self._deltas[site] = delta
             return
-        with _storage(self._folder, "hold an update in"):
+        with storage(self._folder, "hold an update in"):
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - open for the round
             self._places[site] = (self._file.seek(0, os.SEEK_END), delta.size)
@@ -285,7 +250,7 @@ class HeldUpdates:
             return delta
         assert self._file is not None
         position, size = self._places.pop(site)
-        with _storage(self._folder, "read back an update from"):
+        with storage(self._folder, "read back an update from"):
             return np.memmap(self._file, dtype=np.float32, mode="r", offset=position, shape=(size,))
 
     def close(self) -> None:

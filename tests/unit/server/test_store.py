@@ -10,7 +10,8 @@ import pytest
 from hansa_common.errors import StorageError, UsageError
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan
-from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder, write_whole
+from hansa_common.files import write_whole
+from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
 
 
 def checkpoint(value: float = 1.0) -> Checkpoint:

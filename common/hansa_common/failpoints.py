@@ -1,0 +1,71 @@
+"""Named places where a process can be made to die, to show that nothing is lost there; off by default.
+
+``HANSA_FAIL_POINTS="server.store.after@2:/tmp/mark"`` kills the process with SIGKILL the second time that it gets to
+``server.store.after``, once: the file marks that it has happened, so the process that takes over lives on. Several are
+separated by commas. Names are registered here, so a misspelt one is an error and not a test that tests nothing.
+"""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hansa_common.errors import UsageError
+
+VARIABLE: Final = "HANSA_FAIL_POINTS"
+
+NAMES: Final = (
+    "server.task.before-write",
+    "server.task.after-write",
+    "server.send",
+    "server.reply.before-store",
+    "server.reply.after-store",
+    "server.acknowledge",
+    "study.aggregate",
+    "study.checkpoint.before",
+    "study.checkpoint.after",
+    "file.before-rename",
+    "journal.append",
+    "site.task.received",
+    "site.train",
+    "site.reply.before-write",
+    "site.reply.after-write",
+    "site.send",
+    "site.acknowledged",
+)
+
+
+@dataclass(slots=True)
+class _Armed:
+    hits_left: int
+    mark: Path
+
+
+def _read(text: str) -> dict[str, _Armed]:
+    armed = {}
+    for entry in filter(None, text.split(",")):
+        name, _, rest = entry.partition("@")
+        hits, _, mark = rest.partition(":")
+        if name not in NAMES or not hits.isdigit() or not mark:
+            raise UsageError(f"{VARIABLE}: found '{entry}'.", advice=f"Allowed is NAME@HIT:FILE; names: {NAMES}.")
+        if not Path(mark).exists():
+            armed[name] = _Armed(int(hits), Path(mark))
+    return armed
+
+
+_armed = _read(os.environ.get(VARIABLE, ""))
+
+
+def reach(name: str) -> None:
+    """Die here if this place is armed and it is time."""
+    if not _armed:
+        return
+    if name not in NAMES:
+        raise RuntimeError(f"There is no fail point '{name}'.")
+    if (armed := _armed.get(name)) is None:
+        return
+    armed.hits_left -= 1
+    if armed.hits_left <= 0 and not armed.mark.exists():
+        armed.mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)

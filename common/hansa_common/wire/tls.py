@@ -1,0 +1,77 @@
+"""The TLS profile: version 1.3 both ways, and the options of every connection.
+
+Importing this module before a connection is made sets the cipher suites of the TLS library under gRPC: the one suite
+of TLS 1.2 that is left needs an RSA certificate, and all of ours are P-256, so no version below 1.3 can be agreed on.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES128-GCM-SHA256"
+
+import grpc  # the suites are read when it is loaded
+
+from hansa_common.wire.protocol import CHUNK, MAX_CALL
+
+_OVERHEAD: Final = 64 << 10  # bytes
+
+SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.max_receive_message_length", CHUNK + _OVERHEAD),
+    ("grpc.max_send_message_length", MAX_CALL),
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.max_concurrent_streams", 64),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+)
+
+CLIENT_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.max_receive_message_length", MAX_CALL),
+    ("grpc.max_send_message_length", CHUNK + _OVERHEAD),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_retries", 0),
+)
+
+
+def client_options(*, proxy: str | None = None) -> list[tuple[str, int | str]]:
+    """Return a client's options; ``proxy`` is an HTTP CONNECT proxy as ``host:port``, and only that one is used.
+
+    Without one the environment's proxies are not asked: a site's settings say how it connects, and nothing else does.
+    """
+    if proxy is not None:
+        return [*CLIENT_OPTIONS, ("grpc.http_proxy", f"http://{proxy}")]
+    return [*CLIENT_OPTIONS, ("grpc.enable_http_proxy", 0)]
+
+
+def client_credentials(authorities: Sequence[str], certificate: str = "", key: bytes = b"") -> grpc.ChannelCredentials:
+    """Return credentials that trust these authorities only; with certificate and key they say who connects.
+
+    Args:
+        authorities: PEM certificates.
+        certificate: PEM; empty for the enrolment port.
+        key: PEM of its private key.
+    """
+    roots = "".join(authorities).encode()
+    if not certificate:
+        return grpc.ssl_channel_credentials(root_certificates=roots)
+    return grpc.ssl_channel_credentials(
+        root_certificates=roots, private_key=key, certificate_chain=certificate.encode()
+    )
+
+
+def server_credentials(key: bytes, certificate: str, *, authorities: Sequence[str] = ()) -> grpc.ServerCredentials:
+    """Return a port's credentials; with ``authorities`` every client must show a certificate of one of them."""
+    pairs = [(key, certificate.encode())]
+    if not authorities:
+        return grpc.ssl_server_credentials(pairs)
+    return grpc.ssl_server_credentials(pairs, root_certificates="".join(authorities).encode(), require_client_auth=True)
