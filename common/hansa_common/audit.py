@@ -1,22 +1,24 @@
 """The journal: an append-only, hash-chained record of what was decided, what left and what was refused.
 
-One JSON object a line. ``hash`` is the SHA-256 of the canonical bytes of the others, ``previous`` the hash of the line
-before, so a line that is changed, taken out or put in breaks the chain behind it. Entries hold hashes, ids and
-decisions; no data and no values.
+One JSON object a line, spelled in one way only. ``hash`` is the SHA-256 of the canonical bytes of the others,
+``previous`` the hash of the line before, so a line that is changed, taken out or put in breaks the chain behind it.
+Lines taken off the end leave a shorter chain that is whole: whoever noted ``length`` and ``head`` before sees that.
+Entries hold hashes, ids and decisions; no data and no values.
 """
 
-import json
+import errno
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hansa_common.canonical import digest
 from hansa_common.errors import JournalError, StorageError
 from hansa_common.failpoints import reach
+from hansa_common.files import sync_folder
 from hansa_common.settings import Strict
 
 _FIRST = "0" * 64
@@ -37,8 +39,16 @@ class Entry(Strict):
     hash: str
 
     def computed(self) -> str:
-        """Return the hash that this entry must have."""
+        """Return the hash that this entry must have.
+
+        Raises:
+            ValueError: A detail is nothing that JSON can hold: half a character, an integer outside +-(2**53 - 1).
+        """
         return digest(self.model_dump(mode="json", exclude={"hash"}))
+
+    def line(self) -> bytes:
+        """Return the one way in which this entry is written."""
+        return self.model_dump_json().encode() + b"\n"
 
 
 class Journal:
@@ -64,14 +74,18 @@ class Journal:
         """Write one entry; it is on the disk when this returns.
 
         Raises:
+            ValueError: A detail cannot be written as JSON, or the entry is longer than a line may be; nothing is
+                written.
             StorageError: The disk is full or fails; the journal is as it was.
         """
         draft = Entry(
             number=self.length + 1, time=int(time.time()), event=event, details=details, previous=self.head, hash=""
         )
         entry = draft.model_copy(update={"hash": draft.computed()})
+        if len(line := entry.line()) > _LONGEST:
+            raise ValueError(f"An entry of {len(line):,} bytes does not fit in a line of a journal.")
         reach("journal.append")
-        _append(self.path, entry.model_dump_json().encode() + b"\n")
+        _append(self.path, line)
         self.length, self.head = entry.number, entry.hash
         return entry
 
@@ -100,7 +114,7 @@ def read(path: Path, *, repair: bool = False) -> Iterator[Entry]:
                     return
                 position += len(line)
                 entry = _parse(path, number + 1, line)
-                if (entry.number, entry.previous) != (number + 1, head) or entry.computed() != entry.hash:
+                if (entry.number, entry.previous) != (number + 1, head):
                     raise _broken(path, number + 1, "it is not what was written after the line before")
                 number, head = entry.number, entry.hash
                 yield entry
@@ -110,9 +124,13 @@ def read(path: Path, *, repair: bool = False) -> Iterator[Entry]:
 
 def _parse(path: Path, number: int, line: bytes) -> Entry:
     try:
-        return Entry.model_validate(json.loads(line))
-    except (ValueError, ValidationError, RecursionError):
+        entry = Entry.model_validate_json(line)
+        whole = entry.computed() == entry.hash and entry.line() == line
+    except ValueError:
         raise _broken(path, number, "it is no entry") from None
+    if not whole:
+        raise _broken(path, number, "it was changed")
+    return entry
 
 
 def _broken(path: Path, number: int, reason: str) -> JournalError:
@@ -129,10 +147,9 @@ def _append(path: Path, content: bytes) -> None:
         try:
             size = os.fstat(descriptor).st_size
             try:
-                written = os.write(descriptor, content)
-                if written != len(content):
-                    raise OSError(28, "No space left on device")
-                os.fsync(descriptor)
+                _write_durably(descriptor, content)
+                if size == 0:
+                    sync_folder(path.parent)
             except OSError:
                 os.ftruncate(descriptor, size)
                 raise
@@ -142,3 +159,9 @@ def _append(path: Path, content: bytes) -> None:
         raise StorageError(
             f"Cannot write {path}: {error.strerror}.", advice="Free space or mend the disk; nothing was done."
         ) from error
+
+
+def _write_durably(descriptor: int, content: bytes) -> None:
+    if os.write(descriptor, content) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(descriptor)

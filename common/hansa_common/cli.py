@@ -39,7 +39,11 @@ def build() -> typer.Typer:
     )
     command.callback()(_root)
     for entry in sorted(entry_points(group="hansa.commands"), key=lambda entry: entry.name):
-        command.command(entry.name)(entry.load())
+        loaded = entry.load()
+        if isinstance(loaded, typer.Typer):
+            command.add_typer(loaded, name=entry.name)
+        else:
+            command.command(entry.name)(loaded)
     return command
 
 

@@ -6,6 +6,7 @@ separated by commas. Names are registered here, so a misspelt one is an error an
 """
 
 import os
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ NAMES: Final = (
 )
 
 
+_COUNT = re.compile(r"[1-9][0-9]{0,8}")
+
+
 @dataclass(slots=True)
 class _Armed:
     hits_left: int
@@ -43,12 +47,14 @@ class _Armed:
 
 
 def _read(text: str) -> dict[str, _Armed]:
-    armed = {}
+    armed: dict[str, _Armed] = {}
     for entry in filter(None, text.split(",")):
         name, _, rest = entry.partition("@")
         hits, _, mark = rest.partition(":")
-        if name not in NAMES or not hits.isdigit() or not mark:
-            raise UsageError(f"{VARIABLE}: found '{entry}'.", advice=f"Allowed is NAME@HIT:FILE; names: {NAMES}.")
+        if name not in NAMES or name in armed or not _COUNT.fullmatch(hits) or not mark:
+            raise UsageError(
+                f"{VARIABLE}: found '{entry}'.", advice=f"Allowed is NAME@HIT:FILE, a name once; names: {NAMES}."
+            )
         if not Path(mark).exists():
             armed[name] = _Armed(int(hits), Path(mark))
     return armed

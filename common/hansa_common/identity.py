@@ -9,9 +9,10 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -77,6 +78,7 @@ class NodeKeys:
             isinstance(signing, Ed25519PrivateKey)
             and isinstance(agreement, X25519PrivateKey)
             and isinstance(tls, ec.EllipticCurvePrivateKey)
+            and isinstance(tls.curve, ec.SECP256R1)
         ):
             raise StorageError(f"{folder} holds other keys than a node's.", advice="Restore it from a backup.")
         return cls(signing=signing, agreement=agreement, tls=tls)
@@ -126,14 +128,13 @@ def site_of(certificate: x509.Certificate) -> tuple[str, str]:
         IdentityError: It is not a certificate of this profile.
     """
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = None
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
-    if len(uris) == 1:
-        parts = urlsplit(uris[0])
-        federation, site = unquote(parts.netloc), unquote(parts.path.removeprefix("/"))
-        if parts.scheme == _SCHEME and federation and site:
+        names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except (x509.ExtensionNotFound, ValueError):  # there is none, or the extensions are malformed
+        names = []
+    if len(names) == 1 and isinstance(names[0], x509.UniformResourceIdentifier):
+        scheme, _, rest = names[0].value.partition("://")
+        federation, site = map(unquote, rest.partition("/")[::2])
+        if scheme == _SCHEME and federation and site and site_uri(federation, site) == names[0].value:
             return federation, site
     raise IdentityError("The certificate names no site of a federation.")
 
@@ -153,5 +154,5 @@ def fingerprint(value: object) -> str:
 def _load(path: Path) -> object:
     try:
         return load_pem_private_key(read_secret(path), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise StorageError(f"{path} holds no private key.", advice="Restore it from a backup.") from None

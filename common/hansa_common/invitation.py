@@ -6,14 +6,12 @@ HMAC-SHA256 (RFC 2104) over a transcript that both ends know.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
-import json
 from typing import Annotated, Literal
 
 from cryptography import x509
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hansa_common.canonical import canonical
 from hansa_common.errors import UsageError
@@ -76,8 +74,8 @@ def read_invitation(text: str) -> Invitation:
     try:
         content = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
         if compact.startswith(_PREFIX) and len(compact) <= _LONGEST and _checksum(content) == checksum:
-            return Invitation.model_validate(json.loads(content))
-    except (ValueError, binascii.Error, ValidationError, RecursionError):
+            return Invitation.model_validate_json(content)
+    except ValueError:
         pass
     raise UsageError("This is no invitation, or not all of it.", advice=f"Copy it whole: it begins with {_PREFIX}.")
 

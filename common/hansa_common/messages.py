@@ -261,8 +261,8 @@ def decode(envelope: Envelope, *, classes: int | None = None) -> Message:
         header = _HEADER.validate_json(envelope.header)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MessageError(f"The header is not valid at '{where}': {first['msg']}.") from None
+        where = ".".join(str(part) for part in first["loc"])[:MAX_ARRAY_NAME]  # an unknown key is the peer's own text
+        raise MessageError(f"The header is not valid at {where!a}: {first['msg']}.") from None
     arrays = {name: _unpack(name, array) for name, array in envelope.arrays.items()}
     vector = arrays.pop("vector", None)
     if (vector is not None) != header.carries_vector:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MessageType, RecordDict
 from flwr.app import Message as FlowerMessage
@@ -26,20 +26,27 @@ _POLL = 0.01  # seconds between looks at a Grid that does not wait by itself
 _NODES_SECONDS = 60.0  # to wait for nodes
 
 
-def server_app(conduct: Callable[[Exchange], None], stop: threading.Event, *, nodes: int = 1) -> ServerApp:
+def server_app(
+    conduct: Callable[[Exchange], None],
+    stop: threading.Event,
+    *,
+    nodes: int = 1,
+    names: Mapping[int, str] | None = None,
+) -> ServerApp:
     """Return a ServerApp that runs ``conduct`` on the Grid that Flower hands it, until ``stop`` is set.
 
     Args:
         conduct: The study.
         stop: Set by whoever wants the study to stop.
         nodes: How many must be there before it begins; Flower's simulation registers them while the ServerApp runs.
+        names: The authenticated name of each node, where the Grid has one.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         del context
-        conduct(GridExchange(grid, stop, expected=nodes))
+        conduct(GridExchange(grid, stop, expected=nodes, names=names))
 
     return app
 
@@ -47,7 +54,10 @@ def server_app(conduct: Callable[[Exchange], None], stop: threading.Event, *, no
 class GridExchange:
     """An ``Exchange`` on any Flower Grid."""
 
-    def __init__(self, grid: Grid, stop: threading.Event, *, expected: int = 1) -> None:
+    def __init__(
+        self, grid: Grid, stop: threading.Event, *, expected: int = 1, names: Mapping[int, str] | None = None
+    ) -> None:
+        self.names = names or {}
         self.bytes_up = 0
         self.bytes_down = 0
         self._grid = grid
@@ -74,7 +84,7 @@ class GridExchange:
         for node, message in requests:
             if id(message) not in contents:
                 envelope = encode(message)
-                contents[id(message)] = (_to_records(envelope), envelope.num_bytes)
+                contents[id(message)] = (envelope_to_records(envelope), envelope.num_bytes)
             content, size = contents[id(message)]
             outgoing.append(FlowerMessage(content, node, _message_type(message), ttl=timeout))
             self.bytes_down += size
@@ -112,13 +122,14 @@ def _parse(node: int, reply: FlowerMessage, classes: int) -> Answer:
     if reply.has_error():
         return Answer(node=node, failure=reply.error.reason or f"Flower error {reply.error.code}.")
     try:
-        envelope = _from_records(reply.content)
+        envelope = envelope_from_records(reply.content)
         return Answer(node=node, message=decode(envelope, classes=classes), num_bytes=envelope.num_bytes)
     except MessageError as error:
         return Answer(node=node, failure=f"It sent bytes that are no valid message: {error}")
 
 
-def _to_records(envelope: Envelope) -> RecordDict:
+def envelope_to_records(envelope: Envelope) -> RecordDict:
+    """Put a message into Flower's records."""
     arrays = {
         name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=array.data)
         for name, array in envelope.arrays.items()
@@ -126,7 +137,12 @@ def _to_records(envelope: Envelope) -> RecordDict:
     return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": ArrayRecord(arrays)})
 
 
-def _from_records(records: RecordDict) -> Envelope:
+def envelope_from_records(records: RecordDict) -> Envelope:
+    """Take a message out of Flower's records.
+
+    Raises:
+        MessageError: The records are not those of a Hansa message.
+    """
     header, arrays = records.get("header"), records.get("arrays")
     if not isinstance(header, ConfigRecord) or not isinstance(arrays, ArrayRecord):
         raise MessageError("The records hold no Hansa message.")

@@ -1,6 +1,6 @@
 """What carries messages between the study and its sites, as the study sees it; ``app.py`` puts it on Flower's Grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,8 @@ class Exchange(Protocol):
 
     bytes_up: int
     bytes_down: int
+    names: Mapping[int, str]
+    """The authenticated name of each node; empty where nodes are simulated and name themselves."""
 
     def nodes(self) -> Sequence[int]:
         """Return the nodes that are there."""

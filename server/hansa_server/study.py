@@ -15,9 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
+from hansa_common.failpoints import reach
 from hansa_common.messages import (
     Baseline,
     BaselineTask,
+    Delivered,
+    DeliverTask,
     Evaluated,
     EvaluateTask,
     Initial,
@@ -85,7 +88,14 @@ class Study:
     """The state of one study as it runs; what was reached stays readable after a failure."""
 
     def __init__(
-        self, *, plan: StudyPlan, folder: RunFolder, engine: str, observer: Observer, baselines: bool = False
+        self,
+        *,
+        plan: StudyPlan,
+        folder: RunFolder,
+        engine: str,
+        observer: Observer,
+        baselines: bool = False,
+        attempt: int = 1,
     ) -> None:
         self.plan = plan
         self.digest = plan.digest()
@@ -101,6 +111,8 @@ class Study:
         self.setup_seconds = 0.0
         self.rounds_seconds = 0.0
         self._with_baselines = baselines
+        self._attempt = attempt
+        self.delivered: dict[str, str] = {}  # site -> why it did not get the model; empty where it did
         self._folder = folder
         self._observer = observer
         self._strategy = build_strategy(plan.aggregation)
@@ -170,10 +182,13 @@ class Study:
         for answer in self._ask(exchange, [(node, message) for node in nodes]):
             header = answer.message.header if answer.message else None
             if not isinstance(header, Opened):
-                name = header.site if isinstance(header, Refusal) else f"node {answer.node}"
+                said = header.site if isinstance(header, Refusal) else f"node {answer.node}"
+                name = exchange.names.get(answer.node, said)
                 self.unopened[name] = _problem(answer)
             elif header.plan_digest != self.digest or header.site in self.sites:
                 self.unopened[header.site] = "It opened another plan, or took another site's name."
+            elif (name := exchange.names.get(answer.node, header.site)) != header.site:
+                self.unopened[name] = "It took another site's name."
             elif len(header.class_counts) != self._classes or header.train < 1:
                 self.unopened[header.site] = "It declared no training examples, or other classes than the plan's."
             else:
@@ -204,7 +219,7 @@ class Study:
         held = HeldUpdates(self._folder.path)
         current = Round(
             number=number,
-            attempt=1,
+            attempt=self._attempt,
             cohort=sites,
             quorum=plan.quorum,
             deadline=started + plan.deadline_seconds,
@@ -214,7 +229,8 @@ class Study:
             held=held,
         )
         self._observer.round_started(number, sites)
-        task = Message(header=TrainTask(plan_digest=self.digest, round=number, attempt=1), vector=self.parameters)
+        header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)
+        task = Message(header=header, vector=self.parameters)
         names = {self._nodes[site]: site for site in sites}
         with contextlib.closing(held):
             for answer in self._ask(exchange, [(node, task) for node in names]):
@@ -273,6 +289,18 @@ class Study:
             seconds=time.monotonic() - started,
             evaluation_seconds=seconds,
         )
+
+    def deliver(self, exchange: Exchange, *, card: str, sha256: str) -> None:
+        """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""
+        assert self.spec is not None
+        self._observer.stage("delivering the model to the sites")
+        header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256)
+        task = Message(header=header, vector=self.parameters)
+        names = {node: site for site, node in self._nodes.items()}
+        for answer in self._ask(exchange, [(node, task) for node in names]):
+            got_it = answer.message is not None and isinstance(answer.message.header, Delivered)
+            self.delivered[names[answer.node]] = "" if got_it else _problem(answer)
+            self._observer.site_done(names[answer.node], self.delivered[names[answer.node]])
 
     def _coordinator(self, exchange: Exchange) -> ClassificationCounts | None:
         """Evaluate on the test set that no site has; in a simulation any node can."""
@@ -334,6 +362,7 @@ class Study:
             )
 
     def _checkpoint(self) -> None:
+        reach("study.checkpoint.before")
         assert self.parameters is not None
         assert self.spec is not None
         progress = Progress(
@@ -351,6 +380,7 @@ class Study:
         self._folder.save_checkpoint(
             Checkpoint(progress=progress, parameters=self.parameters, strategy=self._strategy.state())
         )
+        reach("study.checkpoint.after")
 
 
 def _problem(answer: Answer) -> str:

@@ -7,13 +7,15 @@ in the order in which the arrays follow; their lengths follow from it, and the w
 There is no pickle, no ``.npy`` header and no compression.
 """
 
+import io
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import BinaryIO, Final
 
 from hansa_common.errors import MessageError
 from hansa_common.messages import MAX_ARRAY_NAME, MAX_ARRAYS, MAX_HEADER, Envelope, RawArray
@@ -23,6 +25,9 @@ _MAGIC: Final = b"HNS1"
 _HEAD: Final = struct.Struct("!4sBII")
 _MAX_TABLE: Final = 64 << 20  # bytes; 600,000 arrays of 100 bytes each
 _MAX_DIMENSIONS: Final = 8
+_MAX_NESTED: Final = 2 * MAX_ARRAYS + 1  # lists: an empty one is 2 bytes in the table and 60 in memory
+_MAX_COMMAS: Final = (3 + _MAX_DIMENSIONS) * MAX_ARRAYS
+_HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
 _ITEM_BYTES: Final = {"<f4": 4, "<i8": 8, "|u1": 1}
 
 
@@ -50,29 +55,39 @@ class Parcel:
             yield from _cut(array.data)
 
 
-def parse(content: bytes | memoryview) -> Parcel:
-    """Read a parcel; each array's bytes are copied once.
+def parse(content: bytes) -> Parcel:
+    """Read a parcel from memory.
 
     Raises:
         MessageError: It is none; the message says which rule it breaks.
     """
-    view = memoryview(content)
-    if len(view) < _HEAD.size:
+    return read_parcel(io.BytesIO(content), len(content))
+
+
+def read_parcel(file: BinaryIO, size: int) -> Parcel:
+    """Read a parcel of ``size`` bytes; each array's bytes are read once, into their own place.
+
+    Raises:
+        MessageError: It is none; the message says which rule it breaks.
+    """
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
         raise MessageError("A parcel is cut off in its head.")
-    magic, kind, header_size, table_size = _HEAD.unpack_from(view)
+    magic, kind, header_size, table_size = _HEAD.unpack(head)
     if magic != _MAGIC or kind not in tuple(Kind):
         raise MessageError("These bytes are no parcel.")
-    if header_size > MAX_HEADER or table_size > _MAX_TABLE or _HEAD.size + header_size + table_size > len(view):
+    rest = size - _HEAD.size - header_size - table_size
+    if header_size > MAX_HEADER or table_size > _MAX_TABLE or rest < 0:
         raise MessageError("A parcel's header is too large, or cut off.")
-    end = _HEAD.size + header_size
-    header, table = bytes(view[_HEAD.size : end]), bytes(view[end : end + table_size])
-    arrays = _read_arrays(view[end + table_size :], _read_table(table))
-    return Parcel(kind=Kind(kind), envelope=Envelope(header=header, arrays=arrays))
+    header, table = file.read(header_size), _read_table(file.read(table_size))
+    return Parcel(kind=Kind(kind), envelope=Envelope(header=header, arrays=_read_arrays(file, rest, table)))
 
 
 def _read_table(table: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
+    if sum(map(table.count, (b"[", b"{"))) > _MAX_NESTED or table.count(b",") > _MAX_COMMAS:
+        raise MessageError("A parcel's table has more than 600,000 arrays.")
     try:
-        rows = json.loads(table)
+        rows = json.loads(table.decode(), parse_float=_refuse, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise MessageError("A parcel's table is no JSON.") from None
     if not isinstance(rows, list) or len(rows) > MAX_ARRAYS:
@@ -82,7 +97,7 @@ def _read_table(table: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
         if not (isinstance(row, list) and len(row) == 3):  # noqa: PLR2004 - name, dtype, shape
             raise MessageError("A parcel's table has a row that is not name, dtype and shape.")
         name, dtype, shape = row
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_ARRAY_NAME:
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_ARRAY_NAME or _HALF_CHARACTER.search(name):
             raise MessageError("A parcel has an array with a name that is not allowed.")
         if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
             raise MessageError("A parcel has an array with a dtype that is not allowed.")
@@ -92,21 +107,26 @@ def _read_table(table: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
     return found
 
 
+def _refuse(_text: str) -> None:
+    raise ValueError("There are only integers in a table.")
+
+
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value <= 1 << 40
 
 
-def _read_arrays(view: memoryview, table: list[tuple[str, str, tuple[int, ...]]]) -> dict[str, RawArray]:
+def _read_arrays(file: BinaryIO, size: int, table: list[tuple[str, str, tuple[int, ...]]]) -> dict[str, RawArray]:
     lengths = [math.prod(shape) * _ITEM_BYTES[dtype] for _name, dtype, shape in table]
-    if sum(lengths) != len(view):
+    if sum(lengths) != size:
         raise MessageError("A parcel's arrays are not as long as its table says.")
     arrays: dict[str, RawArray] = {}
-    offset = 0
     for (name, dtype, shape), length in zip(table, lengths, strict=True):
         if name in arrays:
             raise MessageError("A parcel has two arrays of one name.")
-        arrays[name] = RawArray(dtype=dtype, shape=shape, data=bytes(view[offset : offset + length]))
-        offset += length
+        data = file.read(length)
+        if len(data) != length:
+            raise MessageError("A parcel is cut off.")
+        arrays[name] = RawArray(dtype=dtype, shape=shape, data=data)
     return arrays
 
 

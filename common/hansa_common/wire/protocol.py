@@ -31,6 +31,7 @@ COORDINATOR: Final = "hansa.Coordinator"
 
 MAX_CALL: Final = 16 << 20  # bytes of one JSON request or reply; a proposal may hold a plan of 8 MiB
 CHUNK: Final = 1 << 20  # bytes of bulk data in one message: what a cut costs at most
+_LONGEST_KEY: Final = 200  # characters, in the text of an error
 DENIAL_KEY: Final = "hansa-denial"  # trailing metadata that names why a call was refused
 
 Text = Annotated[str, Field(max_length=2_000)]
@@ -85,9 +86,12 @@ class TaskId(Strict):
         """
         parts = text.split(":", 3)
         try:
-            return cls(study=parts[0], step=parts[1], attempt=int(parts[2]), site=parts[3])
+            task = cls(study=parts[0], step=parts[1], attempt=int(parts[2]), site=parts[3])
         except (IndexError, ValueError):
             raise MessageError("This is no task id.") from None
+        if str(task) != text:  # int() also reads "+1", "1_0" and other scripts' digits
+            raise MessageError("This is no task id.")
+        return task
 
 
 # --- Enrolment ---------------------------------------------------------------------------------------------------
@@ -361,7 +365,8 @@ def load_notice(content: bytes) -> AnyNotice:
 
 def _explain(what: str, error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return f"The {what} is not valid at '{'.'.join(map(str, first['loc']))}'."
+    where = ".".join(map(str, first["loc"]))[:_LONGEST_KEY]  # a key that is not known is the peer's own text
+    return f"The {what} is not valid at {where!a}."
 
 
 def _spell(versions: Sequence[int]) -> str:

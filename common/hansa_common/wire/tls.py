@@ -1,16 +1,9 @@
-"""The TLS profile: version 1.3 both ways, and the options of every connection.
+"""The TLS profile: version 1.3 both ways, and the options of every connection."""
 
-Importing this module before a connection is made sets the cipher suites of the TLS library under gRPC: the one suite
-of TLS 1.2 that is left needs an RSA certificate, and all of ours are P-256, so no version below 1.3 can be agreed on.
-"""
-
-import os
 from collections.abc import Sequence
 from typing import Final
 
-os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES128-GCM-SHA256"
-
-import grpc  # the suites are read when it is loaded
+import grpc
 
 from hansa_common.wire.protocol import CHUNK, MAX_CALL
 

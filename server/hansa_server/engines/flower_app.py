@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 from flwr.app.user_config import UserConfig, UserConfigValue
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.server_app import LoadServerAppError
 from flwr.supercore.object_ref import load_app
 
@@ -32,21 +32,36 @@ def run_flower_app(references: str, *, nodes: int, workers: int | None = None, r
         raise UsageError(f"--app: found '{references}'.", advice="Allowed is package.server:app,package.client:app.")
     folder = Path.cwd()
     config = _folder_config(folder) | parse_run_config(run_config or "")
-    try:
-        app = load_app(server_reference, LoadServerAppError, folder)
-    except (LoadServerAppError, ImportError) as error:
-        raise UsageError(f"--app: {server_reference} cannot be loaded: {error}") from error
-    if not isinstance(app, ServerApp):
-        raise UsageError(f"--app: {server_reference} is a {type(app).__name__}, not a ServerApp.")
+    app = load_server_app(server_reference, folder)
     grid = LocalGrid(client_app=client_reference, nodes=nodes, workers=workers, run_config=config, folder=folder)
     run_on(grid, app, config)
+
+
+def load_server_app(reference: str, folder: Path) -> ServerApp:
+    """Return an installed ServerApp, or one in ``folder``.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    try:
+        app = load_app(reference, LoadServerAppError, folder)
+    except (LoadServerAppError, ImportError) as error:
+        raise UsageError(f"--app: {reference} cannot be loaded: {error}") from error
+    if not isinstance(app, ServerApp):
+        raise UsageError(f"--app: {reference} is a {type(app).__name__}, not a ServerApp.")
+    return app
+
+
+def run_server_app(app: ServerApp, grid: Grid, run_config: UserConfig) -> None:
+    """Run a ServerApp on any Grid to its end."""
+    app(grid=grid, context=Context(grid.run.run_id, 0, {}, RecordDict(), run_config))
 
 
 def run_on(grid: LocalGrid, app: ServerApp, run_config: UserConfig | None = None) -> None:
     """Run a ServerApp on engine ``local`` to its end."""
     try:
         grid.start()
-        app(grid=grid, context=Context(grid.run.run_id, 0, {}, RecordDict(), run_config or {}))
+        run_server_app(app, grid, run_config or {})
     finally:
         grid.close()
 

@@ -183,3 +183,14 @@ def test_carrying_what_the_header_does_not_announce_is_a_bug_of_the_sender() -> 
 def test_no_repr_shows_parameters() -> None:
     assert "vector" not in repr(update_message())
     assert "data" not in repr(encode(update_message()).arrays["vector"])
+
+
+def test_an_unknown_key_of_the_peers_choice_neither_fills_nor_breaks_a_log() -> None:
+    header = b'{"kind":"delivered","plan_digest":"%s","site":"A","\\n\\u001b[31mforged line%s":1}' % (
+        DIGEST.encode(),
+        b"x" * 100_000,
+    )
+    with pytest.raises(MessageError) as refusal:
+        decode(Envelope(header=header))
+    assert len(str(refusal.value)) < 500
+    assert str(refusal.value).isprintable()

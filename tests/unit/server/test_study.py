@@ -89,6 +89,7 @@ class Sites:
     """An ``Exchange`` whose sites answer at once; ``faults`` replace a site's answer."""
 
     def __init__(self, plan: StudyPlan, *, reverse: bool = False, **faults: Site) -> None:
+        self.names: dict[int, str] = {}
         self.bytes_up = 0
         self.bytes_down = 0
         self.asked: list[str] = []

@@ -1,0 +1,221 @@
+"""``hansa org``: an institution's key, and what it signs."""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hansa_common.errors import UsageError
+
+if TYPE_CHECKING:  # --help must not wait for cryptography
+    from hansa_common.roster import Roster, SignedBinding, SignedRoster
+
+app = typer.Typer(no_args_is_help=True, help="An institution's key, and what it signs: its nodes, and the roster.")
+
+VARIABLE = "HANSA_ORG_PASSPHRASE"
+Folder = Annotated[Path, typer.Option(help="The organisation's folder.", envvar="HANSA_ORG")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help=f"File with the key's passphrase, mode 0600; else {VARIABLE}, else it is asked for.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")]
+Server = Annotated[Path | None, typer.Option(help="The federation's folder, where it is on this machine.")]
+_FOLDER = Path("hansa-org")
+
+
+@app.command()
+def init(
+    *,
+    name: Annotated[str, typer.Option(help="Name of the institution, as others shall read it.")],
+    folder: Folder = _FOLDER,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make an institution's key, encrypted; on any machine, also one that is never online."""
+    from hansa_common.organisation import create_organisation, read_passphrase  # noqa: PLC0415
+
+    passphrase = read_passphrase(passphrase_file, variable=VARIABLE, prompt="Passphrase for the new key", confirm=True)
+    made = create_organisation(folder, name, passphrase)
+    typer.echo(f"{name}: key {_show(made.organisation.model_dump())}")
+    typer.echo(f"Public, to hand out: {folder / 'organisation.json'}. Private: {folder / 'key.pem'}; back it up.")
+
+
+@app.command()
+def sign(
+    file: Annotated[Path, typer.Argument(help="A binding request of 'hansa site join', or a roster request.")],
+    *,
+    folder: Folder = _FOLDER,
+    out: Annotated[Path | None, typer.Option(help="The signed file.")] = None,
+    passphrase_file: PassphraseFile = None,
+    yes: Yes = False,
+) -> None:
+    """Sign for a node of this institution, or, as the founder, a roster."""
+    from hansa_common.organisation import (  # noqa: PLC0415
+        BindingRequest,
+        OrganisationFolder,
+        RosterRequest,
+        SignedBindingFile,
+        SignedRosterFile,
+        read_file,
+        write_file,
+    )
+    from hansa_common.roster import sign_binding, sign_roster  # noqa: PLC0415
+
+    own = OrganisationFolder(folder)
+    request = read_file(file)
+    target = out or file.with_name(file.name.replace("-request", "").replace(".json", "") + "-signed.json")
+    if isinstance(request, BindingRequest):
+        if request.binding.organisation.key not in ("0" * 64, own.organisation.key):
+            raise UsageError(
+                f"{file} asks {request.binding.organisation.name} to sign.", advice="Give it to that organisation."
+            )
+        binding = request.binding.model_copy(update={"organisation": own.organisation})
+        typer.echo(f"{own.organisation.name} says: this is our node {binding.site} in {binding.federation}.")
+        typer.echo(f"Fingerprint, to compare with the node's screen: {_show(request.binding.keys.model_dump())}")
+        _confirm(yes)
+        key = own.unlock(_passphrase(passphrase_file))
+        write_file(target, SignedBindingFile(signed=sign_binding(binding, key)))
+    elif isinstance(request, RosterRequest):
+        _describe(request.roster)
+        _confirm(yes)
+        key = own.unlock(_passphrase(passphrase_file))
+        write_file(target, SignedRosterFile(signed=sign_roster(request.roster, key)))
+    else:
+        raise UsageError(f"{file} is nothing to sign.", advice="It is a request of 'site join' or 'server init'.")
+    typer.echo(f"Signed: {target}")
+
+
+@app.command()
+def admit(
+    site: Annotated[str, typer.Argument(help="Name of the site that has enrolled.")],
+    *,
+    server: Server = None,
+    applications: Annotated[
+        Path | None, typer.Option(help="File of 'hansa server applications', without --server.")
+    ] = None,
+    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
+    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    folder: Folder = _FOLDER,
+    passphrase_file: PassphraseFile = None,
+    yes: Yes = False,
+) -> None:
+    """As the founder, sign the next roster with one more site."""
+    current, waiting = _current(server, roster), _waiting(server, applications)
+    found = next((binding for binding in waiting if binding.binding.site == site), None)
+    if found is None:
+        names = ", ".join(sorted(binding.binding.site for binding in waiting)) or "nobody"
+        raise UsageError(f"{site} has not enrolled.", advice=f"Waiting: {names}.")
+    found.verify()
+    typer.echo(f"{found.binding.organisation.name} asks that its node {site} be a member.")
+    typer.echo(f"Fingerprint, to compare over the phone: {found.binding.fingerprint()}")
+    others = [member for member in current.roster.members if member.binding.site != site]
+    _sign_next(current, [*others, found], server, out, folder, passphrase_file, yes=yes)
+
+
+@app.command()
+def expel(
+    site: Annotated[str, typer.Argument(help="Name of the member.")],
+    *,
+    server: Server = None,
+    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
+    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    folder: Folder = _FOLDER,
+    passphrase_file: PassphraseFile = None,
+    yes: Yes = False,
+) -> None:
+    """As the founder, sign the next roster without a site."""
+    current = _current(server, roster)
+    others = [member for member in current.roster.members if member.binding.site != site]
+    if len(others) == len(current.roster.members):
+        raise UsageError(f"{site} is no member.")
+    _sign_next(current, others, server, out, folder, passphrase_file, yes=yes)
+
+
+def _sign_next(
+    current: "SignedRoster",
+    members: "list[SignedBinding]",
+    server: Path | None,
+    out: Path,
+    folder: Path,
+    passphrase_file: Path | None,
+    *,
+    yes: bool,
+) -> None:
+    import time  # noqa: PLC0415
+
+    from hansa_common.organisation import OrganisationFolder, SignedRosterFile, write_file  # noqa: PLC0415
+    from hansa_common.roster import sign_roster  # noqa: PLC0415
+
+    following = current.roster.following(members=members, issued_at=int(time.time()))
+    own = OrganisationFolder(folder)
+    if own.organisation.key != current.roster.founder.key:
+        raise UsageError(
+            f"{own.organisation.name} did not found this federation; {current.roster.founder.name} did.",
+            advice="Only the founder's key signs a roster: name its folder with --folder.",
+        )
+    _describe(following)
+    _confirm(yes)
+    signed = sign_roster(following, own.unlock(_passphrase(passphrase_file)))
+    if server is not None:
+        _server("install_roster")(server, signed)
+        typer.echo(f"Roster {following.version} is in force.")
+    else:
+        write_file(out, SignedRosterFile(signed=signed))
+        typer.echo(f"Signed: {out}. The coordinator puts it into force: hansa server roster {out}")
+
+
+def _current(server: Path | None, roster: Path | None) -> "SignedRoster":
+    from hansa_common.organisation import SignedRosterFile, read_file  # noqa: PLC0415
+
+    if server is not None:
+        found: SignedRoster = _server("current_roster")(server)
+        return found
+    content = read_file(roster) if roster is not None else None
+    if not isinstance(content, SignedRosterFile):
+        raise UsageError("Which roster is in force?", advice="Give --server FOLDER, or --roster FILE.")
+    return content.signed
+
+
+def _waiting(server: Path | None, applications: Path | None) -> "tuple[SignedBinding, ...]":
+    from hansa_common.organisation import ApplicationsFile, read_file  # noqa: PLC0415
+
+    if server is not None:
+        found: tuple[SignedBinding, ...] = _server("applications")(server)
+        return found
+    content = read_file(applications) if applications is not None else None
+    if not isinstance(content, ApplicationsFile):
+        raise UsageError("Who has enrolled?", advice="Give --server FOLDER, or --applications FILE.")
+    return content.applications
+
+
+def _server(name: str) -> Callable[..., Any]:
+    """Find something of the coordinator's package by name: this package does not know it."""
+    for entry in entry_points(group="hansa.federation", name=name):
+        loaded: Callable[..., Any] = entry.load()
+        return loaded
+    raise UsageError("--server needs the coordinator's part of Hansa.", advice="pip install 'hansa[server]'")
+
+
+def _describe(roster: "Roster") -> None:
+    names = [f"{member.binding.site} ({member.binding.organisation.name})" for member in roster.members]
+    typer.echo(f"Roster {roster.version} of {roster.federation}, founded by {roster.founder.name}.")
+    typer.echo(f"Members: {', '.join(names) or 'none yet'}")
+    if roster.founder_is_coordinator:
+        typer.echo("The founder's key lies on the coordinator's machine: whoever holds that machine admits members.")
+
+
+def _confirm(yes: bool) -> None:
+    if not yes:
+        typer.confirm("Sign this?", abort=True)
+
+
+def _passphrase(file: Path | None) -> bytes:
+    from hansa_common.organisation import read_passphrase  # noqa: PLC0415
+
+    return read_passphrase(file, variable=VARIABLE, prompt="Passphrase of the organisation's key")
+
+
+def _show(value: object) -> str:
+    from hansa_common.identity import fingerprint  # noqa: PLC0415
+
+    return fingerprint(value)

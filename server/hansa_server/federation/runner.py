@@ -1,0 +1,108 @@
+"""A study's own process: ``python -m hansa_server.federation.runner FOLDER STUDY``, started by the coordinator.
+
+It conducts the study on engine ``federation``, from its last checkpoint where there is one. Killed at any moment, it is
+started again and asks for the same tasks, whose replies are stored: nothing is trained or counted twice.
+"""
+
+import hashlib
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from hansa_common.app_plan import AppPlan
+from hansa_common.errors import HansaError, StudyFailed, StudyInterrupted
+from hansa_common.plan import StudyPlan
+from hansa_server.app import server_app
+from hansa_server.conduct import conduct, stop_on_signal
+from hansa_server.engines.federation import FederationGrid
+from hansa_server.engines.flower_app import load_server_app, run_server_app
+from hansa_server.exchange import Exchange
+from hansa_server.federation.control import Control, Done, FinishRequest, StudyReply, StudyRequest
+from hansa_server.federation.events import EventLog
+from hansa_server.federation.folder import FederationFolder
+from hansa_server.federation.studies import read_any, run_folder
+from hansa_server.outcome import results_of
+from hansa_server.report import model_card
+from hansa_server.store import RunFolder
+from hansa_server.study import Study
+
+_log = logging.getLogger(__name__)
+
+
+def main(path: Path, study: str) -> None:
+    """Conduct one study and tell the coordinator how it ended."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    folder = FederationFolder(path)
+    control = Control(path)
+    state: Literal["completed", "stopped", "failed"] = "completed"
+    reason = ""
+    try:
+        row = control.call("Begin", StudyRequest(study=study), StudyReply)
+        _run(folder, control, row)
+    except StudyInterrupted as error:
+        state, reason = "stopped", error.message
+    except HansaError as error:
+        state, reason = "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - the traceback is for the study's log, the operator is told where to look
+        _log.exception("The study failed.")
+        state, reason = "failed", f"Unexpected {type(error).__name__}; its study.log has the details."
+    control.call("Finish", FinishRequest(study=study, state=state, reason=reason[:10_000]), Done)
+    control.close()
+
+
+def _run(folder: FederationFolder, control: Control, row: StudyReply) -> None:
+    plan = read_any(row.plan)
+    grid = FederationGrid(
+        control=control,
+        folder=folder.exchange / row.study,
+        study=row.study,
+        attempt=row.attempt,
+        sites=[site for site in row.sites if site in row.approved],
+    )
+    with stop_on_signal() as stop:
+        if isinstance(plan, AppPlan):
+            run_server_app(load_server_app(plan.server_app, Path.cwd()), grid, dict(plan.run_config))
+        else:
+            _run_study(plan, run_folder(folder.runs, row.study), grid, row, stop)
+
+
+def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyReply, stop: threading.Event) -> None:
+    folder = RunFolder(path)
+    folder.lock()
+    folder.save_plan(plan)
+    events = EventLog(path)
+    study = Study(plan=plan, folder=folder, engine="federation", observer=events, attempt=row.attempt)
+
+    def whole(exchange: Exchange) -> None:
+        study.run(exchange)
+        results = results_of(study, run=str(path), status="completed", reason="")
+        assert study.parameters is not None
+        sha256 = hashlib.sha256(study.parameters.astype("<f4", copy=False).data).hexdigest()
+        study.deliver(exchange, card=model_card(results, plan), sha256=sha256)
+
+    try:
+        conduct(study, folder, partial(run_on_grid, grid, whole, stop))
+    finally:
+        events.close()
+        folder.close()
+    missed = {site: problem for site, problem in study.delivered.items() if problem}
+    if missed:
+        lines = [f"{site}: {problem}" for site, problem in sorted(missed.items())]
+        raise StudyFailed(
+            "The study is complete; these sites did not get the model:\n" + "\n".join(lines),
+            advice="Resume it when they are back: only the delivery is done again.",
+        )
+
+
+def run_on_grid(grid: FederationGrid, whole: Callable[[Exchange], None], stop: threading.Event) -> None:
+    """Run a study's ServerApp on the federation."""
+    app = server_app(whole, stop, nodes=len(grid.names), names=grid.names)
+    run_server_app(app, grid, {})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
