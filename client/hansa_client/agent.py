@@ -27,6 +27,7 @@ from hansa_client.gate import Gate
 from hansa_client.outbox import Entry, Outbox
 from hansa_client.session import SiteSession, refusal
 from hansa_client.worker_process import WorkerProcess
+from hansa_common.app_plan import AppPlan
 from hansa_common.errors import (
     HansaError,
     MessageError,
@@ -39,6 +40,7 @@ from hansa_common.errors import (
 from hansa_common.failpoints import reach
 from hansa_common.files import write_whole
 from hansa_common.messages import Delivered, DeliverTask, Envelope, Message, decode, encode
+from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import (
     PROTOCOLS,
@@ -102,7 +104,7 @@ class Agent:
         self._gate = Gate(folder)
         self._worker = WorkerProcess(folder.path, self._settings)
         self._session = SiteSession(
-            name=self._site, approve=self._gate.check, work=self._worker, sources=self._settings.data
+            name=self._site, approve=self._gate.check_digest, work=self._worker, source=self._settings.source
         )
         self._connection = Connection(folder, self._on_notice, protocols=protocols)
         self._tasks: dict[str, TaskNotice] = {}
@@ -237,22 +239,25 @@ class Agent:
     def _answer(self, notice: TaskNotice, parcel: Parcel) -> Parcel:
         """Do a task in a thread of its own; whatever fails is a typed refusal."""
         self._last_task = str(notice.task)
-        if parcel.kind is Kind.FLOWER:
-            return self._gate.flower(notice, parcel.envelope, self._worker)
-        header = decode(parcel.envelope).header
-        if isinstance(header, DeliverTask):
-            return _parcel(self._keep_model(notice, decode(parcel.envelope)))
-        envelope = self._session.handle(parcel.envelope, seconds=notice.seconds)
+        plan = self._gate.plan_of(notice.task.study)
+        if isinstance(plan, AppPlan):
+            return self._gate.flower(plan, notice, parcel, self._worker)
+        if parcel.kind is not Kind.HANSA:
+            raise MessageError("The study is no Flower app.")
+        if _kind_of(parcel.envelope) == "deliver":
+            return _parcel(self._keep_model(notice, plan, decode(parcel.envelope)))
+        envelope = self._session.handle(parcel.envelope, plan, seconds=notice.seconds)
         if self._folder.is_paused():
             raise SitePaused("The site was paused while it worked on the task.")
         return _parcel(envelope)
 
-    def _keep_model(self, notice: TaskNotice, message: Message) -> Envelope:
+    def _keep_model(self, notice: TaskNotice, plan: StudyPlan, message: Message) -> Envelope:
         """Write the study's last model and its card to this site's disk."""
         header, vector = message.header, message.vector
         assert isinstance(header, DeliverTask)
         assert vector is not None
-        self._gate.check(header.plan_digest)
+        if header.plan_digest != plan.digest():
+            raise TaskRefused("The model belongs to another plan.")
         if vector.size != header.spec.size:
             raise MessageError("The model has another size than its tensors.")
         folder = self._folder.path / "models" / notice.task.study
@@ -403,6 +408,13 @@ def _refused_code(reply: Parcel) -> str:
         return ""
     header = json.loads(reply.envelope.header)
     return str(header["code"]) if header.get("kind") == "refusal" else ""
+
+
+def _kind_of(envelope: Envelope) -> str:
+    """Return a message's kind, without its arrays; empty where it is none."""
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):
+        return str(json.loads(envelope.header).get("kind", ""))
+    return ""
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """What this site lets be done: only what it approved, looked up on its own disk before anything runs."""
 
+import json
 from pathlib import Path
 from typing import Protocol
 
 from hansa_client.folder import SiteFolder
 from hansa_common.app_plan import AppPlan, read_app_plan
-from hansa_common.errors import NotApproved, TaskRefused
+from hansa_common.errors import MessageError, NotApproved, TaskRefused, UsageError
 from hansa_common.files import write_whole
 from hansa_common.messages import Envelope, RawArray
+from hansa_common.plan import StudyPlan, plan_from_json
 from hansa_common.wire.codec import Kind, Parcel
 from hansa_common.wire.protocol import TaskNotice
 
@@ -29,46 +31,59 @@ class Gate:
     def __init__(self, folder: SiteFolder) -> None:
         self._folder = folder
 
-    def check(self, digest: str) -> None:
-        """Return if this site approved the plan with this digest, and did not take it back.
+    def plan_of(self, study: str) -> StudyPlan | AppPlan:
+        """Return a study's plan as this site approved it.
+
+        Raises:
+            NotApproved: It was not proposed, not approved, or the approval was taken back.
+        """
+        try:
+            proposal = self._folder.proposal(study)
+        except UsageError:
+            raise NotApproved("The study was not proposed to this site.") from None
+        plan = read_app_plan(proposal.plan) or plan_from_json(proposal.plan)
+        if proposal.study != study or not self._folder.is_approved(study, plan.digest()):
+            raise NotApproved(
+                f"This site has not approved {study}.",
+                advice="See it with 'hansa site review'; approve it with 'hansa site approve'.",
+            )
+        return plan
+
+    def check_digest(self, digest: str) -> None:
+        """Return if this site approved the plan with this digest for some study, and did not take it back.
 
         Raises:
             NotApproved: It did not.
         """
-        if not self._folder.is_approved(digest):
-            raise NotApproved(
-                f"This site has not approved the plan {digest[:16]}...",
-                advice="See it with 'hansa site review'; approve it with 'hansa site approve'.",
-            )
+        answers = self._folder.decisions().values()
+        if not any(answer.decision.digest == digest and answer.decision.approved for answer in answers):
+            raise NotApproved(f"This site has not approved the plan {digest[:16]}...")
 
-    def flower(self, notice: TaskNotice, envelope: Envelope, work: FlowerWork) -> Parcel:
-        """Have another Flower app's ClientApp answer, if this site approved it and lists it.
+    def flower(self, plan: AppPlan, notice: TaskNotice, parcel: Parcel, work: FlowerWork) -> Parcel:
+        """Have another Flower app's ClientApp answer, if this site lists it.
 
         Raises:
-            TaskRefused: It is not approved, or not in site.toml.
+            TaskRefused: It is not in site.toml.
             HansaError: It failed.
         """
-        plan = self._app_plan(notice.task.study)
-        self.check(plan.digest())
         if plan.client_app not in self._folder.settings().apps.values():
             raise TaskRefused(
                 "The app is not one that this site lets run.",
                 advice=f'Add it to [apps] in site.toml: "{plan.client_app}"',
             )
+        if parcel.kind is not Kind.FLOWER or "message" not in parcel.envelope.arrays:
+            raise MessageError("A task of another Flower app holds its message.")
         state = self._state_path(notice.task.study)
-        arrays = {"message": envelope.arrays["message"]}
+        arrays = {"message": parcel.envelope.arrays["message"]}
         if state.exists():
             content = state.read_bytes()
             arrays["state"] = RawArray(dtype="|u1", shape=(len(content),), data=content)
-        answer = work.flower(plan.client_app, Envelope(header=b"", arrays=arrays), timeout=notice.seconds)
+        index = plan.sites.index(notice.task.site)
+        node = {"partition-id": index, "num-partitions": len(plan.sites)}
+        header = json.dumps({"node": node, "run": plan.run_config}).encode()
+        answer = work.flower(plan.client_app, Envelope(header=header, arrays=arrays), timeout=notice.seconds)
         write_whole(state, answer.arrays["state"].data, mode=0o600)
         return Parcel(kind=Kind.FLOWER, envelope=Envelope(header=b"", arrays={"message": answer.arrays["message"]}))
-
-    def _app_plan(self, study: str) -> AppPlan:
-        plan = read_app_plan(self._folder.proposal(study).plan)
-        if plan is None:
-            raise TaskRefused("The study is no Flower app.")
-        return plan
 
     def _state_path(self, study: str) -> Path:
         folder = self._folder.path / "apps"

@@ -1,50 +1,135 @@
-"""What a site does with one task, without I/O: gate, train, release; the same on every engine.
+"""What a site does with one task, without I/O: gate, work, release; the same on every engine.
 
-An engine carries the bytes of a task here and the bytes of the reply back. What a site must remember between tasks is
-in ``SiteState``, which the engine keeps for it; everything else is a warm cache that can be rebuilt from it.
+An engine carries the bytes of a task here and the bytes of the reply back. The work (torch, data) is somebody else's:
+in a simulation an object of this process, at a real site a process without a network. ``release`` is this side's.
 """
 
-import functools
 import logging
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-import torch
-
-from hansa_client.data.split import Splits
-from hansa_client.device import choose_device, describe
 from hansa_client.release import Release
-from hansa_client.simulated import SimulatedSites, count_sites, divide, site_splits
-from hansa_client.training.memory import keep_freed_memory
-from hansa_client.training.procedure import Procedure
-from hansa_client.training.supervised import SupervisedTraining
-from hansa_common import __version__
-from hansa_common.errors import HansaError, MessageError, TaskRefused
-from hansa_common.messages import (
-    Baseline,
-    BaselineTask,
-    Envelope,
-    Evaluated,
-    EvaluateTask,
-    Initial,
-    InitialTask,
-    Message,
-    Opened,
-    OpenTask,
-    Refusal,
-    TrainTask,
-    Update,
-    decode,
-    encode,
-)
-from hansa_common.metrics import ClassificationCounts
-from hansa_common.parameters import Vector
-from hansa_common.plan import StudyPlan, plan_from_json
-from hansa_common.seeds import derive_seed
+from hansa_common.errors import HansaError, TaskRefused
+from hansa_common.messages import Envelope, Message, OpenTask, Refusal, Update, decode, encode
+from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
 
-MAX_REPLY = 8 << 30  # bytes
+if TYPE_CHECKING:  # torch stays out of the agent
+    from hansa_client.work import Work
+
+MAX_REPLY: Final = 8 << 30  # bytes
 _log = logging.getLogger(__name__)
+
+
+def release_reply(reply: Message, *, parameters: int) -> Envelope:
+    """Turn what the work gave into what may leave: an update passes the release step.
+
+    Args:
+        reply: Of the work.
+        parameters: ``P``, what an update must have.
+
+    Raises:
+        ReleaseRefused: The update must not leave.
+    """
+    if not isinstance(reply.header, Update):
+        return encode(reply)
+    assert reply.vector is not None
+    release = Release(parameters=parameters, max_bytes=MAX_REPLY)
+    return release.update(reply.header, reply.vector, reply.counts["validation"])
+
+
+def refusal(site: str, code: str, reason: str) -> Envelope:
+    """Return the reply of a site that did not do a task."""
+    return encode(Message(header=Refusal(code=code, site=site, reason=reason[:2000])))
+
+
+# --- a real site ---------------------------------------------------------------------------------------------------
+
+
+class RemoteWork(Protocol):
+    """The work in a process of its own."""
+
+    def open(self, plan: StudyPlan, *, name: str, index: int, source: SourcePlan, timeout: float) -> int:
+        """Load data and model; return ``P``."""
+
+    def do(self, message: Message, *, classes: int, timeout: float) -> Message:
+        """Do one task of the open study."""
+
+
+class SiteSession:
+    """A real site in whatever study is open.
+
+    Args:
+        name: Of the site.
+        approve: Called with a plan's digest before anything runs; raises where the site does not allow it.
+        work: What trains.
+        source: Which data serves a study, by its name.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        approve: Callable[[str], None],
+        work: RemoteWork,
+        source: Callable[[str], SourcePlan | None],
+    ) -> None:
+        self._name = name
+        self._approve = approve
+        self._work = work
+        self._source = source
+        self._plan: StudyPlan | None = None
+        self._digest = ""
+        self._parameters = 0
+
+    def handle(self, envelope: Envelope, plan: StudyPlan, *, seconds: float) -> Envelope:
+        """Do the task and return the reply; a failure is a typed refusal without a value of the data.
+
+        Args:
+            envelope: What the server sent.
+            plan: The plan of the study that the task belongs to, from this site's own disk.
+            seconds: How long the work may take.
+        """
+        try:
+            return self._handle(decode(envelope), plan, seconds)
+        except HansaError as error:
+            _log.warning("task refused (%s): %s", error.code, error)
+            return refusal(self._name, error.code, error.public)
+        except Exception as error:  # noqa: BLE001 - a site answers whatever happens, and tells no details
+            _log.exception("unexpected failure")
+            return refusal(
+                self._name, "internal", f"Unexpected {type(error).__name__}; the site's log has the details."
+            )
+
+    def _handle(self, message: Message, plan: StudyPlan, seconds: float) -> Envelope:
+        digest = plan.digest()
+        self._approve(digest)
+        header = message.header
+        if isinstance(header, OpenTask):
+            if plan_from_json(header.plan).digest() != digest:
+                raise TaskRefused("The server asks to open another plan than the one that this site approved.")
+        elif getattr(header, "plan_digest", "") != digest:
+            raise TaskRefused("The task belongs to another plan than the one that this site approved.")
+        if self._digest != digest:
+            self._open(plan, digest, seconds)
+        reply = self._work.do(message, classes=len(plan.data.classes), timeout=seconds)
+        return release_reply(reply, parameters=self._parameters)
+
+    def _open(self, plan: StudyPlan, digest: str, seconds: float) -> None:
+        source = self._source(plan.name)
+        if source is None:
+            raise TaskRefused(
+                f"This site has no data for the study '{plan.name}'.", advice=f"Add [data.{plan.name}] to site.toml."
+            )
+        if plan.federation is None or self._name not in plan.federation.sites:
+            raise TaskRefused("The plan does not name this site.")
+        index = plan.federation.sites.index(self._name)
+        self._digest = ""
+        self._parameters = self._work.open(plan, name=self._name, index=index, source=source, timeout=seconds)
+        self._digest = digest
+
+
+# --- a simulated site ----------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -60,184 +145,41 @@ class SiteState:
     plan_json: str = ""
 
 
-class Session:
-    """One site in one study: its data and model stay loaded between tasks."""
-
-    def __init__(self, plan: StudyPlan, index: int) -> None:
-        sites = divide(plan)
-        if not 0 <= index < len(sites.names):
-            raise TaskRefused(f"There is no site {index}; the plan has {len(sites.names)}.")
-        assert plan.simulation is not None
-        self.plan = plan
-        self.digest = plan.digest()
-        self.index = index
-        self.site = sites.names[index]
-        self._sites: SimulatedSites = sites
-        self._device = choose_device(plan.simulation.device, worker_index=index)
-        self._splits = site_splits(plan, index)
-        self._procedure = self._prepare(self._splits)
-        self._release = Release(parameters=self._procedure.spec.size, max_bytes=MAX_REPLY)
-
-    def handle(self, message: Message) -> Envelope:
-        """Do one task of the open study.
-
-        Raises:
-            TaskRefused: It belongs to another study or round.
-            MessageError: Its vector does not fit the plan's model.
-            DataError, TrainingError, ReleaseRefused: As the step that failed says.
-        """
-        header = message.header
-        if isinstance(header, OpenTask):
-            return self._open()
-        if not isinstance(header, InitialTask | TrainTask | EvaluateTask | BaselineTask):
-            raise TaskRefused(f"A site does not do '{header.kind}'.")
-        if header.plan_digest != self.digest:
-            raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
-        if message.vector is not None and message.vector.size != self._procedure.spec.size:
-            raise MessageError(
-                f"The parameters have {message.vector.size} values; the plan's model has {self._procedure.spec.size}."
-            )
-        match header, message.vector:
-            case InitialTask(), None:
-                return self._initial()
-            case TrainTask(), np.ndarray() as parameters:
-                return self._train(header, parameters)
-            case EvaluateTask(), np.ndarray() as parameters:
-                return self._evaluate(header, parameters)
-            case BaselineTask(), np.ndarray() as parameters:
-                return self._baseline(header, parameters)
-        raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
-
-    def _prepare(self, splits: Splits, plan: StudyPlan | None = None) -> Procedure:
-        dataset = self._sites.dataset
-        return SupervisedTraining(plan=plan or self.plan, dataset=dataset, splits=splits, device=self._device)
-
-    def _open(self) -> Envelope:
-        labels = self._sites.dataset.labels[self._sites.indices[self.index]]
-        counts = np.bincount(labels, minlength=len(self.plan.data.classes))
-        header = Opened(
-            plan_digest=self.digest,
-            site=self.site,
-            train=len(self._splits.train),
-            validation=len(self._splits.validation),
-            test=len(self._splits.test),
-            class_counts=tuple(counts.tolist()),
-            origin=self._sites.dataset.origin,
-            version=__version__,
-            device=describe(self._device),
-        )
-        return encode(Message(header=header))
-
-    def _initial(self) -> Envelope:
-        header = Initial(plan_digest=self.digest, spec=self._procedure.spec)
-        seed = derive_seed(self.plan.seed, "initial")
-        return encode(Message(header=header, vector=self._procedure.initial(seed)))
-
-    def _train(self, task: TrainTask, parameters: Vector) -> Envelope:
-        if not 1 <= task.round <= self.plan.rounds.count:
-            raise TaskRefused(f"The plan has {self.plan.rounds.count} rounds; the task asks for round {task.round}.")
-        started = time.perf_counter()
-        counts = self._procedure.evaluate(parameters, "validation")
-        evaluated = time.perf_counter()
-        trained = self._procedure.train(parameters, round_number=task.round, seed=self._seed(task.round))
-        ended = time.perf_counter()
-        header = Update(
-            plan_digest=self.digest,
-            round=task.round,
-            attempt=task.attempt,
-            site=self.site,
-            num_examples=trained.num_examples,
-            train_loss=trained.loss,
-            steps=trained.steps,
-            seconds=ended - started,
-            train_seconds=ended - evaluated,
-        )
-        return self._release.update(header, trained.delta, counts)
-
-    def _seed(self, round_number: int) -> int:
-        return derive_seed(self.plan.seed, self.index, round_number, "train")
-
-    def _evaluate(self, task: EvaluateTask, parameters: Vector) -> Envelope:
-        started = time.perf_counter()
-        procedure = self._procedure
-        if task.subject == "coordinator":
-            holdout = self._sites.holdout
-            procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
-        counts = {
-            "validation": procedure.evaluate(parameters, "validation"),
-            "test": procedure.evaluate(parameters, "test"),
-        }
-        header = Evaluated(plan_digest=self.digest, site=self.site, seconds=time.perf_counter() - started)
-        return encode(Message(header=header, counts=counts))
-
-    def _baseline(self, task: BaselineTask, parameters: Vector) -> Envelope:
-        started = time.perf_counter()
-        if task.subject == "local":
-            trained = self._train_alone(self._procedure, parameters)
-            counts = {self.site: self._procedure.evaluate(trained, "test")}
-        else:
-            counts = self._train_pooled(parameters)
-        header = Baseline(
-            plan_digest=self.digest, subject=task.subject, site=self.site, seconds=time.perf_counter() - started
-        )
-        return encode(Message(header=header, counts=counts))
-
-    def _train_alone(self, procedure: Procedure, parameters: Vector) -> Vector:
-        """Train for the study's whole budget without anybody else."""
-        current = parameters.astype(np.float32, copy=True)
-        for round_number in range(1, self.plan.rounds.count + 1):
-            current += procedure.train(current, round_number=round_number, seed=self._seed(round_number)).delta
-        return current
-
-    def _train_pooled(self, parameters: Vector) -> dict[str, ClassificationCounts]:
-        """Train on the union of all sites' training splits; the sample budget is that of all sites together."""
-        per_site = [site_splits(self.plan, index) for index in range(len(self._sites.names))]
-        union = Splits(
-            train=np.concatenate([splits.train for splits in per_site]),
-            validation=np.concatenate([splits.validation for splits in per_site]),
-            test=np.concatenate([splits.test for splits in per_site]),
-        )
-        plan = self.plan
-        if plan.training.steps is not None:
-            steps = plan.training.steps * len(per_site)
-            plan = plan.model_copy(update={"training": plan.training.model_copy(update={"steps": steps})})
-        trained = self._train_alone(self._prepare(union, plan), parameters)
-        return {
-            name: self._prepare(replace(union, test=splits.test)).evaluate(trained, "test")
-            for name, splits in zip(self._sites.names, per_site, strict=True)
-        }
-
-
 class Sessions:
-    """The warm sessions of this process: all of one study, by site."""
+    """The warm sites of this process: all of one study, by index."""
 
     def __init__(self) -> None:
         self._plan_json = ""
         self._plan: StudyPlan | None = None
-        self._sessions: dict[int, Session] = {}
+        self._sites: dict[int, Work] = {}
 
-    def find(self, state: SiteState) -> Session:
-        """Return this site's session, made anew where this process has none yet.
+    def find(self, state: SiteState) -> "Work":
+        """Return this site's work, made anew where this process has none yet.
 
         Raises:
             TaskRefused: The site has opened no study.
             HansaError: The study cannot be opened here.
         """
+        from hansa_client.site_data import simulated_site  # noqa: PLC0415 - see above
+        from hansa_client.work import Work  # noqa: PLC0415
+
         if not state.plan_json:
             raise TaskRefused("No study is open at this site.", advice="The server must open the study first.")
         if state.plan_json != self._plan_json or self._plan is None:
             self._plan = plan_from_json(state.plan_json)
-            self._plan_json, self._sessions = state.plan_json, {}
-        if state.index not in self._sessions:
-            self._sessions[state.index] = Session(self._plan, state.index)
-        return self._sessions[state.index]
+            self._plan_json, self._sites = state.plan_json, {}
+        if state.index not in self._sites:
+            site = simulated_site(self._plan, state.index)
+            device = self._plan.simulation.device if self._plan.simulation else "auto"
+            self._sites[state.index] = Work(self._plan, site, device)
+        return self._sites[state.index]
 
 
 _sessions = Sessions()
 
 
 def handle(envelope: Envelope, state: SiteState) -> Envelope:
-    """Do the task in ``envelope`` and return the reply; a failure is a typed refusal, never an exception.
+    """Do the task of a simulated site and return the reply; a failure is a typed refusal, never an exception.
 
     Args:
         envelope: What the server sent.
@@ -253,29 +195,26 @@ def handle(envelope: Envelope, state: SiteState) -> Envelope:
         return _refuse(state, "internal", f"Unexpected {type(error).__name__}; the workers' log has the details.")
 
 
-@functools.cache
-def _prepare_process() -> None:
-    """One site, one core: sites run side by side, and results do not depend on how many cores there are."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
-
-
 def _handle(envelope: Envelope, state: SiteState) -> Envelope:
-    _prepare_process()
+    from hansa_client.work import prepare_process  # noqa: PLC0415 - see above
+
+    prepare_process()
     message = decode(envelope)
     if isinstance(message.header, OpenTask):
         state.plan_json = message.header.plan
-    return _sessions.find(state).handle(message)
+    work = _sessions.find(state)
+    return release_reply(work.do(message), parameters=work.parameters)
 
 
 def _refuse(state: SiteState, code: str, reason: str) -> Envelope:
     _log.warning("site %d refuses: %s", state.index, reason)
-    header = Refusal(code=code, site=_name(state), reason=reason[:2000])
-    return encode(Message(header=header))
+    return refusal(_name(state), code, reason)
 
 
 def _name(state: SiteState) -> str:
     """Return the site's name, or its number where its plan cannot tell."""
+    from hansa_client.simulated import count_sites  # noqa: PLC0415 - see above
+
     try:
         return count_sites(plan_from_json(state.plan_json))[state.index]
     except (HansaError, IndexError):

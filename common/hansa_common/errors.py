@@ -107,6 +107,13 @@ class TrainingOutOfMemory(TrainingError):
     public = "The site has too little memory for this model and batch size."
 
 
+class WorkerLost(TrainingError):
+    """The process that trains hung, died or was ended; the next task gets a new one."""
+
+    code = "worker-lost"
+    public = "The site's worker process died or was ended; the site's log says why."
+
+
 class ReleaseRefused(HansaError):
     """The site's own release step refused to let an update out."""
 

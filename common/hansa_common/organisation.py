@@ -1,6 +1,7 @@
-"""An institution's own key: it says which nodes are the institution's, and the founder's says who is a member.
+"""An organisation's signing key, encrypted on its own disk, and the files that travel between the people who sign.
 
-The key may be made and kept on any machine, also one that is never online; what it signs travels as small files.
+A site's operator sends a ``BindingRequest``; the organisation answers with a ``SignedBinding``. A coordinator sends a
+``RosterRequest`` or ``Applications``; the founder answers with a ``SignedRoster``. None of these files holds a secret.
 """
 
 import getpass
@@ -8,8 +9,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -17,156 +19,199 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
-from hansa_common.errors import SettingsError, StorageError, UsageError
+from hansa_common.errors import StorageError, UsageError
 from hansa_common.files import read_secret, storage, write_secret, write_whole
-from hansa_common.roster import Binding, Organisation, Roster, SignedBinding, SignedRoster
-from hansa_common.settings import Strict
+from hansa_common.identity import NodePublicKeys, fingerprint
+from hansa_common.plan import SiteName, StudyName
+from hansa_common.roster import MAX_MEMBERS, Binding, Organisation, Roster, SignedBinding, SignedRoster
+from hansa_common.settings import Strict, parse
 from hansa_common.signing import public_hex
 
-_LARGEST = 16 << 20  # bytes of a file to sign; a roster of 10,000 members is about 10 MB
+VARIABLE: Final = "HANSA_ORG_PASSPHRASE"
+_MOST: Final = 64 << 20  # bytes of a file; 10,000 bindings are about 10 MiB
+_SHORTEST: Final = 8  # characters of a passphrase
 
 
 class BindingRequest(Strict):
-    """A file that asks an organisation to sign for a node."""
+    """A site asks its organisation to say that these keys are its own."""
 
+    format: Literal[1] = 1
     kind: Literal["binding-request"] = "binding-request"
-    binding: Binding
+    federation: StudyName
+    site: SiteName
+    keys: NodePublicKeys
+
+    def fingerprint(self) -> str:
+        """Return what the site's operator reads to whoever signs."""
+        return fingerprint(self.model_dump(mode="json"))
+
+    def answer(self, organisation: Organisation, *, issued_at: int) -> Binding:
+        """Return the binding that an organisation signs."""
+        return Binding(
+            federation=self.federation, site=self.site, organisation=organisation, keys=self.keys, issued_at=issued_at
+        )
 
 
 class RosterRequest(Strict):
-    """A file that asks the founder to sign a roster."""
+    """A coordinator asks the founder to sign a roster, usually the first."""
 
+    format: Literal[1] = 1
     kind: Literal["roster-request"] = "roster-request"
     roster: Roster
 
 
-class SignedBindingFile(Strict):
-    """A file with a binding that an organisation signed."""
+class Applications(Strict):
+    """Sites that used their invitation and wait for the founder."""
 
-    kind: Literal["signed-binding"] = "signed-binding"
-    signed: SignedBinding
-
-
-class SignedRosterFile(Strict):
-    """A file with a roster that the founder signed."""
-
-    kind: Literal["signed-roster"] = "signed-roster"
-    signed: SignedRoster
-
-
-class ApplicationsFile(Strict):
-    """A file with the sites that wait to be admitted."""
-
+    format: Literal[1] = 1
     kind: Literal["applications"] = "applications"
-    applications: tuple[SignedBinding, ...]
-
-
-AnyFile = BindingRequest | RosterRequest | SignedBindingFile | SignedRosterFile | ApplicationsFile
-_FILE: TypeAdapter[AnyFile] = TypeAdapter(Annotated[AnyFile, Field(discriminator="kind")])
-
-
-def read_file(path: Path) -> AnyFile:
-    """Read a file that travels between organisations.
-
-    Raises:
-        SettingsError: It cannot be read or is none.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-        if len(content) <= _LARGEST:
-            return _FILE.validate_json(content)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}.", advice="Check the path.") from error
-    except ValidationError:
-        pass
-    raise SettingsError(f"{path} is no file of a federation, or not all of it.", advice="Ask its sender for it again.")
-
-
-def write_file(path: Path, content: AnyFile) -> None:
-    """Write one.
-
-    Raises:
-        StorageError: The disk is full or fails.
-    """
-    write_whole(path, (content.model_dump_json(indent=2) + "\n").encode())
+    federation: StudyName
+    applications: Annotated[tuple[SignedBinding, ...], Field(max_length=MAX_MEMBERS)]
 
 
 class OrganisationFolder:
-    """An organisation's name and encrypted key on disk."""
+    """The folder with an organisation's name and key.
+
+    Args:
+        path: Of the folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def organisation(self) -> Organisation:
-        """The public half.
+        """Name and public key.
 
         Raises:
-            UsageError: There is no organisation here.
+            UsageError: There is no organisation in this folder.
         """
-        try:
-            return Organisation.model_validate_json((self.path / "organisation.json").read_bytes())
-        except (OSError, ValidationError):
-            raise UsageError(
-                f"{self.path} holds no organisation.", advice="Make one: hansa org init --name NAME --folder FOLDER"
-            ) from None
+        path = self.path / "organisation.json"
+        if not path.is_file():
+            raise UsageError(f"{self.path} holds no organisation.", advice="Make one: hansa org init --name NAME")
+        return read_document(path, Organisation)
 
     def unlock(self, passphrase: bytes) -> Ed25519PrivateKey:
         """Return the private key.
 
         Raises:
             UsageError: The passphrase is wrong.
-            StorageError: The file is missing, or is no such key.
+            StorageError: The key is missing, or is another than the organisation's.
+            IdentityError: Others than the owner can read the file.
         """
-        organisation = self.organisation
-        content = read_secret(self.path / "key.pem")
+        path = self.path / "key.pem"
+        content = read_secret(path)
         try:
             key = load_pem_private_key(content, password=passphrase)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise UsageError(
-                "The passphrase does not open the organisation's key.", advice="It cannot be recovered without it."
+                f"The passphrase does not open {path}.",
+                advice="It is the one given to 'hansa org init'; nobody can reset it.",
             ) from None
-        if not isinstance(key, Ed25519PrivateKey) or public_hex(key) != organisation.key:
-            raise StorageError(f"{self.path} holds another key than its organisation's.", advice="Restore a backup.")
+        if not isinstance(key, Ed25519PrivateKey) or public_hex(key) != self.organisation.key:
+            raise StorageError(f"{path} holds another key than organisation.json.", advice="Restore both together.")
         return key
 
 
 def create_organisation(folder: Path, name: str, passphrase: bytes) -> OrganisationFolder:
-    """Make an organisation's key.
+    """Make an organisation's key and write it, encrypted.
 
     Raises:
-        UsageError: The name or the passphrase is empty.
-        StorageError: There is one already, or the disk fails.
+        UsageError: The passphrase is too short, or the name no name.
+        StorageError: There is a key already, or the disk fails.
     """
-    if not passphrase or not name.strip():
-        raise UsageError("A name and a passphrase are needed.", advice="The key is never stored unencrypted.")
-    with storage(folder, "create", advice="Check --folder."):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if len(passphrase) < _SHORTEST:
+        raise UsageError(
+            f"The passphrase has fewer than {_SHORTEST} characters.", advice="Whoever has the key is the organisation."
+        )
     key = Ed25519PrivateKey.generate()
+    organisation = parse(Organisation, {"name": name, "key": public_hex(key)})
+    with storage(folder, "create", advice="Choose another --folder."):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
     write_secret(folder / "key.pem", encrypted)
-    public = Organisation(name=name, key=public_hex(key))
-    write_whole(folder / "organisation.json", (json.dumps(public.model_dump(), indent=2) + "\n").encode())
+    write_document(folder / "organisation.json", organisation)
     return OrganisationFolder(folder)
 
 
 def read_passphrase(file: Path | None, *, variable: str, prompt: str, confirm: bool = False) -> bytes:
-    """Return a passphrase from a file, the environment or the terminal, in this order.
+    """Return a passphrase from a file of its owner only, else from the environment, else from the terminal.
+
+    Args:
+        file: With the passphrase on its first line.
+        variable: Of the environment.
+        prompt: What the terminal asks.
+        confirm: Ask twice, for a new one.
 
     Raises:
-        UsageError: None of them has one, or the two that were typed differ.
-        IdentityError: Others can read the file.
+        UsageError: There is none of the three, it is empty, or the two differ.
+        IdentityError: Others than the owner can read the file.
+        StorageError: The file cannot be read.
     """
     if file is not None:
-        return read_secret(file).strip()
-    if found := os.environ.get(variable):
-        return found.encode()
-    if not sys.stdin.isatty():
-        raise UsageError(f"No passphrase for: {prompt}.", advice=f"Give --passphrase-file, or set {variable}.")
-    typed = getpass.getpass(f"{prompt}: ")
-    if confirm and getpass.getpass("Once more: ") != typed:
-        raise UsageError("The two passphrases differ.", advice="Try again.")
-    return typed.encode()
+        passphrase = read_secret(file).split(b"\n", 1)[0].rstrip(b"\r")
+    elif variable in os.environ:
+        passphrase = os.environ[variable].encode()
+    elif sys.stdin.isatty():
+        passphrase = _ask(prompt, confirm=confirm)
+    else:
+        raise UsageError(
+            "A passphrase is needed and there is no terminal to ask at.",
+            advice=f"Give --passphrase-file FILE (mode 0600), or set {variable}.",
+        )
+    if not passphrase:
+        raise UsageError("The passphrase is empty.", advice="No key is stored without one.")
+    return passphrase
+
+
+def _ask(prompt: str, *, confirm: bool) -> bytes:
+    first = getpass.getpass(f"{prompt}: ")
+    if confirm and getpass.getpass(f"{prompt}, once more: ") != first:
+        raise UsageError("The two passphrases differ.", advice="Nothing was written; start again.")
+    return first.encode()
+
+
+Document = TypeVar("Document", bound=Strict)
+
+
+def read_document(path: Path, *kinds: type[Document]) -> Document:
+    """Read a file that is one of several types.
+
+    Raises:
+        UsageError: It is missing, too large or none of them.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", advice="Check the path.") from error
+    if len(content) <= _MOST:
+        for kind in kinds:
+            try:
+                return kind.model_validate_json(content)
+            except ValidationError:
+                continue
+    names = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
+    raise UsageError(f"{path} holds no {names}, or not all of it.", advice="Ask its sender for it again.")
+
+
+def write_document(path: Path, document: Strict) -> None:
+    """Write one of these files.
+
+    Raises:
+        StorageError: The disk is full or fails.
+    """
+    text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_whole(path, f"{text}\n".encode())
+
+
+_NAMES: Final[dict[type[Strict], str]] = {
+    Organisation: "organisation",
+    BindingRequest: "request for a binding",
+    RosterRequest: "request for a roster",
+    Applications: "applications",
+    SignedBinding: "signed binding",
+    SignedRoster: "signed roster",
+}

@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import ipaddress
+import os
 import socket
 import ssl
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -99,14 +101,15 @@ def site_of_federation(by: Holder, *, until: dt.datetime = NOW + HOUR) -> Holder
 
 
 def _answer(content: bytes, context: grpc.ServicerContext) -> bytes:
-    pems = context.auth_context().get("x509_pem_cert", [])
+    shown: Any = context.auth_context()
+    pems = shown.get("x509_pem_cert", ())
     names = site_of(x509.load_pem_x509_certificate(pems[0])) if pems else ("", "nobody")
     return f"{len(content)} {names[1]}".encode()
 
 
 def _serve(port: grpc.ServerCredentials) -> tuple[grpc.Server, int]:
     server = grpc.server(futures.ThreadPoolExecutor(4), options=SERVER_OPTIONS)
-    handlers = {"Call": grpc.unary_unary_rpc_method_handler(_answer)}
+    handlers: dict[str, Any] = {"Call": grpc.unary_unary_rpc_method_handler(_answer)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Test", handlers),))
     number = server.add_secure_port("127.0.0.1:0", port)
     server.start()
@@ -134,15 +137,15 @@ def federation() -> Iterator[int]:
 
 def ask(port: int, credentials: grpc.ChannelCredentials, content: bytes = b"", host: str = "127.0.0.1") -> str:
     with grpc.secure_channel(f"{host}:{port}", credentials, options=client_options()) as channel:
-        call = channel.unary_unary("/Test/Call")
+        call: Any = channel.unary_unary("/Test/Call")
         return bytes(call(content, timeout=10.0)).decode()
 
 
 def refused(port: int, credentials: grpc.ChannelCredentials) -> str:
     with pytest.raises(grpc.RpcError) as error:
         ask(port, credentials)
-    assert error.value.code() == grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
-    return str(error.value.details())  # type: ignore[attr-defined]
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    return str(error.value.details())
 
 
 def test_enrolment_needs_no_certificate_and_the_federation_names_the_site(enrolment: int, federation: int) -> None:
@@ -179,7 +182,8 @@ def test_a_server_certificate_does_not_make_a_site(federation: int) -> None:
 
 
 def test_a_server_of_another_authority_gets_nothing(enrolment: int) -> None:
-    assert "CERTIFICATE_VERIFY_FAILED" in refused(enrolment, client_credentials([authority().pem]))
+    for stranger in (authority("another"), authority()):  # the second has the right one's name
+        assert "certificate" in refused(enrolment, client_credentials([stranger.pem])).lower()
 
 
 @pytest.mark.parametrize("what", ["host", "usage"])
@@ -196,12 +200,11 @@ def test_a_message_larger_than_a_chunk_is_refused_unread(federation: int) -> Non
     credentials = client_credentials([CA.pem], SITE.pem, SITE.key_pem)
     assert ask(federation, credentials, bytes(CHUNK)) == f"{CHUNK} Hospital A"
     unlimited = [(name, value) for name, value in CLIENT_OPTIONS if name != "grpc.max_send_message_length"]
-    with (
-        grpc.secure_channel(f"127.0.0.1:{federation}", credentials, options=unlimited) as channel,
-        pytest.raises(grpc.RpcError) as error,
-    ):
-        channel.unary_unary("/Test/Call")(bytes(2 * CHUNK), timeout=10.0)
-    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+    with grpc.secure_channel(f"127.0.0.1:{federation}", credentials, options=unlimited) as channel:
+        call: Any = channel.unary_unary("/Test/Call")
+        with pytest.raises(grpc.RpcError) as error:
+            call(bytes(2 * CHUNK), timeout=10.0)
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 # --- Versions of TLS: the other side is OpenSSL -------------------------------------------------------------------
@@ -262,10 +265,10 @@ def test_a_server_that_speaks_only_tls_1_2_gets_nothing(tmp_path: Path) -> None:
 
 
 _LATE = """
-import sys, grpc
+import {module}
+import grpc, sys
 from concurrent import futures
 key, certificate = (open(path, "rb").read() for path in sys.argv[1:])
-import {module}
 from hansa_common.wire.tls import SERVER_OPTIONS, server_credentials
 server = grpc.server(futures.ThreadPoolExecutor(1), options=SERVER_OPTIONS)
 print(server.add_secure_port("127.0.0.1:0", server_credentials(key, certificate.decode())), flush=True)
@@ -274,12 +277,15 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("module", ["grpc", "flwr.serverapp"])
-def test_it_holds_too_where_grpc_was_loaded_before(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize("module", ["hansa_common.cli", "hansa_server.app", "hansa_client.app"])
+def test_it_holds_in_a_process_of_its_own_whatever_its_way_in(tmp_path: Path, module: str) -> None:
     (tmp_path / "key").write_bytes(SERVER.key_pem)
     (tmp_path / "certificate").write_text(SERVER.pem)
-    command = [sys.executable, "-c", _LATE.format(module=module), tmp_path / "key", tmp_path / "certificate"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", _LATE.format(module=module), str(tmp_path / "key"), str(tmp_path / "certificate")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC")}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         assert handshake(port, tmp_path, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"

@@ -1,10 +1,11 @@
-"""The TLS profile: version 1.3 both ways, and the options of every connection."""
+"""The TLS profile: version 1.3 both ways (see ``hansa_common``), and the options of every connection."""
 
 from collections.abc import Sequence
 from typing import Final
 
 import grpc
 
+from hansa_common import TLS_IS_1_3_ONLY
 from hansa_common.wire.protocol import CHUNK, MAX_CALL
 
 _OVERHEAD: Final = 64 << 10  # bytes
@@ -54,6 +55,7 @@ def client_credentials(authorities: Sequence[str], certificate: str = "", key: b
         certificate: PEM; empty for the enrolment port.
         key: PEM of its private key.
     """
+    _require_profile()
     roots = "".join(authorities).encode()
     if not certificate:
         return grpc.ssl_channel_credentials(root_certificates=roots)
@@ -64,7 +66,13 @@ def client_credentials(authorities: Sequence[str], certificate: str = "", key: b
 
 def server_credentials(key: bytes, certificate: str, *, authorities: Sequence[str] = ()) -> grpc.ServerCredentials:
     """Return a port's credentials; with ``authorities`` every client must show a certificate of one of them."""
+    _require_profile()
     pairs = [(key, certificate.encode())]
     if not authorities:
         return grpc.ssl_server_credentials(pairs)
     return grpc.ssl_server_credentials(pairs, root_certificates="".join(authorities).encode(), require_client_auth=True)
+
+
+def _require_profile() -> None:
+    if not TLS_IS_1_3_ONLY:
+        raise RuntimeError("grpc was loaded before hansa_common, so older versions of TLS would be accepted.")

@@ -8,14 +8,29 @@ from hansa_common.wire import tls
 from hansa_common.wire.protocol import CHUNK, MAX_CALL
 
 
-def test_the_cipher_suites_are_set_before_grpc_is_loaded() -> None:
-    program = (
-        "import os, sys\nimport hansa_common.wire\nassert 'grpc' not in sys.modules\n"
-        "import hansa_common.wire.tls\nprint(os.environ['GRPC_SSL_CIPHER_SUITES'])"
-    )
+def run(program: str) -> str:
+    """In a process of its own, for grpc is loaded once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC")}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "ECDHE-RSA-AES128-GCM-SHA256"
+    command = [sys.executable, "-c", f"import sys\n{program}"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_cipher_suites_are_set_before_grpc_is_loaded() -> None:
+    assert run("import hansa_common; print('grpc' in sys.modules, hansa_common.TLS_IS_1_3_ONLY)") == "False True"
+
+
+@pytest.mark.parametrize("call", ["client_credentials([])", "server_credentials(b'', '')"])
+def test_where_grpc_came_first_there_are_no_credentials(call: str) -> None:
+    program = (
+        "import grpc\nfrom hansa_common.wire import tls\n"
+        f"try: tls.{call}\nexcept RuntimeError as error: print(error)\nelse: print('credentials')"
+    )
+    assert "grpc was loaded before hansa_common" in run(program)
+
+
+@pytest.mark.parametrize("module", ["hansa_common.cli", "hansa_common.wire.tls"])
+def test_every_way_in_sets_them_first(module: str) -> None:
+    assert run(f"import {module}, hansa_common; print(hansa_common.TLS_IS_1_3_ONLY)") == "True"
 
 
 def test_limits_hold_what_the_protocol_needs_and_not_much_more() -> None:

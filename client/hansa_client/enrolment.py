@@ -1,0 +1,195 @@
+"""Joining a federation: keys made here, a binding by the organisation, the proof of the invitation, a certificate.
+
+Each step leaves a file, so joining again goes on where it stopped. Nothing is sent to a server that the authority in
+the invitation did not certify, and the invitation's secret is never sent.
+"""
+
+import hashlib
+import time
+
+from cryptography import x509
+
+from hansa_client.calls import call, call_federation, enrolment_channel
+from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_client.settings import write_settings
+from hansa_common.errors import IdentityError, UsageError
+from hansa_common.identity import NodeKeys, pin_of
+from hansa_common.invitation import Invitation, prove, transcript
+from hansa_common.organisation import BindingRequest
+from hansa_common.roster import Binding, Organisation, SignedBinding
+from hansa_common.signing import sign
+from hansa_common.wire.protocol import (
+    ENROLMENT,
+    BeginReply,
+    BeginRequest,
+    CertificateReply,
+    Empty,
+    EnrolRequest,
+    LeaveRequest,
+    RecoverRequest,
+)
+
+_NOBODY = Organisation(name="to be filled in by the organisation that signs", key="0" * 64)
+
+
+def prepare(folder: SiteFolder, invitation: Invitation, *, proxy: str | None = None) -> BindingRequest:
+    """Make the node's keys and say what the organisation has to sign.
+
+    Raises:
+        UsageError: The invitation has expired, or the folder is of another site.
+        StorageError: The disk fails.
+    """
+    if time.time() >= invitation.expires:
+        raise UsageError("The invitation has expired.", advice="Ask the coordinator for a new one.")
+    folder.create()
+    membership = SiteMembership(
+        federation=invitation.federation,
+        site=invitation.site,
+        enrolment=invitation.enrolment,
+        address=invitation.address,
+        founder=invitation.founder,
+        roster=invitation.roster,
+    )
+    _check_folder(folder, membership)
+    folder.save_membership(membership)
+    if not (folder.path / "site.toml").exists():
+        write_settings(folder.path / "site.toml", proxy=proxy)
+    if not (folder.path / "keys" / "signing.pem").exists():
+        NodeKeys.generate().save(folder.path / "keys")
+    binding = Binding(
+        federation=invitation.federation,
+        site=invitation.site,
+        organisation=_NOBODY,
+        keys=folder.keys().public(),
+        issued_at=int(time.time()),
+    )
+    return BindingRequest(binding=binding)
+
+
+def _check_folder(folder: SiteFolder, membership: SiteMembership) -> None:
+    if (folder.path / "membership.json").exists():
+        found = folder.membership()
+        if (found.federation, found.site) != (membership.federation, membership.site):
+            raise UsageError(
+                f"{folder.path} is the folder of {found.site} in {found.federation}.",
+                advice="Name another folder with --folder.",
+            )
+
+
+def join(folder: SiteFolder, invitation: Invitation, binding: SignedBinding) -> CertificateReply:
+    """Prove the invitation and get a certificate.
+
+    Raises:
+        UsageError: The binding is for other keys or another site.
+        IdentityError: The coordinator is not the one of the invitation.
+        PeerRefused: It refused; the denial says why.
+        Unreachable: It cannot be reached.
+    """
+    keys = folder.keys()
+    bound = binding.binding
+    if (bound.federation, bound.site, bound.keys) != (invitation.federation, invitation.site, keys.public()):
+        raise UsageError(
+            "The binding is for other keys or another site.", advice="Have the organisation sign this node's request."
+        )
+    binding.verify()
+    request_pem = keys.certificate_request()
+    with enrolment_channel(invitation.enrolment, (invitation.authority,), proxy=folder.settings().proxy) as channel:
+        begun = call(channel, ENROLMENT, "Begin", BeginRequest(), BeginReply)
+        pin = pin_of(invitation.authority_certificate())
+        _check_roster(begun, invitation, pin)
+        statement = transcript(
+            invitation=invitation.id,
+            nonce=begun.nonce,
+            authority_pin=pin,
+            roster=invitation.roster,
+            binding=binding,
+            certificate_request=request_pem,
+        )
+        request = EnrolRequest(
+            invitation=invitation.id,
+            nonce=begun.nonce,
+            roster=invitation.roster,
+            binding=binding,
+            certificate_request=request_pem,
+            acceptance=sign(keys.signing, "acceptance", statement),
+            proof=prove(invitation.secret, statement),
+        )
+        reply = call(channel, ENROLMENT, "Enrol", request, CertificateReply)
+    _check_authorities(reply, pin)
+    folder.accept_first_roster(begun.roster)
+    folder.save_certificate(reply)
+    return reply
+
+
+def _check_roster(begun: BeginReply, invitation: Invitation, pin: str) -> None:
+    """Hold the coordinator's roster against the invitation before anything is proved to it.
+
+    A later version than the invitation's is accepted on the founder's signature alone: other sites joined meanwhile.
+    """
+    begun.roster.verify(invitation.founder)
+    roster = begun.roster.roster
+    if roster.federation != invitation.federation or pin not in roster.coordinator.certificate_authorities:
+        raise IdentityError("The coordinator's roster is of another federation or names another authority.")
+
+
+def _check_authorities(reply: CertificateReply, pin: str) -> None:
+    try:
+        pins = [pin_of(x509.load_pem_x509_certificate(pem.encode())) for pem in reply.authorities]
+    except ValueError:
+        raise IdentityError("The coordinator sent an authority that is no certificate.") from None
+    if pins != [pin]:
+        raise IdentityError("The coordinator sent other authorities than the invitation's.")
+
+
+def recover(folder: SiteFolder) -> None:
+    """Get a new certificate for an expired one, with the node key that the roster binds.
+
+    Raises:
+        PeerRefused, Unreachable: As the coordinator or the network has it.
+    """
+    keys, membership = folder.keys(), folder.membership()
+    request_pem = keys.certificate_request()
+    with enrolment_channel(membership.enrolment, folder.authorities(), proxy=folder.settings().proxy) as channel:
+        begun = call(channel, ENROLMENT, "Begin", BeginRequest(), BeginReply)
+        statement = {
+            "nonce": begun.nonce,
+            "site": membership.site,
+            "request": hashlib.sha256(request_pem.encode()).hexdigest(),
+        }
+        request = RecoverRequest(
+            site=membership.site,
+            nonce=begun.nonce,
+            certificate_request=request_pem,
+            signature=sign(keys.signing, "recovery", statement),
+        )
+        folder.save_certificate(call(channel, ENROLMENT, "Recover", request, CertificateReply))
+
+
+def leave(folder: SiteFolder) -> None:
+    """Tell the coordinator that this site leaves, and delete its keys and certificate; models and the record stay.
+
+    Raises:
+        PeerRefused, Unreachable: As the coordinator or the network has it; nothing is deleted.
+    """
+    membership = folder.membership()
+    left_at = int(time.time())
+    statement = {"site": membership.site, "left_at": left_at}
+    request = LeaveRequest(
+        site=membership.site, left_at=left_at, signature=sign(folder.keys().signing, "leave", statement)
+    )
+    call_federation(folder, "Leave", request, Empty)
+    forget(folder)
+
+
+def forget(folder: SiteFolder) -> None:
+    """Delete this site's keys, certificate, approvals and whatever waits to be sent."""
+    for pattern in ("keys/*.pem", "certificate.json", "membership.json", "decisions/*", "proposals/*", "outbox/*"):
+        for path in folder.path.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def fingerprint_of(request: BindingRequest) -> str:
+    """Return what the node's screen shows for the organisation that signs."""
+    from hansa_common.identity import fingerprint  # noqa: PLC0415
+
+    return fingerprint(request.binding.keys.model_dump())

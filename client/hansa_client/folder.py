@@ -1,0 +1,469 @@
+"""The site's folder: keys, certificate, roster, approvals and record; every file whole, durable, its owner's only.
+
+site.toml                 settings, the operator's
+keys/*.pem                made here; they never leave
+request.json, binding.json  while joining: what was asked of the organisation, and its answer
+membership.json           which federation this is; written last when joining
+certificate.pem, authorities.pem, roster.json
+counter                   number of the last session; counted up before it is used
+proposals/<study>.json    what the coordinator asks
+decisions/<digest>.json   what this site answered, signed with its own key
+paused                    there while the site is paused
+journal.jsonl             everything that left or was refused
+outbox/, models/<study>/, agent.sock, agent.log  the agent's
+"""
+
+import fcntl
+import hmac
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
+
+from hansa_client.settings import SiteSettings, read_settings, write_settings
+from hansa_common.app_plan import read_app_plan
+from hansa_common.audit import Journal
+from hansa_common.errors import HansaError, IdentityError, MessageError, StorageError, UsageError
+from hansa_common.files import storage, sync_folder, write_whole
+from hansa_common.identity import NodeKeys, pin_of, site_of, tls_public_hex
+from hansa_common.invitation import Address
+from hansa_common.organisation import BindingRequest
+from hansa_common.plan import SiteName, StudyName, plan_from_json
+from hansa_common.roster import Hash, SignedBinding, SignedRoster
+from hansa_common.settings import Model, Strict
+from hansa_common.signing import PublicKey, public_hex, verify
+from hansa_common.wire.protocol import CertificateReply, DecideRequest, Proposal
+
+_MOST_PROPOSALS: Final = 1_000
+_MOST_BYTES: Final = 64 << 20  # of one JSON file; a roster of 10,000 members is about 10 MiB
+_PEM_END: Final = "-----END CERTIFICATE-----"
+_RESTORE: Final = "Restore it from a backup, or leave and join again."
+
+
+class SiteMembership(Strict):
+    """Which federation this site belongs to; from the invitation, and not changed by anybody afterwards."""
+
+    federation: StudyName
+    site: SiteName
+    enrolment: Address
+    address: Address
+    """Of the federation port."""
+    founder: PublicKey
+    roster: Hash
+    """Digest of the roster that the site accepted when it joined."""
+
+
+class SiteFolder:
+    """One site's files.
+
+    Args:
+        path: Of the folder; it need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    # --- the folder ---
+
+    def create(self) -> None:
+        """Make the folder and its settings, where they are missing.
+
+        Raises:
+            StorageError: The disk fails.
+        """
+        with storage(self.path, "create", advice="Choose another --folder."):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("proposals", "decisions", "models"):
+                (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        if not (self.path / "site.toml").exists():
+            write_settings(self.path / "site.toml")
+
+    def lock(self) -> None:
+        """Keep other processes out until this one ends, or ``unlock``.
+
+        Raises:
+            UsageError: An agent works in this folder, or there is no such folder.
+        """
+        if not self.path.is_dir():
+            raise _not_joined(self.path)
+        with storage(self.path, "lock"):
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UsageError(
+                f"Another process works in {self.path}.", advice="See 'hansa site status'; stop it: hansa site stop"
+            ) from None
+        self._lock = descriptor
+
+    def unlock(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def settings(self) -> SiteSettings:
+        """Return the operator's settings.
+
+        Raises:
+            SettingsError: ``site.toml`` is missing or wrong.
+        """
+        return read_settings(self.path / "site.toml")
+
+    def journal(self) -> Journal:
+        """Return the record, for one writer: whoever holds the lock.
+
+        Raises:
+            JournalError: It was changed.
+        """
+        return Journal(self.path / "journal.jsonl")
+
+    # --- who this site is ---
+
+    def make_keys(self) -> NodeKeys:
+        """Return the node's keys, made where there are none yet.
+
+        Raises:
+            StorageError: The disk fails; then there are none.
+        """
+        final, draft = self.path / "keys", self.path / ".keys"
+        if not final.exists():
+            with storage(final, "write"):
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(mode=0o700)
+                NodeKeys.generate().save(draft)
+                draft.replace(final)
+                sync_folder(self.path)
+        return self.keys()
+
+    def keys(self) -> NodeKeys:
+        """Return the node's keys.
+
+        Raises:
+            StorageError: They are missing or damaged.
+            IdentityError: Others than the owner can read them.
+        """
+        return NodeKeys.load(self.path / "keys")
+
+    @property
+    def has_joined(self) -> bool:
+        """There is a membership."""
+        return (self.path / "membership.json").exists()
+
+    def membership(self) -> SiteMembership:
+        """Return which federation this is.
+
+        Raises:
+            UsageError: The site has not joined one.
+        """
+        if not self.has_joined:
+            raise _not_joined(self.path)
+        return self._read("membership.json", SiteMembership)
+
+    def request(self) -> BindingRequest | None:
+        """Return what was asked of the organisation; ``None`` before."""
+        return self._read("request.json", BindingRequest) if (self.path / "request.json").exists() else None
+
+    def save_request(self, request: BindingRequest) -> None:
+        """Keep what is asked of the organisation."""
+        self._write("request.json", request)
+
+    def binding(self) -> SignedBinding | None:
+        """Return the organisation's answer; ``None`` before."""
+        return self._read("binding.json", SignedBinding) if (self.path / "binding.json").exists() else None
+
+    def save_binding(self, binding: SignedBinding) -> None:
+        """Keep the organisation's answer."""
+        self._write("binding.json", binding)
+
+    def save_membership(self, membership: SiteMembership, roster: SignedRoster, reply: CertificateReply) -> None:
+        """Keep what joining brought; the membership last, so that it is there only with all the rest.
+
+        Raises:
+            IdentityError: The certificate is not this site's, or of another authority than the roster's.
+            StorageError: The disk fails.
+        """
+        self._check_certificate(reply, membership, roster)
+        self._write("roster.json", roster)
+        self._write_certificate(reply)
+        if not (self.path / "counter").exists():
+            write_whole(self.path / "counter", b"0", mode=0o600)
+        self._write("membership.json", membership)
+
+    def forget(self) -> None:
+        """Delete keys, certificate and everything else of the membership; models and the record stay.
+
+        Raises:
+            StorageError: The disk fails; run it again.
+        """
+        with storage(self.path, "delete from", advice="Run it again once the disk is mended."):
+            for name in ("membership.json", "certificate.pem", "authorities.pem", "roster.json", "counter"):
+                (self.path / name).unlink(missing_ok=True)
+            for name in ("request.json", "binding.json", "paused"):
+                (self.path / name).unlink(missing_ok=True)
+            for name in ("keys", ".keys", "proposals", "decisions", "outbox", "incoming", "apps"):
+                if (self.path / name).exists():
+                    shutil.rmtree(self.path / name)
+            sync_folder(self.path)
+
+    # --- certificate ---
+
+    def certificate(self) -> str:
+        """Return the site's certificate as PEM."""
+        return self._text("certificate.pem")
+
+    def authorities(self) -> tuple[str, ...]:
+        """Return the authorities' certificates as PEM: nobody else's server is spoken to."""
+        parts = self._text("authorities.pem").split(_PEM_END)[:-1]
+        return tuple(f"{part.lstrip()}{_PEM_END}\n" for part in parts)
+
+    def certificate_times(self) -> tuple[float, float]:
+        """Return from when until when the certificate is good, as Unix times in seconds."""
+        certificate = _certificate(self.certificate())
+        return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+
+    def save_certificate(self, reply: CertificateReply) -> None:
+        """Put a new certificate in the old one's place.
+
+        Raises:
+            IdentityError: It is not this site's, or of another authority than the roster's.
+            StorageError: The disk fails; the old one is there.
+        """
+        self._check_certificate(reply, self.membership(), self.roster())
+        self._write_certificate(reply)
+
+    def _write_certificate(self, reply: CertificateReply) -> None:
+        write_whole(self.path / "authorities.pem", "".join(map(_ended, reply.authorities)).encode(), mode=0o600)
+        write_whole(self.path / "certificate.pem", reply.certificate.encode(), mode=0o600)
+
+    def _check_certificate(self, reply: CertificateReply, membership: SiteMembership, roster: SignedRoster) -> None:
+        certificate = _certificate(reply.certificate)
+        authorities = [_certificate(pem) for pem in reply.authorities]
+        pins = roster.roster.coordinator.certificate_authorities
+        if any(pin_of(authority) not in pins for authority in authorities):
+            raise IdentityError(
+                "The coordinator names an authority that is not in the roster.", advice="Ask the founder about it."
+            )
+        if not any(_is_issued_by(certificate, authority) for authority in authorities):
+            raise IdentityError("The certificate is not of the coordinator's authority.")
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or tls_public_hex(key) != self.keys().public().tls:
+            raise IdentityError("The certificate is for another key than this site's.")
+        if site_of(certificate) != (membership.federation, membership.site):
+            raise IdentityError("The certificate is for another site.")
+
+    # --- roster ---
+
+    def roster(self) -> SignedRoster:
+        """Return the newest version that this site accepted."""
+        return self._read("roster.json", SignedRoster)
+
+    def is_member(self) -> bool:
+        """Tell whether the roster that this site has binds exactly its own keys to its name."""
+        return self._is_bound_in(self.roster())
+
+    def accept_roster(self, signed: SignedRoster) -> None:
+        """Put the next version in the place of the one this site has.
+
+        Raises:
+            IdentityError: It is not signed by the founder or does not follow: then the old one stays. Or it takes
+                this site out, or gives its name to other keys: that is the founder's word, so it is kept.
+            StorageError: The disk fails; the old one is there.
+        """
+        before = self.roster()
+        signed.verify_successor(before)
+        self._write("roster.json", signed)
+        if self._is_bound_in(before) and not self._is_bound_in(signed):
+            raise IdentityError(
+                f"Roster version {signed.roster.version} no longer has this site with its keys.",
+                advice="The founder took it out: ask the founder, and join again with a new invitation.",
+            )
+
+    def _is_bound_in(self, signed: SignedRoster) -> bool:
+        binding = signed.roster.member(self.membership().site)
+        return binding is not None and binding.keys == self.keys().public()
+
+    # --- sessions ---
+
+    def next_counter(self) -> int:
+        """Return the number of the next session; it is on the disk before it is used.
+
+        Raises:
+            StorageError: It cannot be read or written. To guess one would look like a stolen key.
+        """
+        path = self.path / "counter"
+        text = self._text("counter").strip()
+        if not re.fullmatch(r"[0-9]{1,16}", text):
+            raise StorageError(f"{path} holds no number.", advice=_RESTORE)
+        following = int(text) + 1
+        write_whole(path, str(following).encode(), mode=0o600)
+        return following
+
+    # --- proposals and answers ---
+
+    def save_proposal(self, proposal: Proposal) -> bool:
+        """Keep what the coordinator asks; tell whether it is new here.
+
+        Raises:
+            MessageError: Its id is none, there are too many, or the plan cannot be read.
+            IdentityError: The digest is not the plan's.
+        """
+        path = self._proposal_path(proposal.study)
+        if proposal_digest(proposal) != proposal.digest:
+            raise IdentityError(f"The digest of study {proposal.study} is not that of its plan.")
+        content = proposal.model_dump_json().encode()
+        if path.exists() and path.read_bytes() == content:
+            return False
+        if not path.exists() and sum(1 for _ in path.parent.glob("*.json")) >= _MOST_PROPOSALS:
+            raise MessageError(f"More than {_MOST_PROPOSALS:,} studies are open.")
+        with storage(path.parent, "create"):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_whole(path, content, mode=0o600)
+        return True
+
+    def proposals(self) -> tuple[Proposal, ...]:
+        """Return the studies that this site is asked about, the oldest first."""
+        names = sorted(path.name for path in (self.path / "proposals").glob("[!.]*.json"))
+        found = [self._read(f"proposals/{name}", Proposal) for name in names]
+        return tuple(sorted(found, key=lambda proposal: (proposal.proposed_at, proposal.study)))
+
+    def proposal(self, study: str) -> Proposal:
+        """Return one of them.
+
+        Raises:
+            UsageError: There is none with this id.
+        """
+        if not self._proposal_path(study).exists():
+            open_ = ", ".join(proposal.study for proposal in self.proposals())
+            raise UsageError(f"There is no open study '{study}' here.", advice=f"Open are: {open_ or 'none'}.")
+        return self._read(f"proposals/{study}.json", Proposal)
+
+    def close_proposal(self, study: str) -> None:
+        """Forget a study that is over; the answer to it stays."""
+        self._proposal_path(study).unlink(missing_ok=True)
+
+    def _proposal_path(self, study: str) -> Path:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,99}", study):
+            raise MessageError("This is no id of a study.")
+        return self.path / "proposals" / f"{study}.json"
+
+    def save_decision(self, request: DecideRequest) -> None:
+        """Keep this site's signed answer; the last one about a plan counts."""
+        with storage(self.path, "create"):
+            (self.path / "decisions").mkdir(mode=0o700, exist_ok=True)
+        self._write(f"decisions/{request.decision.digest}.json", request)
+
+    def decisions(self) -> dict[str, DecideRequest]:
+        """Return the answers that this site's key signed, by the digest of the plan."""
+        digests = sorted(path.stem for path in (self.path / "decisions").glob("[!.]*.json"))
+        return {digest: request for digest, request in self._signed(digests)}
+
+    def _signed(self, digests: list[str]) -> Iterator[tuple[str, DecideRequest]]:
+        for digest in digests:
+            request = self._decision(digest)
+            if request is not None:
+                yield digest, request
+
+    def is_approved(self, digest: str) -> bool:
+        """Tell whether this site's key signed its approval of the plan with this digest, and no refusal after it.
+
+        Read and verified anew each time. What is missing, unreadable or not so signed is no approval.
+        """
+        request = self._decision(digest)
+        return request is not None and request.decision.approved
+
+    def _decision(self, digest: str) -> DecideRequest | None:
+        """Return a stored answer if it is this site's own word about exactly this plan."""
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            return None
+        try:
+            request = self._read(f"decisions/{digest}.json", DecideRequest)
+            membership, decision = self.membership(), request.decision
+            verify(public_hex(self.keys().signing), "decision", decision.model_dump(mode="json"), request.signature)
+        except HansaError:
+            return None
+        found = f"{decision.federation}\n{decision.site}\n{decision.digest}"
+        wanted = f"{membership.federation}\n{membership.site}\n{digest}"
+        return request if hmac.compare_digest(found.encode(), wanted.encode()) else None
+
+    # --- pause ---
+
+    def is_paused(self) -> bool:
+        """Tell whether the operator paused the site."""
+        return (self.path / "paused").exists()
+
+    def set_paused(self, paused: bool) -> None:
+        """Pause or go on; kept over restarts."""
+        if paused:
+            write_whole(self.path / "paused", b"")
+        else:
+            with storage(self.path, "change"):
+                (self.path / "paused").unlink(missing_ok=True)
+                sync_folder(self.path)
+
+    # --- files ---
+
+    def _text(self, name: str) -> str:
+        path = self.path / name
+        try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise StorageError(f"{path} is too large.", advice=_RESTORE)
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror}.", advice=_RESTORE) from error
+        except UnicodeDecodeError:
+            raise StorageError(f"{path} is no text.", advice=_RESTORE) from None
+
+    def _read(self, name: str, kind: type[Model]) -> Model:
+        try:
+            return kind.model_validate_json(self._text(name))
+        except ValidationError:
+            raise StorageError(f"{self.path / name} is not as it was written.", advice=_RESTORE) from None
+
+    def _write(self, name: str, value: Strict) -> None:
+        write_whole(self.path / name, value.model_dump_json().encode(), mode=0o600)
+
+
+def proposal_digest(proposal: Proposal) -> str:
+    """Return the digest of a proposal's plan, computed here.
+
+    Raises:
+        MessageError: The plan is none.
+    """
+    try:
+        app = read_app_plan(proposal.plan)
+        return app.digest() if app is not None else plan_from_json(proposal.plan).digest()
+    except UsageError:
+        raise MessageError("A proposal's plan cannot be read by this version.") from None
+
+
+def _certificate(pem: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        raise IdentityError("This is no certificate.") from None
+
+
+def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _ended(pem: str) -> str:
+    return pem if pem.endswith("\n") else f"{pem}\n"
+
+
+def _not_joined(path: Path) -> UsageError:
+    return UsageError(f"{path} is no site that has joined.", advice="Join first: hansa site join INVITATION")

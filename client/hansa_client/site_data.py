@@ -1,0 +1,76 @@
+"""What one site has in one study: its examples, split as the plan says; simulated or real, the same from here on."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hansa_client.data import ADAPTERS, Dataset, Source
+from hansa_client.data.contract_check import check
+from hansa_client.data.source import Indices
+from hansa_client.data.split import Splits, split
+from hansa_client.simulated import SimulatedSites, divide, site_splits
+from hansa_common.errors import TaskRefused
+from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteData:
+    """One site's part of a study.
+
+    Attributes:
+        name: Of the site.
+        index: Its place among the study's sites, for its seeds.
+        dataset: Where the examples are; of a simulation, those of all sites.
+        own: Positions of its examples.
+        splits: Positions of each split.
+        simulation: All simulated sites; ``None`` at a real one.
+    """
+
+    name: str
+    index: int
+    dataset: Dataset = field(repr=False)
+    own: Indices = field(repr=False)
+    splits: Splits = field(repr=False)
+    simulation: SimulatedSites | None = field(default=None, repr=False)
+
+
+def simulated_site(plan: StudyPlan, index: int) -> SiteData:
+    """Return one site of a simulation.
+
+    Raises:
+        TaskRefused: There is no such site.
+        PlanError, PartitionError, DataError: As ``hansa_client.simulated.divide``.
+    """
+    sites = divide(plan)
+    if not 0 <= index < len(sites.names):
+        raise TaskRefused(f"There is no site {index}; the plan has {len(sites.names)}.")
+    return SiteData(
+        name=sites.names[index],
+        index=index,
+        dataset=sites.dataset,
+        own=sites.indices[index],
+        splits=site_splits(plan, index),
+        simulation=sites,
+    )
+
+
+def real_site(plan: StudyPlan, *, name: str, index: int, source: SourcePlan) -> SiteData:
+    """Return a real site: all that its source holds is its own, and is split as a simulated site's part is.
+
+    Args:
+        plan: The study.
+        name: Of the site.
+        index: Its place in ``plan.federation.sites``.
+        source: From the site's own settings.
+
+    Raises:
+        UsageError: There is no such adapter.
+        DataError: The data cannot be read or does not fulfil the plan's contract.
+    """
+    path = Path(source.path) if source.path is not None else None
+    read = ADAPTERS.find(source.adapter)(Source(path=path, options=source.options), plan.data)
+    dataset = check(read, plan.data)
+    splits = split(dataset.labels, plan.evaluation, derive_seed(plan.seed, index, "split"))
+    return SiteData(name=name, index=index, dataset=dataset, own=np.arange(len(dataset)), splits=splits)

@@ -1,0 +1,214 @@
+"""What a site does with a task once it may: evaluate and train. Nothing here decides, and nothing here leaves.
+
+The work runs beside ``session`` in a simulation, and at a real site in a process of its own, without a network.
+"""
+
+import functools
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from hansa_client.data.split import Splits
+from hansa_client.device import choose_device, describe
+from hansa_client.simulated import SimulatedSites, site_splits
+from hansa_client.site_data import SiteData
+from hansa_client.training.memory import keep_freed_memory
+from hansa_client.training.procedure import Procedure
+from hansa_client.training.supervised import SupervisedTraining
+from hansa_common import __version__
+from hansa_common.errors import MessageError, TaskRefused
+from hansa_common.failpoints import reach
+from hansa_common.messages import (
+    Baseline,
+    BaselineTask,
+    Evaluated,
+    EvaluateTask,
+    Initial,
+    InitialTask,
+    Message,
+    Opened,
+    OpenTask,
+    TrainTask,
+    Update,
+)
+from hansa_common.metrics import ClassificationCounts
+from hansa_common.parameters import Vector
+from hansa_common.plan import StudyPlan
+from hansa_common.seeds import derive_seed
+
+_TOLERANCE = 1e-5  # between initial parameters of one seed on two machines
+
+
+@functools.cache
+def prepare_process() -> None:
+    """One site, one core: sites run side by side, and results do not depend on how many cores there are."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+class Work:
+    """One site in one study: its data and model stay loaded between tasks.
+
+    Args:
+        plan: The study.
+        site: What the site has.
+        device: Where to train, as a plan names it.
+    """
+
+    def __init__(self, plan: StudyPlan, site: SiteData, device: str) -> None:
+        self.plan = plan
+        self.digest = plan.digest()
+        self.site = site
+        self._device = choose_device(device, worker_index=site.index)
+        self._procedure = self._prepare(site.splits)
+
+    @property
+    def parameters(self) -> int:
+        """``P``, the number of the model's parameters."""
+        return self._procedure.spec.size
+
+    def do(self, message: Message) -> Message:
+        """Do one task of this study.
+
+        Raises:
+            TaskRefused: It belongs to another study or round, or the first round starts from other parameters.
+            MessageError: Its vector does not fit the plan's model.
+            DataError, TrainingError: As the step that failed says.
+        """
+        header = message.header
+        if isinstance(header, OpenTask):
+            return self._open()
+        if not isinstance(header, InitialTask | TrainTask | EvaluateTask | BaselineTask):
+            raise TaskRefused(f"A site does not do '{header.kind}'.")
+        if header.plan_digest != self.digest:
+            raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
+        if message.vector is not None and message.vector.size != self.parameters:
+            raise MessageError(
+                f"The parameters have {message.vector.size} values; the plan's model has {self.parameters}."
+            )
+        match header, message.vector:
+            case InitialTask(), None:
+                initial = Initial(plan_digest=self.digest, spec=self._procedure.spec)
+                return Message(header=initial, vector=self._initial())
+            case TrainTask(), np.ndarray() as parameters:
+                return self._train(header, parameters)
+            case EvaluateTask(), np.ndarray() as parameters:
+                return self._evaluate(header, parameters)
+            case BaselineTask(), np.ndarray() as parameters:
+                return self._baseline(header, parameters)
+        raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
+
+    def _prepare(self, splits: Splits, plan: StudyPlan | None = None) -> Procedure:
+        return SupervisedTraining(plan=plan or self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
+
+    def _open(self) -> Message:
+        splits, labels = self.site.splits, self.site.dataset.labels[self.site.own]
+        counts = np.bincount(labels, minlength=len(self.plan.data.classes))
+        header = Opened(
+            plan_digest=self.digest,
+            site=self.site.name,
+            train=len(splits.train),
+            validation=len(splits.validation),
+            test=len(splits.test),
+            class_counts=tuple(counts.tolist()),
+            origin=self.site.dataset.origin if self.site.simulation is not None else "",
+            version=__version__,
+            device=describe(self._device),
+        )
+        return Message(header=header)
+
+    def _initial(self) -> Vector:
+        return self._procedure.initial(derive_seed(self.plan.seed, "initial"))
+
+    def _train(self, task: TrainTask, parameters: Vector) -> Message:
+        if not 1 <= task.round <= self.plan.rounds.count:
+            raise TaskRefused(f"The plan has {self.plan.rounds.count} rounds; the task asks for round {task.round}.")
+        if task.round == 1 and not np.allclose(parameters, self._initial(), rtol=0.0, atol=_TOLERANCE):
+            raise TaskRefused(
+                "The first round does not start from the initial parameters that the plan's seed gives.",
+                advice="The site that initialised the model, or the server, changed them; or it runs another torch.",
+            )
+        reach("site.train")
+        started = time.perf_counter()
+        counts = self._procedure.evaluate(parameters, "validation")
+        evaluated = time.perf_counter()
+        trained = self._procedure.train(parameters, round_number=task.round, seed=self._seed(task.round))
+        ended = time.perf_counter()
+        header = Update(
+            plan_digest=self.digest,
+            round=task.round,
+            attempt=task.attempt,
+            site=self.site.name,
+            num_examples=trained.num_examples,
+            train_loss=trained.loss,
+            steps=trained.steps,
+            seconds=ended - started,
+            train_seconds=ended - evaluated,
+        )
+        return Message(header=header, vector=trained.delta, counts={"validation": counts})
+
+    def _seed(self, round_number: int) -> int:
+        return derive_seed(self.plan.seed, self.site.index, round_number, "train")
+
+    def _evaluate(self, task: EvaluateTask, parameters: Vector) -> Message:
+        started = time.perf_counter()
+        procedure = self._procedure
+        if task.subject == "coordinator":
+            holdout = self._simulation().holdout
+            procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
+        counts = {
+            "validation": procedure.evaluate(parameters, "validation"),
+            "test": procedure.evaluate(parameters, "test"),
+        }
+        seconds = time.perf_counter() - started
+        header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
+        return Message(header=header, counts=counts)
+
+    def _simulation(self) -> SimulatedSites:
+        if self.site.simulation is None:
+            raise TaskRefused("A real site has nobody's data but its own.")
+        return self.site.simulation
+
+    def _baseline(self, task: BaselineTask, parameters: Vector) -> Message:
+        started = time.perf_counter()
+        self._simulation()
+        if task.subject == "local":
+            trained = self._train_alone(self._procedure, parameters)
+            counts = {self.site.name: self._procedure.evaluate(trained, "test")}
+        else:
+            counts = self._train_pooled(parameters)
+        header = Baseline(
+            plan_digest=self.digest,
+            subject=task.subject,
+            site=self.site.name,
+            seconds=time.perf_counter() - started,
+        )
+        return Message(header=header, counts=counts)
+
+    def _train_alone(self, procedure: Procedure, parameters: Vector) -> Vector:
+        """Train for the study's whole budget without anybody else."""
+        current = parameters.astype(np.float32, copy=True)
+        for round_number in range(1, self.plan.rounds.count + 1):
+            current += procedure.train(current, round_number=round_number, seed=self._seed(round_number)).delta
+        return current
+
+    def _train_pooled(self, parameters: Vector) -> dict[str, ClassificationCounts]:
+        """Train on the union of all sites' training splits; the sample budget is that of all sites together."""
+        names = self._simulation().names
+        per_site = [site_splits(self.plan, index) for index in range(len(names))]
+        union = Splits(
+            train=np.concatenate([splits.train for splits in per_site]),
+            validation=np.concatenate([splits.validation for splits in per_site]),
+            test=np.concatenate([splits.test for splits in per_site]),
+        )
+        plan = self.plan
+        if plan.training.steps is not None:
+            steps = plan.training.steps * len(per_site)
+            plan = plan.model_copy(update={"training": plan.training.model_copy(update={"steps": steps})})
+        trained = self._train_alone(self._prepare(union, plan), parameters)
+        return {
+            name: self._prepare(replace(union, test=splits.test)).evaluate(trained, "test")
+            for name, splits in zip(names, per_site, strict=True)
+        }
