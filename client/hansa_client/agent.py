@@ -104,7 +104,7 @@ class Agent:
         self._gate = Gate(folder)
         self._worker = WorkerProcess(folder.path, self._settings)
         self._session = SiteSession(
-            name=self._site, approve=self._gate.check_digest, work=self._worker, source=self._settings.source
+            name=self._site, approve=self._gate.check, work=self._worker, source=self._settings.source
         )
         self._connection = Connection(folder, self._on_notice, protocols=protocols)
         self._tasks: dict[str, TaskNotice] = {}
@@ -185,13 +185,13 @@ class Agent:
             self._current = str(notice.task)
             try:
                 await self._do(notice)
-            except (PeerRefused, Unreachable) as error:  # the task is announced again in the next session
-                _log.info("task interrupted", task=str(notice.task), problem=error.message)
-            except HansaError as error:
-                _log.error("task failed", task=str(notice.task), problem=error.message)
+                self._tasks.pop(self._current, None)
+            except HansaError as error:  # it is tried again, or announced again in the next session
+                _log.warning("task interrupted", task=self._current, code=error.code, problem=error.message)
+                if isinstance(error, PeerRefused) and error.denial == Denial.NO_TASK:
+                    self._tasks.pop(self._current, None)
                 await asyncio.sleep(_RETRY[1])
             finally:
-                self._tasks.pop(self._current, None)
                 self._dropped.discard(self._current)
                 self._current = ""
 

@@ -53,7 +53,7 @@ class Confinement:
         return f"{network}; {'writes into its own folder only' if self.files else 'may write where its user may'}"
 
 
-def confine(folder: Path, *, network: bool, file_bytes: int, processes: int) -> Confinement:
+def confine(folder: Path, *, network: bool, file_bytes: int, processes: int, open_files: int) -> Confinement:
     """Confine this process and its children, for ever; to be called while it has one thread.
 
     Args:
@@ -61,6 +61,7 @@ def confine(folder: Path, *, network: bool, file_bytes: int, processes: int) -> 
         network: Whether the network is taken away.
         file_bytes: Largest file that it may write.
         processes: Processes and threads of its user; not enforced for root.
+        open_files: Files that it may have open.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
@@ -68,6 +69,7 @@ def confine(folder: Path, *, network: bool, file_bytes: int, processes: int) -> 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_FSIZE, file_bytes)
     _limit(resource.RLIMIT_NPROC, processes)
+    _limit(resource.RLIMIT_NOFILE, open_files)
     has_namespace = network and _own_network(libc)
     libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
     files, tcp = _landlock(libc, folder, block_tcp=network and not has_namespace)
@@ -79,7 +81,7 @@ def probe() -> Confinement:
     """Return what this machine allows, tried in a process of its own."""
     code = (
         "import sys, pathlib; from hansa_client.confinement import confine; "
-        "c = confine(pathlib.Path('/tmp'), network=True, file_bytes=1 << 30, processes=1 << 16); "
+        "c = confine(pathlib.Path('/tmp'), network=True, file_bytes=1 << 30, processes=1 << 16, open_files=1024); "
         "print(c.network, c.files)"
     )
     found = subprocess.run(  # noqa: S603 - this interpreter, this package

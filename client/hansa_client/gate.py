@@ -39,24 +39,23 @@ class Gate:
         """
         try:
             proposal = self._folder.proposal(study)
-        except UsageError:
+        except (UsageError, MessageError):
             raise NotApproved("The study was not proposed to this site.") from None
         plan = read_app_plan(proposal.plan) or plan_from_json(proposal.plan)
-        if proposal.study != study or not self._folder.is_approved(study, plan.digest()):
+        if not self._folder.is_approved(plan.digest()):
             raise NotApproved(
                 f"This site has not approved {study}.",
                 advice="See it with 'hansa site review'; approve it with 'hansa site approve'.",
             )
         return plan
 
-    def check_digest(self, digest: str) -> None:
-        """Return if this site approved the plan with this digest for some study, and did not take it back.
+    def check(self, digest: str) -> None:
+        """Return if this site approved the plan with this digest, and did not take it back.
 
         Raises:
             NotApproved: It did not.
         """
-        answers = self._folder.decisions().values()
-        if not any(answer.decision.digest == digest and answer.decision.approved for answer in answers):
+        if not self._folder.is_approved(digest):
             raise NotApproved(f"This site has not approved the plan {digest[:16]}...")
 
     def flower(self, plan: AppPlan, notice: TaskNotice, parcel: Parcel, work: FlowerWork) -> Parcel:

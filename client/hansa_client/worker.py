@@ -100,6 +100,7 @@ def main(descriptor: int, folder: Path, settings: dict[str, Any]) -> None:
         network=settings["network"] == "none",
         file_bytes=settings["file_mb"] * 1_000_000,
         processes=settings["processes"],
+        open_files=settings["files"],
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     channel = socket.socket(fileno=descriptor)

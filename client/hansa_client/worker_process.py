@@ -70,7 +70,8 @@ class WorkerProcess:
         limits = self._settings.limits
         options = {
             "network": self._settings.worker.network,
-            "file_mb": limits.worker_file_mb,
+            "file_mb": limits.max_file_mb,
+            "files": limits.worker_files,
             "processes": limits.worker_processes,
             "warm": self._warm,
         }

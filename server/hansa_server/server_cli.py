@@ -80,13 +80,12 @@ def roster(
     file: Annotated[Path, typer.Argument(help="A roster that the founder signed.")], *, folder: Folder = DEFAULT_FOLDER
 ) -> None:
     """Put a signed roster into force."""
-    from hansa_common.organisation import SignedRosterFile, read_file  # noqa: PLC0415
+    from hansa_common.organisation import read_document  # noqa: PLC0415
+    from hansa_common.roster import SignedRoster  # noqa: PLC0415
 
-    content = read_file(file)
-    if not isinstance(content, SignedRosterFile):
-        raise UsageError(f"{file} is no signed roster.", advice="The founder signs it: hansa org sign FILE")
-    install_roster(folder, content.signed)
-    typer.echo(f"Roster {content.signed.roster.version} is in force.")
+    signed = read_document(file, SignedRoster)
+    install_roster(folder, signed)
+    typer.echo(f"Roster {signed.roster.version} is in force.")
 
 
 @app.command()
@@ -163,11 +162,11 @@ def write_applications(
     roster_out: Annotated[Path, typer.Option(help="The roster in force, for the founder.")] = Path("roster.json"),
 ) -> None:
     """Write the sites that wait to be admitted, for a founder on another machine."""
-    from hansa_common.organisation import ApplicationsFile, SignedRosterFile, write_file  # noqa: PLC0415
+    from hansa_common.organisation import Applications, write_document  # noqa: PLC0415
 
-    waiting = applications(folder)
-    write_file(out, ApplicationsFile(applications=waiting))
-    write_file(roster_out, SignedRosterFile(signed=current_roster(folder)))
+    waiting, signed = applications(folder), current_roster(folder)
+    write_document(out, Applications(federation=signed.roster.federation, applications=waiting))
+    write_document(roster_out, signed)
     typer.echo(f"{len(waiting)} waiting: {out}, beside {roster_out}")
     typer.echo(f"The founder: hansa org admit SITE --applications {out} --roster {roster_out}")
 

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+from tests.chaos.processes import Process, Result, hansa, wait_until
+
 from hansa_common.errors import HansaError
 from hansa_server.federation import control
 from hansa_server.federation.administration import Nothing, ShownSite, SitesReply
 from hansa_server.federation.control import Done, StudiesReply, StudyReply
-from tests.chaos.processes import Process, Result, hansa, wait_until
 
 _PASSPHRASE = b"correct horse battery staple"
 _ENDED = ("completed", "stopped", "failed")

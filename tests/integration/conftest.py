@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.chaos.connect_proxy import ConnectProxy
 from tests.chaos.cutting_proxy import CuttingProxy
 
 
 @pytest.fixture
 def make_federation(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Return a function that builds and starts a ``tests.chaos.federation.Federation``; all are ended behind the test."""
+    """Return a function that builds and starts a ``tests.chaos.federation.Federation``."""
     from tests.chaos.federation import Federation
 
     with ExitStack() as stack:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import ValidationError
 
 from hansa_common.audit import Journal
 from hansa_common.errors import UsageError
-from hansa_common.files import storage, write_whole
+from hansa_common.files import write_whole
 from hansa_common.identity import pin_of
-from hansa_common.organisation import RosterRequest, write_file
+from hansa_common.organisation import RosterRequest, read_document, write_document
 from hansa_common.roster import CoordinatorPins, Organisation, Roster, sign_roster
 from hansa_server.federation.authority import Authority, read_certificate
 from hansa_server.federation.database import open_database
@@ -50,11 +49,7 @@ def request_roster(
     Raises:
         UsageError: The file is no organisation's.
     """
-    try:
-        with storage(founder_file, "read", advice="Check --founder."):
-            founder = Organisation.model_validate_json(founder_file.read_bytes())
-    except ValidationError:
-        raise UsageError(f"{founder_file} is no organisation.json.", advice="See 'hansa org init'.") from None
+    founder = read_document(founder_file, Organisation)
     write_whole(folder.path / _FOUNDER, founder.model_dump_json().encode(), mode=0o600)
     root = x509.load_pem_x509_certificate(read_certificate(folder).encode())
     roster = Roster(
@@ -66,7 +61,7 @@ def request_roster(
         issued_at=int(time.time()),
     )
     target = folder.path / "roster-request.json"
-    write_file(target, RosterRequest(roster=roster))
+    write_document(target, RosterRequest(roster=roster))
     if key is not None:
         membership_of(folder).install_roster(sign_roster(roster, key))
     return target

@@ -223,8 +223,8 @@ class Hub:
 
     def push(self, study: str, new: Sequence[NewTask]) -> None:
         """Open tasks and tell their sites; earlier rounds of the study are dropped: it has a checkpoint of them."""
-        self.forget(study, {task.task.step for task in new})
         self.tasks.push(new)
+        self.forget(study, {task.task.step for task in new})
         members = self.membership.members()
         for task in new:
             site = task.task.site

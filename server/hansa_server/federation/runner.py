@@ -1,11 +1,14 @@
-"""A study's own process: ``python -m hansa_server.federation.runner FOLDER STUDY``, started by the coordinator.
+"""A study's own process: ``python -m hansa_server.federation.runner FOLDER STUDY PARENT``, started by the coordinator.
 
 It conducts the study on engine ``federation``, from its last checkpoint where there is one. Killed at any moment, it is
 started again and asks for the same tasks, whose replies are stored: nothing is trained or counted twice.
 """
 
+import ctypes
 import hashlib
 import logging
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from hansa_server.report import model_card
 from hansa_server.store import RunFolder
 from hansa_server.study import Study
 
+_PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
 
 
@@ -104,5 +108,13 @@ def run_on_grid(grid: FederationGrid, whole: Callable[[Exchange], None], stop: t
     run_server_app(app, grid, {})
 
 
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when the coordinator's is gone: a new one will take its place."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
 if __name__ == "__main__":
+    _die_with(int(sys.argv[3]))
     main(Path(sys.argv[1]), sys.argv[2])

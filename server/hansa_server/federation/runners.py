@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -20,7 +19,6 @@ _MOST_DEATHS: Final = 5  # within _FORGIVEN; a process that dies for its own rea
 _FORGIVEN: Final = 60.0  # seconds
 _LOOK: Final = 5.0  # seconds between looks at the clock, for answers that do not come
 _STOP_SECONDS: Final = 20.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Runners:
@@ -105,11 +103,11 @@ class Runners:
             "hansa_server.federation.runner",
             str(self._folder.path),
             study,
+            str(os.getpid()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=os.environ | {"FLWR_TELEMETRY_ENABLED": "0"},
-            preexec_fn=_die_with_parent,
             process_group=0,
         )
 
@@ -131,8 +129,3 @@ class Runners:
             if process.returncode is None:
                 process.kill()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end a study's process when the server's is gone: a second one would take its place."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -92,6 +92,13 @@ def test_only_the_direct_successor_is_accepted(cast: Any, at: int, offered: int)
             history[offered].verify_successor(history[at])
 
 
+def test_a_version_number_is_not_left_out(cast: Any) -> None:
+    first = cast.first()
+    jump = first.roster.following(members=(), issued_at=1).model_copy(update={"version": 3})
+    with pytest.raises(IdentityError, match="does not follow"):
+        sign_roster(jump, cast.key(1)).verify_successor(first)
+
+
 def test_a_version_of_another_history_is_refused(cast: Any) -> None:
     first = cast.first()
     ours, theirs = cast.next(first, 1), cast.next(first, 2)

@@ -156,6 +156,7 @@ def test_another_kind_or_magic_is_refused(kind: int) -> None:
         HEAD.pack(b"HNS1", 1, 2**32 - 1, 2**32 - 1),
         HEAD.pack(b"HNS1", 1, 9 << 20, 2) + bytes(9 << 20) + b"[]",
         spell(table=b"[" * (4 << 20)),
+        spell(table=b"[" * 100_000),
         spell(table=b"[" + b"[]," * (8 << 20) + b"[]]"),
         spell(table=b"[" + b"{}," * (8 << 20) + b"[]]"),
         spell(table=b"[" + b"0," * (12 << 20) + b"0]"),
@@ -164,7 +165,7 @@ def test_another_kind_or_magic_is_refused(kind: int) -> None:
         spell(table=[["v", "<f4", [1 << 40] * 8]]),
         spell(table=[[str(index), "<f4", [1 << 40]] for index in range(1_000)]),
     ],
-    ids=["sizes", "header", "depth", "lists", "objects", "numbers", "floats", "digits", "shape", "sum"],
+    ids=["sizes", "header", "depth", "less depth", "lists", "objects", "numbers", "floats", "digits", "shape", "sum"],
 )
 def test_a_bomb_is_refused_before_it_takes_memory(content: bytes) -> None:
     tracemalloc.start()
