@@ -27,7 +27,7 @@ _WRITES: Final = sum(1 << bit for bit in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12))
 _TRUNCATE: Final = 1 << 14  # ABI 3
 _TCP: Final = 0b11  # bind and connect; ABI 4
 _SIGKILL: Final = 9
-_WRITABLE: Final = ("/dev/null", "/dev/zero", "/dev/shm", "/dev/dri", "/proc/self")
+_WRITABLE: Final = ("/dev/null", "/dev/zero", "/dev/shm", "/dev/dri", "/proc/self")  # noqa: S108 - shared memory of torch
 _PROBE_SECONDS: Final = 20.0
 
 
@@ -73,7 +73,9 @@ def confine(folder: Path, *, network: bool, file_bytes: int, processes: int, ope
     has_namespace = network and _own_network(libc)
     libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
     files, tcp = _landlock(libc, folder, block_tcp=network and not has_namespace)
-    state: Network = "none" if has_namespace else "udp-open" if tcp else "open"
+    state: Network = "udp-open" if tcp else "open"
+    if has_namespace:
+        state = "none"
     return Confinement(network=state, files=files)
 
 
@@ -88,9 +90,8 @@ def probe() -> Confinement:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
     )
     network, _, files = found.stdout.strip().partition(" ")
-    if network == "none" or network == "udp-open":  # noqa: PLR1714 - narrows the type
-        return Confinement(network=network, files=files == "True")
-    return Confinement(network="open", files=files == "True")
+    known: dict[str, Network] = {"none": "none", "udp-open": "udp-open"}
+    return Confinement(network=known.get(network, "open"), files=files == "True")
 
 
 def _limit(kind: int, value: int) -> None:

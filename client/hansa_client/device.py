@@ -6,8 +6,10 @@ import torch
 
 from hansa_common.errors import SettingsError
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda", "mps"], *, worker_index: int = 0) -> torch.device:
+
+def choose_device(wanted: Device, *, worker_index: int = 0) -> torch.device:
     """Return the device that a worker process trains on.
 
     ``auto`` takes a CUDA GPU where there is one and the CPU otherwise. An Apple GPU is taken by name only.

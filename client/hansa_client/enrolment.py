@@ -7,16 +7,13 @@ the invitation did not certify, and the invitation's secret is never sent.
 import hashlib
 import time
 
-from cryptography import x509
-
 from hansa_client.calls import call, call_federation, enrolment_channel
 from hansa_client.folder import SiteFolder, SiteMembership
-from hansa_client.settings import write_settings
 from hansa_common.errors import IdentityError, UsageError
-from hansa_common.identity import NodeKeys, pin_of
+from hansa_common.identity import pin_of
 from hansa_common.invitation import Invitation, prove, transcript
 from hansa_common.organisation import BindingRequest
-from hansa_common.roster import Binding, Organisation, SignedBinding
+from hansa_common.roster import SignedBinding
 from hansa_common.signing import sign
 from hansa_common.wire.protocol import (
     ENROLMENT,
@@ -29,10 +26,8 @@ from hansa_common.wire.protocol import (
     RecoverRequest,
 )
 
-_NOBODY = Organisation(name="to be filled in by the organisation that signs", key="0" * 64)
 
-
-def prepare(folder: SiteFolder, invitation: Invitation, *, proxy: str | None = None) -> BindingRequest:
+def prepare(folder: SiteFolder, invitation: Invitation) -> BindingRequest:
     """Make the node's keys and say what the organisation has to sign.
 
     Raises:
@@ -41,43 +36,25 @@ def prepare(folder: SiteFolder, invitation: Invitation, *, proxy: str | None = N
     """
     if time.time() >= invitation.expires:
         raise UsageError("The invitation has expired.", advice="Ask the coordinator for a new one.")
+    if folder.has_joined:
+        raise UsageError(
+            f"{folder.path} has joined {folder.membership().federation} already.", advice="See 'site status'."
+        )
     folder.create()
-    membership = SiteMembership(
-        federation=invitation.federation,
-        site=invitation.site,
-        enrolment=invitation.enrolment,
-        address=invitation.address,
-        founder=invitation.founder,
-        roster=invitation.roster,
-    )
-    _check_folder(folder, membership)
-    folder.save_membership(membership)
-    if not (folder.path / "site.toml").exists():
-        write_settings(folder.path / "site.toml", proxy=proxy)
-    if not (folder.path / "keys" / "signing.pem").exists():
-        NodeKeys.generate().save(folder.path / "keys")
-    binding = Binding(
-        federation=invitation.federation,
-        site=invitation.site,
-        organisation=_NOBODY,
-        keys=folder.keys().public(),
-        issued_at=int(time.time()),
-    )
-    return BindingRequest(binding=binding)
-
-
-def _check_folder(folder: SiteFolder, membership: SiteMembership) -> None:
-    if (folder.path / "membership.json").exists():
-        found = folder.membership()
-        if (found.federation, found.site) != (membership.federation, membership.site):
-            raise UsageError(
-                f"{folder.path} is the folder of {found.site} in {found.federation}.",
-                advice="Name another folder with --folder.",
-            )
+    keys = folder.make_keys()
+    request = BindingRequest(federation=invitation.federation, site=invitation.site, keys=keys.public())
+    before = folder.request()
+    if before is not None and (before.federation, before.site) != (request.federation, request.site):
+        raise UsageError(
+            f"{folder.path} is the folder of {before.site} in {before.federation}.",
+            advice="Name another folder with --folder.",
+        )
+    folder.save_request(request)
+    return request
 
 
 def join(folder: SiteFolder, invitation: Invitation, binding: SignedBinding) -> CertificateReply:
-    """Prove the invitation and get a certificate.
+    """Prove the invitation and get a certificate; to do it again with the same keys is harmless.
 
     Raises:
         UsageError: The binding is for other keys or another site.
@@ -85,15 +62,15 @@ def join(folder: SiteFolder, invitation: Invitation, binding: SignedBinding) -> 
         PeerRefused: It refused; the denial says why.
         Unreachable: It cannot be reached.
     """
-    keys = folder.keys()
-    bound = binding.binding
+    keys, bound = folder.keys(), binding.binding
     if (bound.federation, bound.site, bound.keys) != (invitation.federation, invitation.site, keys.public()):
         raise UsageError(
             "The binding is for other keys or another site.", advice="Have the organisation sign this node's request."
         )
     binding.verify()
     request_pem = keys.certificate_request()
-    with enrolment_channel(invitation.enrolment, (invitation.authority,), proxy=folder.settings().proxy) as channel:
+    proxy = folder.settings().proxy
+    with enrolment_channel(invitation.enrolment, (invitation.authority,), proxy=proxy) as channel:
         begun = call(channel, ENROLMENT, "Begin", BeginRequest(), BeginReply)
         pin = pin_of(invitation.authority_certificate())
         _check_roster(begun, invitation, pin)
@@ -115,30 +92,30 @@ def join(folder: SiteFolder, invitation: Invitation, binding: SignedBinding) -> 
             proof=prove(invitation.secret, statement),
         )
         reply = call(channel, ENROLMENT, "Enrol", request, CertificateReply)
-    _check_authorities(reply, pin)
-    folder.accept_first_roster(begun.roster)
-    folder.save_certificate(reply)
+    membership = SiteMembership(
+        federation=invitation.federation,
+        site=invitation.site,
+        enrolment=invitation.enrolment,
+        address=invitation.address,
+        founder=invitation.founder,
+        roster=invitation.roster,
+    )
+    folder.save_binding(binding)
+    folder.save_membership(membership, begun.roster, reply)
     return reply
 
 
 def _check_roster(begun: BeginReply, invitation: Invitation, pin: str) -> None:
     """Hold the coordinator's roster against the invitation before anything is proved to it.
 
-    A later version than the invitation's is accepted on the founder's signature alone: other sites joined meanwhile.
+    A later version than the invitation's is accepted on the founder's signature: other sites joined meanwhile.
     """
     begun.roster.verify(invitation.founder)
     roster = begun.roster.roster
     if roster.federation != invitation.federation or pin not in roster.coordinator.certificate_authorities:
         raise IdentityError("The coordinator's roster is of another federation or names another authority.")
-
-
-def _check_authorities(reply: CertificateReply, pin: str) -> None:
-    try:
-        pins = [pin_of(x509.load_pem_x509_certificate(pem.encode())) for pem in reply.authorities]
-    except ValueError:
-        raise IdentityError("The coordinator sent an authority that is no certificate.") from None
-    if pins != [pin]:
-        raise IdentityError("The coordinator sent other authorities than the invitation's.")
+    if roster.digest() != invitation.roster and roster.version == 1:
+        raise IdentityError("The coordinator's roster is not the one that the invitation names.")
 
 
 def recover(folder: SiteFolder) -> None:
@@ -178,18 +155,4 @@ def leave(folder: SiteFolder) -> None:
         site=membership.site, left_at=left_at, signature=sign(folder.keys().signing, "leave", statement)
     )
     call_federation(folder, "Leave", request, Empty)
-    forget(folder)
-
-
-def forget(folder: SiteFolder) -> None:
-    """Delete this site's keys, certificate, approvals and whatever waits to be sent."""
-    for pattern in ("keys/*.pem", "certificate.json", "membership.json", "decisions/*", "proposals/*", "outbox/*"):
-        for path in folder.path.glob(pattern):
-            path.unlink(missing_ok=True)
-
-
-def fingerprint_of(request: BindingRequest) -> str:
-    """Return what the node's screen shows for the organisation that signs."""
-    from hansa_common.identity import fingerprint  # noqa: PLC0415
-
-    return fingerprint(request.binding.keys.model_dump())
+    folder.forget()

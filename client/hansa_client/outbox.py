@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from hansa_common.errors import StorageError
 from hansa_common.failpoints import reach
 from hansa_common.files import storage, sync_folder, write_whole
+from hansa_common.roster import Hash
 from hansa_common.settings import Strict
 from hansa_common.wire.codec import Parcel
-from hansa_common.wire.protocol import Hash, Size, TaskId
+from hansa_common.wire.protocol import Size, TaskId
 
 _ADVICE: Final = "Free space or mend the disk; the task is done again when it is asked again."
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hansa_client.data.split import Splits
-from hansa_client.device import choose_device, describe
+from hansa_client.device import Device, choose_device, describe
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
 from hansa_client.training.memory import keep_freed_memory
@@ -57,7 +57,7 @@ class Work:
         device: Where to train, as a plan names it.
     """
 
-    def __init__(self, plan: StudyPlan, site: SiteData, device: str) -> None:
+    def __init__(self, plan: StudyPlan, site: SiteData, device: Device) -> None:
         self.plan = plan
         self.digest = plan.digest()
         self.site = site

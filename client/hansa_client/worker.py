@@ -118,7 +118,7 @@ def main(descriptor: int, folder: Path, settings: dict[str, Any]) -> None:
         except HansaError as error:
             _log.warning("%s: %s", error.code, error)
             send(channel, {"error": error.code, "message": error.message, "advice": error.advice})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the agent is told, and no details
             _log.exception("unexpected failure")
             send(channel, {"error": "training", "message": f"Unexpected {type(error).__name__}.", "advice": ""})
 

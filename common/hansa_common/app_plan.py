@@ -26,7 +26,7 @@ class AppPlan(Strict):
     name: StudyName
     server_app: Reference
     client_app: Reference
-    run_config: Annotated[dict[str, Scalar], Field(max_length=1_000)] = {}
+    run_config: Annotated[dict[str, Scalar], Field(max_length=1_000, default_factory=dict)]
     sites: Annotated[tuple[SiteName, ...], Field(max_length=10_000)] = ()
     """Members that are asked to take part; all, where it is left out at the proposal."""
 

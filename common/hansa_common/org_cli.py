@@ -50,38 +50,32 @@ def sign(
     yes: Yes = False,
 ) -> None:
     """Sign for a node of this institution, or, as the founder, a roster."""
+    import time  # noqa: PLC0415
+
     from hansa_common.organisation import (  # noqa: PLC0415
         BindingRequest,
         OrganisationFolder,
         RosterRequest,
-        SignedBindingFile,
-        SignedRosterFile,
-        read_file,
-        write_file,
+        read_document,
+        write_document,
     )
     from hansa_common.roster import sign_binding, sign_roster  # noqa: PLC0415
 
     own = OrganisationFolder(folder)
-    request = read_file(file)
-    target = out or file.with_name(file.name.replace("-request", "").replace(".json", "") + "-signed.json")
+    request: BindingRequest | RosterRequest = read_document(file, BindingRequest, RosterRequest)
+    target = out or file.with_name(file.name.replace("-request", "").removesuffix(".json") + "-signed.json")
     if isinstance(request, BindingRequest):
-        if request.binding.organisation.key not in ("0" * 64, own.organisation.key):
-            raise UsageError(
-                f"{file} asks {request.binding.organisation.name} to sign.", advice="Give it to that organisation."
-            )
-        binding = request.binding.model_copy(update={"organisation": own.organisation})
-        typer.echo(f"{own.organisation.name} says: this is our node {binding.site} in {binding.federation}.")
-        typer.echo(f"Fingerprint, to compare with the node's screen: {_show(request.binding.keys.model_dump())}")
-        _confirm(yes)
-        key = own.unlock(_passphrase(passphrase_file))
-        write_file(target, SignedBindingFile(signed=sign_binding(binding, key)))
-    elif isinstance(request, RosterRequest):
-        _describe(request.roster)
-        _confirm(yes)
-        key = own.unlock(_passphrase(passphrase_file))
-        write_file(target, SignedRosterFile(signed=sign_roster(request.roster, key)))
+        typer.echo(f"{own.organisation.name} says: this is our node {request.site} in {request.federation}.")
+        typer.echo(f"Fingerprint, to compare with the node's screen: {request.fingerprint()}")
     else:
-        raise UsageError(f"{file} is nothing to sign.", advice="It is a request of 'site join' or 'server init'.")
+        _describe(request.roster)
+    _confirm(yes=yes)
+    key = own.unlock(_passphrase(passphrase_file))
+    if isinstance(request, BindingRequest):
+        binding = request.answer(own.organisation, issued_at=int(time.time()))
+        write_document(target, sign_binding(binding, key))
+    else:
+        write_document(target, sign_roster(request.roster, key))
     typer.echo(f"Signed: {target}")
 
 
@@ -109,7 +103,8 @@ def admit(
     typer.echo(f"{found.binding.organisation.name} asks that its node {site} be a member.")
     typer.echo(f"Fingerprint, to compare over the phone: {found.binding.fingerprint()}")
     others = [member for member in current.roster.members if member.binding.site != site]
-    _sign_next(current, [*others, found], server, out, folder, passphrase_file, yes=yes)
+    signed = _sign_next(current, [*others, found], folder, passphrase_file, yes=yes)
+    _hand_over(signed, server, out)
 
 
 @app.command()
@@ -128,22 +123,16 @@ def expel(
     others = [member for member in current.roster.members if member.binding.site != site]
     if len(others) == len(current.roster.members):
         raise UsageError(f"{site} is no member.")
-    _sign_next(current, others, server, out, folder, passphrase_file, yes=yes)
+    signed = _sign_next(current, others, folder, passphrase_file, yes=yes)
+    _hand_over(signed, server, out)
 
 
 def _sign_next(
-    current: "SignedRoster",
-    members: "list[SignedBinding]",
-    server: Path | None,
-    out: Path,
-    folder: Path,
-    passphrase_file: Path | None,
-    *,
-    yes: bool,
-) -> None:
+    current: "SignedRoster", members: "list[SignedBinding]", folder: Path, passphrase_file: Path | None, *, yes: bool
+) -> "SignedRoster":
     import time  # noqa: PLC0415
 
-    from hansa_common.organisation import OrganisationFolder, SignedRosterFile, write_file  # noqa: PLC0415
+    from hansa_common.organisation import OrganisationFolder  # noqa: PLC0415
     from hansa_common.roster import sign_roster  # noqa: PLC0415
 
     following = current.roster.following(members=members, issued_at=int(time.time()))
@@ -154,38 +143,42 @@ def _sign_next(
             advice="Only the founder's key signs a roster: name its folder with --folder.",
         )
     _describe(following)
-    _confirm(yes)
-    signed = sign_roster(following, own.unlock(_passphrase(passphrase_file)))
+    _confirm(yes=yes)
+    return sign_roster(following, own.unlock(_passphrase(passphrase_file)))
+
+
+def _hand_over(signed: "SignedRoster", server: Path | None, out: Path) -> None:
+    from hansa_common.organisation import write_document  # noqa: PLC0415
+
     if server is not None:
         _server("install_roster")(server, signed)
-        typer.echo(f"Roster {following.version} is in force.")
+        typer.echo(f"Roster {signed.roster.version} is in force.")
     else:
-        write_file(out, SignedRosterFile(signed=signed))
+        write_document(out, signed)
         typer.echo(f"Signed: {out}. The coordinator puts it into force: hansa server roster {out}")
 
 
 def _current(server: Path | None, roster: Path | None) -> "SignedRoster":
-    from hansa_common.organisation import SignedRosterFile, read_file  # noqa: PLC0415
+    from hansa_common.organisation import read_document  # noqa: PLC0415
+    from hansa_common.roster import SignedRoster  # noqa: PLC0415
 
     if server is not None:
         found: SignedRoster = _server("current_roster")(server)
         return found
-    content = read_file(roster) if roster is not None else None
-    if not isinstance(content, SignedRosterFile):
+    if roster is None:
         raise UsageError("Which roster is in force?", advice="Give --server FOLDER, or --roster FILE.")
-    return content.signed
+    return read_document(roster, SignedRoster)
 
 
 def _waiting(server: Path | None, applications: Path | None) -> "tuple[SignedBinding, ...]":
-    from hansa_common.organisation import ApplicationsFile, read_file  # noqa: PLC0415
+    from hansa_common.organisation import Applications, read_document  # noqa: PLC0415
 
     if server is not None:
         found: tuple[SignedBinding, ...] = _server("applications")(server)
         return found
-    content = read_file(applications) if applications is not None else None
-    if not isinstance(content, ApplicationsFile):
+    if applications is None:
         raise UsageError("Who has enrolled?", advice="Give --server FOLDER, or --applications FILE.")
-    return content.applications
+    return read_document(applications, Applications).applications
 
 
 def _server(name: str) -> Callable[..., Any]:
@@ -204,7 +197,7 @@ def _describe(roster: "Roster") -> None:
         typer.echo("The founder's key lies on the coordinator's machine: whoever holds that machine admits members.")
 
 
-def _confirm(yes: bool) -> None:
+def _confirm(*, yes: bool) -> None:
     if not yes:
         typer.confirm("Sign this?", abort=True)
 

@@ -11,8 +11,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from hansa_common.plan import read_plan
 from hansa_server.app import GridExchange
+from hansa_server.conduct import conduct
 from hansa_server.progress import Quiet
-from hansa_server.simulation import check, conduct, new_folder
+from hansa_server.simulation import check, new_folder
 from hansa_server.study import Study
 
 app = ServerApp()

@@ -204,9 +204,9 @@ def _administer(folder: Path, method: str, request: "Strict", reply: "type[Model
         pass
     with _locked(opened):
         from hansa_server.federation.administration import administration_calls  # noqa: PLC0415
-        from hansa_server.federation.founding import membership_of  # noqa: PLC0415
+        from hansa_server.federation.founding import attendance_of, membership_of  # noqa: PLC0415
 
-        answer = administration_calls(membership_of(opened))[method][1](request)
+        answer = administration_calls(membership_of(opened), attendance_of(opened))[method][1](request)
         assert isinstance(answer, reply)
         return answer
 

@@ -6,6 +6,7 @@ from typing import Any
 from hansa_common.plan import SiteName
 from hansa_common.roster import SignedBinding, SignedRoster
 from hansa_common.settings import Strict
+from hansa_server.federation.attendance import Attendance
 from hansa_server.federation.membership import Membership
 
 
@@ -67,7 +68,7 @@ class ApplicationsReply(Strict):
 Function = Callable[[Any], Strict]
 
 
-def administration_calls(membership: Membership) -> dict[str, tuple[type[Strict], Function]]:
+def administration_calls(membership: Membership, attendance: Attendance) -> dict[str, tuple[type[Strict], Function]]:
     """Return the calls by name, with the type of their request."""
 
     def invite(request: SiteRequest) -> Strict:
@@ -76,7 +77,7 @@ def administration_calls(membership: Membership) -> dict[str, tuple[type[Strict]
 
     def sites(_request: Nothing) -> Strict:
         shown = tuple(
-            ShownSite(**{name: getattr(row, name) for name in ShownSite.model_fields}) for row in membership.sites()
+            ShownSite(**{name: getattr(row, name) for name in ShownSite.model_fields}) for row in attendance.sites()
         )
         return SitesReply(sites=shown, roster_version=membership.roster().roster.version)
 

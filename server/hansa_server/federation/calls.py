@@ -54,7 +54,7 @@ async def aborting(context: Any, refused: Callable[[str], None], *, own_machine:
         await _abort(context, refused, Denial.INTERNAL, error if own_machine else HansaError(error.public))
     except grpc.aio.AbortError:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001 - a call ends by a code, and tells no details
         _log.exception("unexpected failure of a call")
         await _abort(context, refused, Denial.INTERNAL, HansaError("The server failed; its log says why."))
 

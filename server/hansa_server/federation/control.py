@@ -13,8 +13,9 @@ import grpc
 from pydantic import Field
 
 from hansa_common.errors import HansaError, PeerRefused, Unreachable, UsageError
+from hansa_common.roster import Hash
 from hansa_common.settings import Model, Strict
-from hansa_common.wire.protocol import COORDINATOR, DENIAL_KEY, MAX_CALL, Hash, Size, TaskId, dump, load
+from hansa_common.wire.protocol import COORDINATOR, DENIAL_KEY, MAX_CALL, Size, TaskId, dump, load
 from hansa_server.federation.calls import aborting
 
 SOCKET: Final = "control.sock"
@@ -133,7 +134,7 @@ def _handler(kind: type[Strict], answer: Answer) -> "grpc.RpcMethodHandler[bytes
             return dump(await answer(load(kind, content)))
         raise RuntimeError("abort raises")
 
-    return grpc.unary_unary_rpc_method_handler(call)  # type: ignore[arg-type]
+    return grpc.unary_unary_rpc_method_handler(call)
 
 
 @contextmanager
@@ -189,7 +190,7 @@ class Control:
             Unreachable: No server runs.
             HansaError: It refused, and says why.
         """
-        invoke = self._channel.unary_unary(f"/{COORDINATOR}/{method}")
+        invoke: Any = self._channel.unary_unary(f"/{COORDINATOR}/{method}")
         try:
             return load(reply, invoke(dump(request), timeout=timeout))
         except grpc.RpcError as error:

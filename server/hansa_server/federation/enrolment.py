@@ -56,7 +56,7 @@ class EnrolmentService:
                 return await answer(load(kind, content))
             raise RuntimeError("abort raises")
 
-        return grpc.unary_unary_rpc_method_handler(call)  # type: ignore[arg-type]
+        return grpc.unary_unary_rpc_method_handler(call)
 
     async def _begin(self, request: BeginRequest) -> bytes:
         return dump(self._membership.begin(agree(request.protocols, self._protocols)))

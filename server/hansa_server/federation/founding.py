@@ -12,6 +12,7 @@ from hansa_common.files import write_whole
 from hansa_common.identity import pin_of
 from hansa_common.organisation import RosterRequest, read_document, write_document
 from hansa_common.roster import CoordinatorPins, Organisation, Roster, sign_roster
+from hansa_server.federation.attendance import Attendance
 from hansa_server.federation.authority import Authority, read_certificate
 from hansa_server.federation.database import open_database
 from hansa_server.federation.folder import FederationFolder
@@ -87,3 +88,12 @@ def membership_of(folder: FederationFolder, authority: Authority | None = None) 
         journal=Journal(folder.journal),
         founder=read_founder(folder),
     )
+
+
+def attendance_of(folder: FederationFolder) -> Attendance:
+    """Open what is known of the sites' comings and goings.
+
+    Raises:
+        StorageError: The disk fails.
+    """
+    return Attendance(open_database(folder.database))

@@ -22,6 +22,7 @@ from hansa_common.wire.protocol import (
     TaskClosed,
     TaskId,
 )
+from hansa_server.federation.attendance import Attendance
 from hansa_server.federation.membership import Membership
 from hansa_server.federation.metrics import Metrics
 from hansa_server.federation.sessions import Session, Sessions
@@ -38,6 +39,7 @@ class Hub:
     Args:
         settings: Of the federation's folder.
         membership: Who belongs to it.
+        attendance: Who is there.
         studies: What is studied.
         tasks: What is asked.
         journal: The coordinator's record.
@@ -49,6 +51,7 @@ class Hub:
         *,
         settings: ServerSettings,
         membership: Membership,
+        attendance: Attendance,
         studies: Studies,
         tasks: Tasks,
         journal: Journal,
@@ -56,6 +59,7 @@ class Hub:
     ) -> None:
         self.settings = settings
         self.membership = membership
+        self.attendance = attendance
         self.studies = studies
         self.tasks = tasks
         self.journal = journal
@@ -96,7 +100,7 @@ class Hub:
                 self.cut_off(site, Denial.FROZEN, "It is frozen: two sessions claimed its identity.")
             raise
         session = self.sessions.open(site)
-        self.membership.mark_online(site)
+        self.attendance.mark_online(site)
         self._show_online()
         _log.info("attached", site=site, counter=request.counter, version=request.version)
         return session
@@ -104,7 +108,7 @@ class Hub:
     def detach(self, session: Session) -> None:
         """End a session whose stream is over."""
         if self.sessions.close(session):
-            self.membership.mark_offline(session.site)
+            self.attendance.mark_offline(session.site)
         self._show_online()
         _log.info("detached", site=session.site, reason=str(session.ended))
 
@@ -173,7 +177,7 @@ class Hub:
     def replied(self, task: TaskId) -> None:
         """A reply is stored."""
         self.metrics.replied()
-        self.membership.mark_round(task.site, str(task))
+        self.attendance.mark_round(task.site, str(task))
         self.wake()
 
     def wake(self) -> None:

@@ -1,4 +1,4 @@
-"""Who belongs to the federation: invitations, enrolment, the roster in force, certificates, revocation, sessions' counters.
+"""Who belongs to the federation: invitations, enrolment, the roster in force, certificates, revocation, counters.
 
 A certificate gets a site through TLS and no further: each call asks ``authorise``, which holds it against the roster
 that the founder signed and against what the operator revoked. No network is known here; time is an argument.
@@ -9,7 +9,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from typing import Final
@@ -45,20 +44,6 @@ _SHUT_OUT: Final = {
     "left": (Denial.REVOKED, "This site has left the federation."),
     "frozen": (Denial.FROZEN, "This site is frozen: two sessions claimed its identity."),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteRow:
-    """One site as the coordinator knows it; times are Unix times in seconds."""
-
-    name: str
-    status: str
-    organisation: str
-    fingerprint: str
-    online_since: float | None
-    last_seen: float | None
-    last_round: str
-    certificate_until: float | None
 
 
 class Membership:
@@ -450,42 +435,11 @@ class Membership:
         with self._lock, transaction(self._engine) as connection:
             connection.execute(update(sites).where(sites.c.name == site).values(status=status))
 
-    # --- what operators see ---
-
     def applications(self) -> tuple[SignedBinding, ...]:
         """Return the bindings of sites that enrolled and wait for the founder."""
         with self._engine.connect() as connection:
             found = connection.execute(select(sites.c.binding).where(sites.c.status == "applicant")).scalars().all()
         return tuple(SignedBinding.model_validate_json(binding) for binding in found)
-
-    def sites(self) -> tuple[SiteRow, ...]:
-        """Return all sites in ascending name."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(sites).order_by(sites.c.name)).all()
-            issued = connection.execute(select(certificates).where(certificates.c.revoked == 0)).all()
-        until = {row.site: row.expires for row in sorted(issued, key=lambda row: row.expires)}
-        return tuple(_site_row(row, until.get(row.name)) for row in rows)
-
-    def mark_online(self, site: str) -> None:
-        """Note that a site has a session."""
-        self._mark(site, online_since=self._clock(), last_seen=self._clock())
-
-    def mark_offline(self, site: str) -> None:
-        """Note that it has none."""
-        self._mark(site, online_since=None, last_seen=self._clock())
-
-    def mark_round(self, site: str, task: str) -> None:
-        """Note the last task that a site replied to."""
-        self._mark(site, last_round=task, last_seen=self._clock())
-
-    def all_offline(self) -> None:
-        """Forget the sessions of a server that is gone."""
-        with self._lock, transaction(self._engine) as connection:
-            connection.execute(update(sites).values(online_since=None))
-
-    def _mark(self, site: str, **values: object) -> None:
-        with self._lock, transaction(self._engine) as connection:
-            connection.execute(update(sites).where(sites.c.name == site).values(values))
 
 
 @lru_cache(maxsize=10_000)
@@ -494,18 +448,3 @@ def _read_certificate(pem: bytes) -> tuple[str, str, str, str, float]:
     certificate, key = parse_certificate(pem)
     federation, site = site_of(certificate)
     return federation, site, f"{certificate.serial_number:x}", key, certificate.not_valid_after_utc.timestamp()
-
-
-def _site_row(row: object, until: float | None) -> SiteRow:
-    values = row._mapping  # type: ignore[attr-defined]  # noqa: SLF001 - SQLAlchemy's public name for it
-    binding = SignedBinding.model_validate_json(values["binding"]).binding
-    return SiteRow(
-        name=values["name"],
-        status=values["status"],
-        organisation=binding.organisation.name,
-        fingerprint=binding.fingerprint(),
-        online_since=values["online_since"],
-        last_seen=values["last_seen"],
-        last_round=values["last_round"],
-        certificate_until=until,
-    )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final, TextIO
 
 import grpc
 import structlog
@@ -21,6 +21,7 @@ from hansa_common.settings import Strict
 from hansa_common.wire import tls
 from hansa_common.wire.protocol import COORDINATOR, PROTOCOLS
 from hansa_server.federation.administration import administration_calls
+from hansa_server.federation.attendance import Attendance
 from hansa_server.federation.authority import Authority
 from hansa_server.federation.calls import Rates
 from hansa_server.federation.control import (
@@ -73,7 +74,7 @@ def serve(path: Path, passphrase: bytes, *, protocols: tuple[int, ...] = PROTOCO
         asyncio.run(_Coordinator(folder, passphrase, protocols).run())
 
 
-def _configure_logs(log: IO[str]) -> None:
+def _configure_logs(log: TextIO) -> None:
     """Structured lines of ids and decisions, in the folder's log."""
     structlog.configure(
         processors=[
@@ -106,7 +107,8 @@ class _Coordinator:
             journal=journal,
             founder=read_founder(folder),
         )
-        self._membership.all_offline()
+        self._attendance = Attendance(engine)
+        self._attendance.all_offline()
         self._hub_parts = (Studies(engine), Tasks(engine, folder.exchange), journal)
 
     async def run(self) -> None:
@@ -114,6 +116,7 @@ class _Coordinator:
         hub = Hub(
             settings=self._settings,
             membership=self._membership,
+            attendance=self._attendance,
             studies=studies,
             tasks=tasks,
             journal=journal,
@@ -154,7 +157,10 @@ class _Coordinator:
 
             return answer
 
-        return {name: (kind, served(call)) for name, (kind, call) in administration_calls(self._membership).items()}
+        return {
+            name: (kind, served(call))
+            for name, (kind, call) in administration_calls(self._membership, self._attendance).items()
+        }
 
     def _enrolment(self, calls: Mapping[str, Any]) -> Any:
         server = grpc.aio.server(options=tls.SERVER_OPTIONS)

@@ -18,7 +18,6 @@ from hansa_common.settings import Model
 from hansa_common.wire.protocol import (
     CHUNK,
     FEDERATION,
-    MAX_CALL,
     PROTOCOLS,
     AnyNotice,
     AttachRequest,
@@ -33,7 +32,6 @@ from hansa_common.wire.protocol import (
     RosterNotice,
     StoredReply,
     StoredRequest,
-    TaskId,
     UploadHeader,
     Welcome,
     agree,
@@ -87,7 +85,7 @@ class FederationService:
                 return await answer(self._authorise(context), load(kind, content))
             raise RuntimeError("abort raises")
 
-        return grpc.unary_unary_rpc_method_handler(call)  # type: ignore[arg-type]
+        return grpc.unary_unary_rpc_method_handler(call)
 
     def _authorise(self, context: Context) -> str:
         """Return the site that calls."""
@@ -247,8 +245,5 @@ def refuse_everything(service: str, methods: tuple[str, ...]) -> grpc.GenericRpc
             raise PeerRefused("This call is for the coordinator's own machine.", denial=Denial.FORBIDDEN)
         raise RuntimeError("abort raises")
 
-    handlers = {name: grpc.unary_unary_rpc_method_handler(refuse) for name in methods}  # type: ignore[arg-type]
+    handlers: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(refuse) for name in methods}
     return grpc.method_handlers_generic_handler(service, handlers)
-
-
-__all__ = ["MAX_CALL", "FederationService", "TaskId", "refuse_everything"]

@@ -105,10 +105,7 @@ class Studies:
         Raises:
             UsageError: It names a site that is no member, or there is none.
         """
-        if isinstance(plan, StudyPlan):
-            named = plan.federation.sites if plan.federation else ()
-        else:
-            named = plan.sites
+        named = _named(plan)
         if unknown := sorted(set(named) - set(members)):
             raise UsageError(
                 f"No member of this federation: {', '.join(unknown)}.",
@@ -220,6 +217,13 @@ class Studies:
                 .values(state="proposed", reason="", attempt=row.attempt + 1, proposed_at=time.time())
             )
         return self.find(row.id)
+
+
+def _named(plan: StudyPlan | AppPlan) -> tuple[str, ...]:
+    """Return the sites that a plan names; none where it means all members."""
+    if isinstance(plan, AppPlan):
+        return plan.sites
+    return plan.federation.sites if plan.federation else ()
 
 
 def read_any(text: str) -> StudyPlan | AppPlan:

@@ -1,9 +1,9 @@
 """Durable tasks and replies: what the server asked, of whom, and what came back.
 
-A task is open until it is replied to, has failed (its site was revoked) or is closed (nobody waits for it any more).
-Its id is its identity: to push it again changes nothing, so a study that was killed asks again and gets the replies that
-were stored. A reply is a file that is complete, synced and renamed before its row says so, and the row is committed
-before the site is told; the site's copy goes only then.
+A task is open until it is replied to, has failed (its site was revoked) or is closed (nobody waits for it).
+Its id is its identity: to push it again changes nothing, so a study that was killed asks again and gets the replies
+that were stored. A reply is a file that is complete, synced and renamed before its row says so, and the row is
+committed before the site is told; the site's copy goes only then.
 """
 
 import hashlib

@@ -1,0 +1,32 @@
+"""Reads a site's data for a study and times one round of it, without a coordinator; run by ``hansa site check``."""
+
+import sys
+
+from hansa_client.site_data import real_site
+from hansa_client.work import Work, prepare_process
+from hansa_common.errors import HansaError
+from hansa_common.messages import InitialTask, Message, TrainTask, Update
+from hansa_common.plan import SourcePlan, plan_from_json
+
+_ADVICE_CODE = 1
+
+
+def main() -> None:
+    """Print what was found in one line; exit code 1 and a reason where it cannot be done."""
+    plan, source = plan_from_json(sys.argv[1]), SourcePlan.model_validate_json(sys.argv[2])
+    try:
+        prepare_process()
+        site = real_site(plan, name="rehearsal", index=int(sys.argv[3]), source=source)
+        work = Work(plan, site, "auto")
+        digest = plan.digest()
+        initial = work.do(Message(header=InitialTask(plan_digest=digest)))
+        task = TrainTask(plan_digest=digest, round=1, attempt=1)
+        update = work.do(Message(header=task, vector=initial.vector)).header
+    except HansaError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - this process speaks by its output
+        sys.exit(_ADVICE_CODE)
+    assert isinstance(update, Update)
+    print(  # noqa: T201
+        f"{len(site.dataset):,} examples fulfil the contract; a round takes about {update.seconds:.1f} s here, "
+        f"{plan.rounds.count} rounds"
+    )

@@ -1,0 +1,107 @@
+"""A proposed study in plain words: what a data steward reads before signing."""
+
+from datetime import UTC, datetime
+
+from hansa_common.app_plan import AppPlan, read_app_plan
+from hansa_common.contract import ArrayContract, ImageContract
+from hansa_common.identity import fingerprint
+from hansa_common.plan import StudyPlan, plan_from_json
+from hansa_common.roster import Roster
+from hansa_common.wire.protocol import Proposal
+
+_MOST_COLUMNS = 30
+
+
+def describe(proposal: Proposal, roster: Roster, *, answer: str) -> str:
+    """Return the page.
+
+    Args:
+        proposal: What the coordinator asks.
+        roster: The one this site accepted.
+        answer: What the site has said so far.
+    """
+    plan = read_app_plan(proposal.plan) or plan_from_json(proposal.plan)
+    lines = [f"Study {proposal.study}", ""]
+    lines += _rows("Who asks", _who_asks(proposal, roster))
+    lines += _rows("Takes part", (", ".join(plan.sites if isinstance(plan, AppPlan) else _sites(plan)),))
+    if isinstance(plan, AppPlan):
+        lines += _app(plan)
+    else:
+        lines += _study(plan)
+    lines += _rows("Plan", (f"{plan.digest()}", f"to read aloud: {fingerprint(plan.model_dump(mode='json'))}"))
+    lines += _rows("Your answer", (answer,))
+    return "\n".join(lines)
+
+
+def _who_asks(proposal: Proposal, roster: Roster) -> tuple[str, ...]:
+    when = datetime.fromtimestamp(proposal.proposed_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    asks = (f"The coordinator of {roster.federation}, founded by {roster.founder.name}, on {when}.",)
+    if roster.founder_is_coordinator:
+        asks += ("NOTE: the founder's key lies on the coordinator's machine: the coordinator alone admits members.",)
+    return asks
+
+
+def _sites(plan: StudyPlan) -> tuple[str, ...]:
+    return plan.federation.sites if plan.federation else ()
+
+
+def _study(plan: StudyPlan) -> list[str]:
+    training, rounds = plan.training, plan.rounds
+    effort = f"{training.epochs} epochs" if training.epochs is not None else f"{training.steps} steps"
+    cohort = f"{rounds.sites_per_round} sites drawn anew" if rounds.sites_per_round else "all sites"
+    lines = _rows("Purpose", (plan.purpose,))
+    lines += _rows("Your data", _data(plan))
+    lines += _rows(
+        "What is done",
+        (
+            f"A model '{plan.model.name}' is trained here {rounds.count} times, {effort} each, in batches of "
+            f"{training.batch_size} with {training.optimizer}; each time by {cohort}.",
+            f"Your data is split once: {plan.evaluation.validation:.0%} to validate, {plan.evaluation.test:.0%} to test, "
+            "the rest to train.",
+        ),
+    )
+    lines += _rows(
+        "What leaves",
+        (
+            "In each round: the change of the model's weights, the number of training examples, the training loss, and "
+            "counts of right and wrong answers on the validation split, by class.",
+            "At the beginning: the number of examples in each split and class. At the end: the same counts on the test "
+            "split. The coordinator can read all of it.",
+            "No example, no name of a file and no text of an error.",
+        ),
+    )
+    names = ", ".join(_sites(plan))
+    lines += _rows("Who gets the model", (f"The coordinator, and every site that takes part: {names}.",))
+    return lines
+
+
+def _data(plan: StudyPlan) -> tuple[str, ...]:
+    contract = plan.data
+    classes = ", ".join(contract.classes[:_MOST_COLUMNS])
+    labels = f"Each with one of {len(contract.classes)} classes: {classes}."
+    if isinstance(contract, ImageContract):
+        shape = f"Images of {contract.height} x {contract.width}, {contract.channels} channels."
+    elif isinstance(contract, ArrayContract):
+        shape = f"Arrays of shape {list(contract.shape)}."
+    else:
+        names = [column.name for column in contract.columns]
+        rest = f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
+        shape = f"A table with {len(names)} columns: {', '.join(names[:_MOST_COLUMNS])}{rest}."
+    return shape, labels, f"At least {contract.minimum_examples} examples. Which file it is, your site.toml says."
+
+
+def _app(plan: AppPlan) -> list[str]:
+    lines = _rows("What is done", (f"Another Flower app runs here: {plan.client_app}, as installed on this machine.",))
+    lines += _rows("Configuration", tuple(f"{key} = {value}" for key, value in sorted(plan.run_config.items())))
+    return lines + _rows(
+        "What leaves",
+        (
+            "WHATEVER THE APP SENDS. Hansa does not know what it is: no release step checks it, nothing is resumed and "
+            "there is no report. Approve it only if you know the app's code.",
+        ),
+    )
+
+
+def _rows(title: str, texts: tuple[str, ...]) -> list[str]:
+    width = 20
+    return [f"{title if index == 0 else '':{width}}{text}" for index, text in enumerate(texts)]
