@@ -202,7 +202,7 @@ class Agent:
             self._to_send.set()
             return
         if entry is not None:
-            self._refuse(notice, TaskRefused("This task was replied to and acknowledged."))
+            self._post(notice, self._refusal(TaskRefused("This task was replied to and acknowledged.")))
             return
         path = self._incoming(notice)
         try:
@@ -271,10 +271,6 @@ class Agent:
 
     def _refusal(self, error: HansaError) -> Parcel:
         return _parcel(refusal(self._site, error.code, error.public))
-
-    def _refuse(self, notice: TaskNotice, error: HansaError) -> None:
-        """Answer a repeated request without doing anything again; the record keeps it."""
-        self._journal.append("task-refused", task=str(notice.task), code=error.code)
 
     def _post(self, notice: TaskNotice, reply: Parcel) -> None:
         """Record what is about to leave, and put it into the outbox.

@@ -7,6 +7,7 @@ from typing import Any, Final
 import grpc
 
 from hansa_client.folder import SiteFolder
+from hansa_common.display import printable
 from hansa_common.errors import HansaError, PeerRefused, Unreachable
 from hansa_common.settings import Model, Strict
 from hansa_common.wire import tls
@@ -61,8 +62,12 @@ def error_of(error: Any) -> HansaError:
     denial = dict(error.trailing_metadata() or ()).get(DENIAL_KEY, "")
     if denial:
         message, _, advice = (error.details() or "").partition("\n")
-        return PeerRefused(message[:2_000], denial=str(denial), advice=advice[:2_000])
+        return PeerRefused(printable(message[:2_000]), denial=str(denial), advice=printable(advice[:2_000]))
     return Unreachable(
-        f"The coordinator cannot be reached ({error.code().name.lower().replace('_', ' ')}): {error.details()}"[:500],
+        printable(
+            f"The coordinator cannot be reached ({error.code().name.lower().replace('_', ' ')}): {error.details()}"[
+                :500
+            ]
+        ),
         advice="Check the address, a firewall or proxy, and that the server runs; 'hansa site check' looks at each.",
     )

@@ -68,6 +68,7 @@ def join(folder: SiteFolder, invitation: Invitation, binding: SignedBinding) -> 
             "The binding is for other keys or another site.", advice="Have the organisation sign this node's request."
         )
     binding.verify()
+    folder.save_binding(binding)  # the server knows an interrupted enrolment again by its binding
     request_pem = keys.certificate_request()
     proxy = folder.settings().proxy
     with enrolment_channel(invitation.enrolment, (invitation.authority,), proxy=proxy) as channel:
@@ -100,7 +101,6 @@ def join(folder: SiteFolder, invitation: Invitation, binding: SignedBinding) -> 
         founder=invitation.founder,
         roster=invitation.roster,
     )
-    folder.save_binding(binding)
     folder.save_membership(membership, begun.roster, reply)
     return reply
 

@@ -22,17 +22,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
 from hansa_client.settings import SiteSettings, read_settings, write_settings
+from hansa_client.site_certificate import check_certificate, read_certificate
 from hansa_common.app_plan import read_app_plan
 from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, IdentityError, MessageError, StorageError, UsageError
 from hansa_common.files import storage, sync_folder, write_whole
-from hansa_common.identity import NodeKeys, pin_of, site_of, tls_public_hex
+from hansa_common.identity import NodeKeys
 from hansa_common.invitation import Address
 from hansa_common.organisation import BindingRequest
 from hansa_common.plan import SiteName, StudyName, plan_from_json
@@ -228,7 +226,7 @@ class SiteFolder:
 
     def certificate_times(self) -> tuple[float, float]:
         """Return from when until when the certificate is good, as Unix times in seconds."""
-        certificate = _certificate(self.certificate())
+        certificate = read_certificate(self.certificate())
         return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
     def save_certificate(self, reply: CertificateReply) -> None:
@@ -246,20 +244,9 @@ class SiteFolder:
         write_whole(self.path / "certificate.pem", reply.certificate.encode(), mode=0o600)
 
     def _check_certificate(self, reply: CertificateReply, membership: SiteMembership, roster: SignedRoster) -> None:
-        certificate = _certificate(reply.certificate)
-        authorities = [_certificate(pem) for pem in reply.authorities]
-        pins = roster.roster.coordinator.certificate_authorities
-        if any(pin_of(authority) not in pins for authority in authorities):
-            raise IdentityError(
-                "The coordinator names an authority that is not in the roster.", advice="Ask the founder about it."
-            )
-        if not any(_is_issued_by(certificate, authority) for authority in authorities):
-            raise IdentityError("The certificate is not of the coordinator's authority.")
-        key = certificate.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or tls_public_hex(key) != self.keys().public().tls:
-            raise IdentityError("The certificate is for another key than this site's.")
-        if site_of(certificate) != (membership.federation, membership.site):
-            raise IdentityError("The certificate is for another site.")
+        if roster.roster.federation != membership.federation:
+            raise IdentityError("The roster is of another federation.")
+        check_certificate(reply, roster.roster, site=membership.site, tls_key=self.keys().public().tls)
 
     # --- roster ---
 
@@ -365,7 +352,7 @@ class SiteFolder:
     def decisions(self) -> dict[str, DecideRequest]:
         """Return the answers that this site's key signed, by the digest of the plan."""
         digests = sorted(path.stem for path in (self.path / "decisions").glob("[!.]*.json"))
-        return {digest: request for digest, request in self._signed(digests)}
+        return dict(self._signed(digests))
 
     def _signed(self, digests: list[str]) -> Iterator[tuple[str, DecideRequest]]:
         for digest in digests:
@@ -444,21 +431,6 @@ def proposal_digest(proposal: Proposal) -> str:
         return app.digest() if app is not None else plan_from_json(proposal.plan).digest()
     except UsageError:
         raise MessageError("A proposal's plan cannot be read by this version.") from None
-
-
-def _certificate(pem: str) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(pem.encode())
-    except ValueError:
-        raise IdentityError("This is no certificate.") from None
-
-
-def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _ended(pem: str) -> str:

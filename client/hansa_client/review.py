@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from hansa_common.app_plan import AppPlan, read_app_plan
 from hansa_common.contract import ArrayContract, ImageContract
+from hansa_common.display import printable
 from hansa_common.identity import fingerprint
 from hansa_common.plan import StudyPlan, plan_from_json
 from hansa_common.roster import Roster
@@ -35,7 +36,7 @@ def describe(proposal: Proposal, roster: Roster, *, answer: str) -> str:
 
 def _who_asks(proposal: Proposal, roster: Roster) -> tuple[str, ...]:
     when = datetime.fromtimestamp(proposal.proposed_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    asks = (f"The coordinator of {roster.federation}, founded by {roster.founder.name}, on {when}.",)
+    asks: tuple[str, ...] = (f"The coordinator of {roster.federation}, founded by {roster.founder.name}, on {when}.",)
     if roster.founder_is_coordinator:
         asks += ("NOTE: the founder's key lies on the coordinator's machine: the coordinator alone admits members.",)
     return asks
@@ -104,4 +105,4 @@ def _app(plan: AppPlan) -> list[str]:
 
 def _rows(title: str, texts: tuple[str, ...]) -> list[str]:
     width = 20
-    return [f"{title if index == 0 else '':{width}}{text}" for index, text in enumerate(texts)]
+    return [f"{title if index == 0 else '':{width}}{printable(text)}" for index, text in enumerate(texts)]

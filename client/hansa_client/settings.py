@@ -89,7 +89,7 @@ _EXAMPLES: Final = """\
 # adapter = "csv"
 # path = "/data/patients.csv"
 
-# Other Flower apps that this site lets run, beside approving each study: any name, then the ClientApp that is installed.
+# Other Flower apps that this site lets run, beside approving each study: any name, then the installed ClientApp.
 #
 # [apps]
 # quickstart = "quickstart.client_app:app"

@@ -54,7 +54,7 @@ def join(
     site = SiteFolder(folder)
     request = prepare(site, given)
     if same_machine:
-        signed = _sign_here(request, organisation, passphrase_file)
+        signed = _signed_before(site, request) or _sign_here(request, organisation, passphrase_file)
     elif binding is not None:
         signed = read_document(binding, SignedBinding)
     else:
@@ -237,6 +237,12 @@ def show_log(*, folder: Folder = DEFAULT_FOLDER) -> None:
         details = "  ".join(f"{key}={value}" for key, value in entry.details.items())
         typer.echo(f"{entry.number:6}  {when}  {entry.event:20}  {details}")
     typer.echo(f"{number} entries, an unbroken chain.", err=True)
+
+
+def _signed_before(site: "SiteFolder", request: "BindingRequest") -> "SignedBinding | None":
+    """Return the binding of an enrolment that was interrupted: the invitation is good for that one only."""
+    before = site.binding()
+    return before if before is not None and before.binding.keys == request.keys else None
 
 
 def _sign_here(request: "BindingRequest", organisation: Path, passphrase_file: Path | None) -> "SignedBinding":

@@ -118,18 +118,26 @@ class WorkerProcess:
             return self._ensure_open(timeout)
 
     def do(self, message: Message, *, classes: int, timeout: float) -> Message:
-        """Do one task of the open study.
+        """Do one task of the open study; if the worker dies of itself, a new one tries once more.
 
         Raises:
             WorkerLost: The worker did not survive it.
             HansaError: What the worker says.
         """
         with self._busy:
-            self._ensure_open(timeout)
-            _head, envelope = self._converse({"do": "task"}, encode(message), timeout)
+            try:
+                envelope = self._do(message, timeout)
+            except WorkerLost:
+                if self._why_killed is not None:  # it was us
+                    raise
+                envelope = self._do(message, timeout)
         if envelope is None:
             raise WorkerLost("The worker sent no reply.")
         return decode(envelope, classes=classes)
+
+    def _do(self, message: Message, timeout: float) -> Envelope | None:
+        self._ensure_open(timeout)
+        return self._converse({"do": "task"}, encode(message), timeout)[1]
 
     def flower(self, reference: str, envelope: Envelope, *, timeout: float) -> Envelope:
         """Run another app's ClientApp.

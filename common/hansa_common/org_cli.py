@@ -62,7 +62,7 @@ def sign(
     from hansa_common.roster import sign_binding, sign_roster  # noqa: PLC0415
 
     own = OrganisationFolder(folder)
-    request: BindingRequest | RosterRequest = read_document(file, BindingRequest, RosterRequest)
+    request = read_document(file, BindingRequest, RosterRequest)
     target = out or file.with_name(file.name.replace("-request", "").removesuffix(".json") + "-signed.json")
     if isinstance(request, BindingRequest):
         typer.echo(f"{own.organisation.name} says: this is our node {request.site} in {request.federation}.")

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar, overload
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -174,9 +174,14 @@ def _ask(prompt: str, *, confirm: bool) -> bytes:
 
 
 Document = TypeVar("Document", bound=Strict)
+Other = TypeVar("Other", bound=Strict)
 
 
-def read_document(path: Path, *kinds: type[Document]) -> Document:
+@overload
+def read_document(path: Path, kind: type[Document], /) -> Document: ...
+@overload
+def read_document(path: Path, kind: type[Document], other: type[Other], /) -> Document | Other: ...
+def read_document(path: Path, *kinds: type[Strict]) -> Strict:
     """Read a file that is one of several types.
 
     Raises:

@@ -28,7 +28,7 @@ from hansa_server.federation.metrics import Metrics
 from hansa_server.federation.sessions import Session, Sessions
 from hansa_server.federation.settings import ServerSettings
 from hansa_server.federation.studies import ENDED, State, Studies, StudyRow, proposal_of
-from hansa_server.federation.tasks import NewTask, Outcome, Tasks
+from hansa_server.federation.tasks import NewTask, Outcome, Tasks, is_round
 
 _log = structlog.get_logger()
 
@@ -226,9 +226,10 @@ class Hub:
         self.wake()
 
     def push(self, study: str, new: Sequence[NewTask]) -> None:
-        """Open tasks and tell their sites; earlier rounds of the study are dropped: it has a checkpoint of them."""
+        """Open tasks and tell their sites; a round's begin drops the earlier ones: the study has a checkpoint of them."""
         self.tasks.push(new)
-        self.forget(study, {task.task.step for task in new})
+        if rounds := {task.task.step for task in new if is_round(task.task.step)}:
+            self.forget(study, rounds)
         members = self.membership.members()
         for task in new:
             site = task.task.site

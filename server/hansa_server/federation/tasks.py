@@ -137,7 +137,7 @@ class Tasks:
                     .values(state=OPEN, deadline=task.deadline)
                 )
                 known = connection.execute(select(tasks.c.content).where(tasks.c.id == row["id"])).scalar_one()
-                if known != task.content and not task.task.step.startswith(_ROUND):
+                if known != task.content and not is_round(task.task.step):
                     connection.execute(
                         update(tasks)
                         .where(tasks.c.id == row["id"], tasks.c.state == OPEN)
@@ -276,6 +276,11 @@ class Tasks:
         path = self.reply_path(task)
         path.unlink(missing_ok=True)
         path.with_suffix(".part").unlink(missing_ok=True)
+
+
+def is_round(step: str) -> bool:
+    """Tell whether a step is a round's training."""
+    return step.startswith(_ROUND)
 
 
 class Incoming:

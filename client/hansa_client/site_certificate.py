@@ -1,0 +1,51 @@
+"""Which certificate a site takes for its own: of an authority in the roster, for its name and its key."""
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hansa_common.errors import IdentityError
+from hansa_common.identity import pin_of, site_of, tls_public_hex
+from hansa_common.roster import Roster
+from hansa_common.wire.protocol import CertificateReply
+
+
+def read_certificate(pem: str) -> x509.Certificate:
+    """Parse PEM.
+
+    Raises:
+        IdentityError: It is no certificate.
+    """
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        raise IdentityError("This is no certificate.") from None
+
+
+def check_certificate(reply: CertificateReply, roster: Roster, *, site: str, tls_key: str) -> None:
+    """Return if a certificate is this site's, and every authority beside it one that the founder signed for.
+
+    Raises:
+        IdentityError: It is for another name or key, or of another authority.
+    """
+    certificate = read_certificate(reply.certificate)
+    authorities = [read_certificate(pem) for pem in reply.authorities]
+    if any(pin_of(authority) not in roster.coordinator.certificate_authorities for authority in authorities):
+        raise IdentityError(
+            "The coordinator names an authority that is not in the roster.", advice="Ask the founder about it."
+        )
+    if not any(_is_issued_by(certificate, authority) for authority in authorities):
+        raise IdentityError("The certificate is not of the coordinator's authority.")
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or tls_public_hex(key) != tls_key:
+        raise IdentityError("The certificate is for another key than this site's.")
+    if site_of(certificate) != (roster.federation, site):
+        raise IdentityError("The certificate is for another site.")
+
+
+def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
