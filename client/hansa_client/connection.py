@@ -303,3 +303,8 @@ def _grpc_errors(address: str) -> Any:
         ) from None
     except asyncio.InvalidStateError:
         raise Unreachable(f"The connection to {address} ended.") from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # it is this task that was told to stop, and not the call
+            raise
+        raise Unreachable(f"The connection to {address} ended.") from None

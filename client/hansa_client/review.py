@@ -55,19 +55,27 @@ def _study(plan: StudyPlan) -> list[str]:
     lines += _rows(
         "What is done",
         (
-            f"A model '{plan.model.name}' is trained here {rounds.count} times, {effort} each, in batches of "
-            f"{training.batch_size} with {training.optimizer}; each time by {cohort}.",
-            f"Your data is split once: {plan.evaluation.validation:.0%} to validate, {plan.evaluation.test:.0%} to test, "
-            "the rest to train.",
+            (
+                f"A model '{plan.model.name}' is trained here {rounds.count} times, {effort} each, in batches of "
+                f"{training.batch_size} with {training.optimizer}; each time by {cohort}."
+            ),
+            (
+                f"Your data is split once: {plan.evaluation.validation:.0%} to validate, {plan.evaluation.test:.0%} to "
+                "test, the rest to train."
+            ),
         ),
     )
     lines += _rows(
         "What leaves",
         (
-            "In each round: the change of the model's weights, the number of training examples, the training loss, and "
-            "counts of right and wrong answers on the validation split, by class.",
-            "At the beginning: the number of examples in each split and class. At the end: the same counts on the test "
-            "split. The coordinator can read all of it.",
+            (
+                "In each round: the change of the model's weights, the number of training examples, the training loss, "
+                "and counts of right and wrong answers on the validation split, by class."
+            ),
+            (
+                "At the beginning: the number of examples in each split and class. At the end: the same counts on the "
+                "test split. The coordinator can read all of it."
+            ),
             "No example, no name of a file and no text of an error.",
         ),
     )
@@ -97,8 +105,10 @@ def _app(plan: AppPlan) -> list[str]:
     return lines + _rows(
         "What leaves",
         (
-            "WHATEVER THE APP SENDS. Hansa does not know what it is: no release step checks it, nothing is resumed and "
-            "there is no report. Approve it only if you know the app's code.",
+            (
+                "WHATEVER THE APP SENDS. Hansa does not know what it is: no release step checks it, nothing is resumed "
+                "and there is no report. Approve it only if you know the app's code."
+            ),
         ),
     )
 

@@ -102,8 +102,8 @@ def start(*, folder: Folder = DEFAULT_FOLDER) -> None:
 
     membership = SiteFolder(folder).membership()
     typer.echo(
-        f"{membership.site} in {membership.federation}, connecting to {membership.address}. Log: {folder / 'agent.log'}. "
-        "Stop it with Ctrl-C."
+        f"{membership.site} in {membership.federation}, connecting to {membership.address}. "
+        f"Log: {folder / 'agent.log'}. Stop it with Ctrl-C."
     )
     run(folder)
 

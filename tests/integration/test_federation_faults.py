@@ -64,3 +64,59 @@ def test_killed_at_every_fail_point_the_study_gives_the_same_model(make_federati
     assert other.model_sha256 == one.model_sha256
     assert [len(found.sites) for found in other.rounds] == [2] * 10
     assert [found.train_loss for found in other.rounds] == [found.train_loss for found in one.rounds]
+
+
+@pytest.fixture
+def large_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> Path:
+    """A model of 6 MB, six chunks of the transport, and next to nothing to train."""
+    data = {"kind": "image", "channels": 3, "height": 224, "width": 224, "classes": list("0123456789")}
+    plan = make_plan(
+        replaced={"simulation": None, "data": data | {"minimum_examples": 10}},
+        rounds={"count": 8, "deadline_seconds": 120.0},
+        training={"batch_size": 10},
+    )
+    path = tmp_path / "large.toml"
+    path.write_text(dump_plan(plan))
+    rng = np.random.Generator(np.random.Philox(3))
+    images = rng.integers(0, 256, (20, 224, 224, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, y=np.arange(20) % 10)
+    return path
+
+
+CUTS = (
+    Fault(kind="rst", after=2_500_000),
+    Fault(kind="fin", after=600_000),
+    Fault(kind="silence", after=3_500_000, seconds=2.0),
+    Fault(kind="refuse", after=4_000_000, connections=2),
+)
+
+
+def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
+    make_federation: Make, large_study: Path, cutting_proxy: Callable[[int], CuttingProxy], tmp_path: Path
+) -> None:
+    data = f'[data.default]\nadapter = "npz"\npath = "{tmp_path / "images.npz"}"\n'
+    federation = make_federation(SITES, data=dict.fromkeys(SITES, data))
+    calm = federation.run(large_study)
+    assert calm.state == "completed", calm.reason
+    site = federation.sites["site-1"]
+    proxy = cutting_proxy(federation.federation_port)
+    site.agent.stop()
+    site.connect_through(proxy.port)
+    federation.start_sites(site)
+    study = federation.propose(large_study)
+    federation.approve(study)
+    for number, fault in enumerate(CUTS, start=2):
+        released = f"train-{number}"
+        federation.wait_for(lambda step=released: step in (site.folder / "journal.jsonl").read_text(), released)
+        proxy.arm(fault)
+        federation.wait_for(proxy.fired.is_set, f"the fault {fault.kind}", seconds=60.0)
+        federation.wait_for(proxy.healed.is_set, "its end", seconds=60.0)
+    proxy.set(Weather(rate=20_000_000, piece=4_096))
+    row = federation.wait_ended(study)
+    assert row.state == "completed", row.reason
+    one, other = results(federation, calm.study), results(federation, study)
+    assert other.model_sha256 == one.model_sha256
+    assert [len(found.sites) for found in other.rounds] == [2] * 8
+    whole = sum(found.bytes_up for found in other.rounds) // 2
+    chunk = 1 << 20
+    assert proxy.up < 1.1 * whole + (len(CUTS) + 2) * chunk
