@@ -190,7 +190,8 @@ class Agent:
                 _log.warning("task interrupted", task=self._current, code=error.code, problem=error.message)
                 if isinstance(error, PeerRefused) and error.denial == Denial.NO_TASK:
                     self._tasks.pop(self._current, None)
-                await asyncio.sleep(_RETRY[1])
+                await asyncio.sleep(_RETRY[0] if isinstance(error, Unreachable) else _RETRY[1])
+                await self._connection.attached.wait()
             finally:
                 self._dropped.discard(self._current)
                 self._current = ""

@@ -75,6 +75,7 @@ class Connection:
         self._protocols = protocols
         self._channel: Any = None
         self._renewed = False
+        self._heard = 0.0  # on the loop's clock
 
     async def run(self) -> None:
         """Attach, again and again, until cancelled."""
@@ -114,11 +115,7 @@ class Connection:
     async def _read(self, stream: Any) -> None:
         silence = _FIRST_NOTICE
         while True:
-            try:
-                content = await asyncio.wait_for(stream.read(), silence)
-            except TimeoutError:
-                stream.cancel()
-                raise Unreachable(f"The coordinator was silent for {silence:.0f} s.") from None
+            content = await self._next(stream, silence)
             if content is grpc.aio.EOF:
                 raise Unreachable("The coordinator closed the connection.")
             notice = load_notice(content)
@@ -135,6 +132,23 @@ class Connection:
                 self._renewed = False
                 raise PeerRefused("Connecting anew with the new certificate.", denial="superseded")
             await self._renew_when_due()
+
+    async def _next(self, stream: Any, silence: float) -> Any:
+        """Return the next notice; bytes of a transfer are news too, for they may hold notices up."""
+        clock = asyncio.get_running_loop().time
+        self._heard = clock()
+        reading = asyncio.ensure_future(stream.read())
+        try:
+            while not reading.done():
+                left = self._heard + silence - clock()
+                if left <= 0:
+                    raise Unreachable(f"The coordinator was silent for {silence:g} s.")
+                await asyncio.wait([reading], timeout=left)
+            return reading.result()
+        finally:
+            if not reading.done():
+                stream.cancel()
+                reading.cancel()
 
     def _request(self, counter: int) -> AttachRequest:
         membership = self._membership
@@ -169,7 +183,7 @@ class Connection:
             return
         from hansa_common.wire.protocol import CertificateReply, RenewRequest  # noqa: PLC0415
 
-        request = RenewRequest(session=self.session, certificate_request=self._folder.keys().certificate_request())
+        request = RenewRequest(session=self._token(), certificate_request=self._folder.keys().certificate_request())
         self._folder.save_certificate(await self.call("Renew", request, CertificateReply))
         self._renewed = True
         _log.info("certificate renewed")
@@ -185,9 +199,13 @@ class Connection:
         return load(reply, content)
 
     def _live(self) -> Any:
+        self._token()
+        return self._channel
+
+    def _token(self) -> str:
         if not self.session or self._channel is None:
             raise Unreachable("Not attached.")
-        return self._channel
+        return self.session
 
     async def download(self, notice: TaskNotice, path: Path) -> None:
         """Fetch a task's bytes into a file, from where an earlier try ended.
@@ -206,13 +224,14 @@ class Connection:
             raise IdentityError("A task's bytes are not those that were announced.")
 
     async def _fetch(self, notice: TaskNotice, path: Path, offset: int) -> None:
-        request = DownloadRequest(session=self.session, task=notice.task, offset=offset)
+        request = DownloadRequest(session=self._token(), task=notice.task, offset=offset)
         with _grpc_errors(self._membership.address):
             stream = self._live().unary_stream(f"/{FEDERATION}/Download")(dump(request))
             try:
                 with path.open("ab") as file:
                     while (chunk := await asyncio.wait_for(stream.read(), _CHUNK_SECONDS)) is not grpc.aio.EOF:
                         offset += len(chunk)
+                        self._heard = asyncio.get_running_loop().time()
                         if len(chunk) > CHUNK or offset > notice.size:
                             raise MessageError("A task is longer than announced.")
                         file.write(chunk)
@@ -239,12 +258,12 @@ class Connection:
         offset = 0
         if resume:
             stored = await self.call(
-                "Stored", StoredRequest(session=self.session, task=task, size=size, sha256=sha256), StoredReply
+                "Stored", StoredRequest(session=self._token(), task=task, size=size, sha256=sha256), StoredReply
             )
             if stored.complete:
                 return stored
             offset = stored.stored
-        header = UploadHeader(session=self.session, task=task, size=size, sha256=sha256, offset=offset)
+        header = UploadHeader(session=self._token(), task=task, size=size, sha256=sha256, offset=offset)
         with _grpc_errors(self._membership.address):
             call = self._live().stream_unary(f"/{FEDERATION}/Upload")()
             try:
@@ -252,7 +271,8 @@ class Connection:
                     await call.write(dump(header))
                     async for chunk in _chunks(path, offset):
                         await call.write(chunk)
-                        limit.reschedule(asyncio.get_running_loop().time() + _CHUNK_SECONDS)
+                        self._heard = asyncio.get_running_loop().time()
+                        limit.reschedule(self._heard + _CHUNK_SECONDS)
                     reach("site.send")
                     await call.done_writing()
                     content = await call

@@ -209,6 +209,8 @@ def _watch(console: Console, folder: Path, study: str) -> None:
             advice=f"Continue with: hansa server resume {study} --folder {folder}{report}",
         )
     _summarise(console, run_folder)
+    if row.reason:
+        _print(console, f"{row.reason}\nResume with: hansa server resume {row.study} --folder {folder}")
 
 
 def _wait_for_answers(console: Console, control: Any, request: Any) -> "StudyReply":

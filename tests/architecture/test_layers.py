@@ -10,11 +10,23 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = {"hansa_common": "common", "hansa_client": "client", "hansa_server": "server"}
-FLOWER_ROOMS = ("hansa_client/app.py", "hansa_server/app.py", "hansa_server/bundle.py", "hansa_server/engines/")
+FLOWER_ROOMS = (
+    "hansa_client/app.py",
+    "hansa_client/worker.py",
+    "hansa_server/app.py",
+    "hansa_server/bundle.py",
+    "hansa_server/engines/",
+)
+GRPC_ROOMS = (
+    "hansa_common/wire/",
+    "hansa_client/calls.py",
+    "hansa_client/connection.py",
+    "hansa_server/federation/",
+)
 TORCH_ROOMS = (
     "hansa_common/models/",
     "hansa_client/training/",
-    "hansa_client/session.py",
+    "hansa_client/work.py",
     "hansa_client/device.py",
 )
 
@@ -63,8 +75,17 @@ def test_only_the_session_imports_the_way_out() -> None:
     assert importers("hansa_client.release") == {"hansa_client/session.py"}
 
 
+def test_grpc_and_the_database_stay_in_their_rooms() -> None:
+    assert {name for name in importers("grpc") if not name.startswith(GRPC_ROOMS)} == set()
+    assert {name for name in importers("sqlalchemy") if not name.startswith("hansa_server/federation/")} == set()
+    assert importers("sqlite3") == set()
+
+
 def test_only_release_puts_an_update_into_bytes() -> None:
-    """``encode`` of an ``Update`` happens in one place; the session encodes other messages only."""
+    """On its way out an ``Update`` is encoded in one place.
+
+    The agent encodes that it keeps a model, the two halves of the worker what they say to each other on one machine.
+    """
     users = {
         name
         for name, tree in MODULES
@@ -72,10 +93,16 @@ def test_only_release_puts_an_update_into_bytes() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "encode"
     }
-    assert users == {"hansa_client/release.py", "hansa_client/session.py"}
+    inside = {"hansa_client/worker.py", "hansa_client/worker_process.py"}
+    assert users - inside == {"hansa_client/agent.py", "hansa_client/release.py", "hansa_client/session.py"}
+    agent = (REPOSITORY / "client/hansa_client/agent.py").read_text()
+    assert agent.count(" encode(") == 1
+    assert "encode(Message(header=Delivered(" in agent
+    work = (REPOSITORY / "client/hansa_client/work.py").read_text()
+    assert work.count(".delta") == 2  # one to the session, one of a baseline that never leaves
     session = (REPOSITORY / "client/hansa_client/session.py").read_text()
-    assert session.count(".delta") == 2  # one into the release, one of a baseline that never leaves
-    assert "self._release.update(header, trained.delta, counts)" in session
+    assert "return release.update(reply.header, reply.vector, reply.counts" in session
+    assert {name for name in inside if "release" in (REPOSITORY / "client" / name).read_text()} == set()
 
 
 def test_nothing_is_pickled() -> None:
@@ -92,9 +119,24 @@ def test_nothing_is_pickled() -> None:
                 assert node.value.value is True, name
 
 
-@pytest.mark.parametrize("module", ["hansa_server.simulation", "hansa_server.cli", "hansa_common.cli"])
-def test_the_servers_side_imports_no_torch(module: str) -> None:
+@pytest.mark.parametrize(
+    "module",
+    [
+        "hansa_client.agent",
+        "hansa_common.cli",
+        "hansa_server.cli",
+        "hansa_server.federation.process",
+        "hansa_server.federation.runner",
+        "hansa_server.simulation",
+    ],
+)
+def test_no_torch_is_imported_where_nothing_trains(module: str) -> None:
     code = f"import {module}, sys; assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_the_coordinator_and_the_agent_run_without_flower() -> None:
+    code = "import hansa_server.federation.process, hansa_client.agent, sys; assert 'flwr' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self
 
 from tests.chaos.federation import Federation
@@ -31,7 +30,7 @@ class Supervisor:
         self._thread.start()
         return self
 
-    def __exit__(self, *_error: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._done.set()
         self._thread.join()
 

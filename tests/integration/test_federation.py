@@ -1,4 +1,4 @@
-"""A federation of real processes over TLS: joins by the commands of the README, and runs the study of the simulation."""
+"""A federation of real processes over TLS: joins by the README's commands, and runs the study of the simulation."""
 
 import json
 from collections.abc import Callable
@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
-from tests.chaos.federation import Federation, Site
+from tests.chaos.federation import Federation
 from tests.chaos.processes import hansa
 
-from hansa_client.simulated import divide
 from hansa_client.split_cli import split
 from hansa_common.plan import StudyPlan, dump_plan
-from hansa_server.simulation import simulate
 from hansa_server.engines.engine import Machine
 from hansa_server.progress import Quiet
+from hansa_server.simulation import simulate
 from hansa_server.store import RunFolder
 
 NAMES = ("site-1", "site-2", "site-3")
@@ -68,3 +67,66 @@ def test_a_study_gives_the_simulations_bits_and_every_site_its_model(
         assert row.study in site.hansa("models")
         assert "unbroken" not in site.hansa("log")  # that goes to stderr; the entries are on stdout
         assert site.events().count("reply-released") == 1 + 3 + 1 + 1 + (site.name == "site-1")
+
+
+def missing(federation: Federation, study: str) -> list[dict[str, str]]:
+    return [found["missing"] for found in metrics(federation, study)["rounds"]]
+
+
+@pytest.fixture
+def long_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> Path:
+    """Rounds that take a moment, and one site is enough."""
+    plan = make_plan(
+        rounds={"count": 6, "deadline_seconds": 60.0, "quorum": 0.4},
+        training={"epochs": 60},
+        replaced={"simulation": None},
+    )
+    path = tmp_path / "long.toml"
+    path.write_text(dump_plan(plan))
+    return path
+
+
+def test_a_site_decides_what_runs_at_it(make_federation: Make, long_study: Path) -> None:
+    federation = make_federation(NAMES)
+    one, two, three = (federation.sites[name] for name in NAMES)
+    study = federation.propose(long_study)
+    page = federation.wait_for(lambda: _review(one, study), "the proposal")
+    for words in ("Who asks", "What leaves", "6 times", "founder's key lies on the coordinator's machine"):
+        assert words in page, words
+    one.hansa("approve", study)
+    two.hansa("approve", study)
+    three.hansa("refuse", study)
+    federation.wait_for(lambda: ":train-1:" in _tasks(two) or None, "the first round")
+    two.hansa("pause")
+    federation.wait_for(lambda: "paused" in (two.folder / "journal.jsonl").read_text(), "the refusal")
+    assert "paused             yes" in two.hansa("status")
+    row = federation.wait_ended(study)
+    assert row.state == "completed", row.reason
+    assert row.refused == (NAMES[2],)
+    assert not [task for task in _tasks(three).split("\n") if study in task and "reply-released" in task]
+    gaps = missing(federation, study)
+    assert any("paused" in gap.get(NAMES[1], "") for gap in gaps)
+    assert all(set(gap) <= {NAMES[1]} for gap in gaps)
+    assert NAMES[1] in row.reason
+    assert not (two.folder / "models" / study / "model.safetensors").exists()
+    two.hansa("resume")
+    hansa("server", "resume", study, "--folder", federation.folder)
+    assert (two.folder / "models" / study / "model.safetensors").exists()
+
+    again = federation.propose(long_study)
+    federation.approve(again, one, two)
+    three.hansa("refuse", again)
+    federation.wait_for(lambda: f"{again}:train-1:" in _tasks(two) or None, "the first round")
+    two.hansa("refuse", again)  # takes its approval back in mid-study
+    row = federation.wait_ended(again)
+    assert row.state == "completed", row.reason
+    assert "not approved" in missing(federation, again)[-1][NAMES[1]]
+
+
+def _review(site: Any, study: str) -> str | None:
+    return site.hansa("review", study) if (site.folder / "proposals" / f"{study}.json").exists() else None
+
+
+def _tasks(site: Any) -> str:
+    found: str = (site.folder / "journal.jsonl").read_text()
+    return found

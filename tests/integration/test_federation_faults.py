@@ -1,12 +1,13 @@
-"""A federation under faults: nothing is lost, nothing is counted twice, and the model is that of the run without them."""
+"""A federation under faults: nothing is lost or counted twice, and the model is that of the run without them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.chaos.cutting_proxy import CuttingProxy, Fault, Weather
-from tests.chaos.federation import Federation
+from tests.chaos.cutting_proxy import CuttingProxy, Fault
+from tests.chaos.federation import Federation, Site
 from tests.chaos.supervisor import Supervisor
 
 from hansa_common.failpoints import NAMES, VARIABLE
@@ -72,7 +73,7 @@ def large_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> Path:
     data = {"kind": "image", "channels": 3, "height": 224, "width": 224, "classes": list("0123456789")}
     plan = make_plan(
         replaced={"simulation": None, "data": data | {"minimum_examples": 10}},
-        rounds={"count": 8, "deadline_seconds": 120.0},
+        rounds={"count": 5, "deadline_seconds": 120.0},
         training={"batch_size": 10},
     )
     path = tmp_path / "large.toml"
@@ -91,6 +92,10 @@ CUTS = (
 )
 
 
+def _has_released(site: Site, step: str) -> bool:
+    return step in (site.folder / "journal.jsonl").read_text()
+
+
 def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
     make_federation: Make, large_study: Path, cutting_proxy: Callable[[int], CuttingProxy], tmp_path: Path
 ) -> None:
@@ -106,17 +111,15 @@ def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
     study = federation.propose(large_study)
     federation.approve(study)
     for number, fault in enumerate(CUTS, start=2):
-        released = f"train-{number}"
-        federation.wait_for(lambda step=released: step in (site.folder / "journal.jsonl").read_text(), released)
+        federation.wait_for(partial(_has_released, site, f"train-{number}:"), f"round {number}")
         proxy.arm(fault)
         federation.wait_for(proxy.fired.is_set, f"the fault {fault.kind}", seconds=60.0)
         federation.wait_for(proxy.healed.is_set, "its end", seconds=60.0)
-    proxy.set(Weather(rate=20_000_000, piece=4_096))
     row = federation.wait_ended(study)
     assert row.state == "completed", row.reason
     one, other = results(federation, calm.study), results(federation, study)
     assert other.model_sha256 == one.model_sha256
-    assert [len(found.sites) for found in other.rounds] == [2] * 8
+    assert [len(found.sites) for found in other.rounds] == [2] * 5
     whole = sum(found.bytes_up for found in other.rounds) // 2
     chunk = 1 << 20
     assert proxy.up < 1.1 * whole + (len(CUTS) + 2) * chunk

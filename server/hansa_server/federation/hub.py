@@ -226,7 +226,7 @@ class Hub:
         self.wake()
 
     def push(self, study: str, new: Sequence[NewTask]) -> None:
-        """Open tasks and tell their sites; a round's begin drops the earlier ones: the study has a checkpoint of them."""
+        """Open tasks and tell their sites; a round drops the earlier ones: the study has a checkpoint of them."""
         self.tasks.push(new)
         if rounds := {task.task.step for task in new if is_round(task.task.step)}:
             self.forget(study, rounds)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from hansa_common.app_plan import AppPlan
-from hansa_common.errors import HansaError, StudyFailed, StudyInterrupted
+from hansa_common.errors import HansaError, StudyInterrupted
 from hansa_common.plan import StudyPlan
 from hansa_server.app import server_app
 from hansa_server.conduct import conduct, stop_on_signal
@@ -46,7 +46,7 @@ def main(path: Path, study: str) -> None:
     reason = ""
     try:
         row = control.call("Begin", StudyRequest(study=study), StudyReply)
-        _run(folder, control, row)
+        reason = _run(folder, control, row)
     except StudyInterrupted as error:
         state, reason = "stopped", error.message
     except HansaError as error:
@@ -58,7 +58,8 @@ def main(path: Path, study: str) -> None:
     control.close()
 
 
-def _run(folder: FederationFolder, control: Control, row: StudyReply) -> None:
+def _run(folder: FederationFolder, control: Control, row: StudyReply) -> str:
+    """Conduct the study; return what is left to do, empty where nothing is."""
     plan = read_any(row.plan)
     grid = FederationGrid(
         control=control,
@@ -70,11 +71,11 @@ def _run(folder: FederationFolder, control: Control, row: StudyReply) -> None:
     with stop_on_signal() as stop:
         if isinstance(plan, AppPlan):
             run_server_app(load_server_app(plan.server_app, Path.cwd()), grid, dict(plan.run_config))
-        else:
-            _run_study(plan, run_folder(folder.runs, row.study), grid, row, stop)
+            return ""
+        return _run_study(plan, run_folder(folder.runs, row.study), grid, row, stop)
 
 
-def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyReply, stop: threading.Event) -> None:
+def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyReply, stop: threading.Event) -> str:
     folder = RunFolder(path)
     folder.lock()
     folder.save_plan(plan)
@@ -93,13 +94,10 @@ def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyRepl
     finally:
         events.close()
         folder.close()
-    missed = {site: problem for site, problem in study.delivered.items() if problem}
-    if missed:
-        lines = [f"{site}: {problem}" for site, problem in sorted(missed.items())]
-        raise StudyFailed(
-            "The study is complete; these sites did not get the model:\n" + "\n".join(lines),
-            advice="Resume it when they are back: only the delivery is done again.",
-        )
+    missed = [f"{site}: {problem}" for site, problem in sorted(study.delivered.items()) if problem]
+    if not missed:
+        return ""
+    return "\n".join(["These sites did not get the model; resume the study when they can take it.", *missed])
 
 
 def run_on_grid(grid: FederationGrid, whole: Callable[[Exchange], None], stop: threading.Event) -> None:

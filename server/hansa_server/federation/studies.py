@@ -208,8 +208,8 @@ class Studies:
             UsageError: It runs, or is completed.
         """
         row = self.find(study)
-        if row.state not in ("stopped", "failed"):
-            raise UsageError(f"{row.id} is {row.state}.", advice="Only a stopped or failed study can be resumed.")
+        if row.state not in ENDED or (row.state == "completed" and not row.reason):
+            raise UsageError(f"{row.id} is {row.state}.", advice="Only one that did not get to its end can be resumed.")
         with transaction(self._engine) as connection:
             connection.execute(
                 update(studies)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from hansa_common.errors import StorageError, UsageError
+from hansa_common.files import write_whole
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan
-from hansa_common.files import write_whole
 from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
 
 

@@ -1,6 +1,6 @@
 """The study without engine, network or torch: sites are functions, so that every failure is three lines."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Sites:
     """An ``Exchange`` whose sites answer at once; ``faults`` replace a site's answer."""
 
     def __init__(self, plan: StudyPlan, *, reverse: bool = False, **faults: Site) -> None:
-        self.names: dict[int, str] = {}
+        self.names: Mapping[int, str] = {}
         self.bytes_up = 0
         self.bytes_down = 0
         self.asked: list[str] = []

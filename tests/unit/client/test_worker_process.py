@@ -1,0 +1,210 @@
+"""A real worker process: what it may not do, and what becomes of its task when it dies."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.supercore.task_identity import TaskIdentity
+
+from hansa_client.confinement import probe
+from hansa_client.settings import SiteSettings
+from hansa_client.worker_process import WorkerProcess
+from hansa_common.errors import ContractViolation, TaskRefused, TrainingOutOfMemory, WorkerLost
+from hansa_common.messages import Envelope, InitialTask, OpenTask, RawArray, TrainTask, Update
+from hansa_common.messages import Message as Task
+from hansa_common.plan import SourcePlan, StudyPlan
+
+SOURCE = SourcePlan(adapter="digits")
+CLASSES = 10
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[WorkerProcess]:
+    made = WorkerProcess(tmp_path, SiteSettings())
+    yield made
+    made.close()
+
+
+def opened(worker: WorkerProcess, plan: StudyPlan) -> np.ndarray:
+    worker.open(plan, name="a", index=0, source=SOURCE, timeout=60.0)
+    vector = worker.do(Task(header=InitialTask(plan_digest=plan.digest())), classes=CLASSES, timeout=60.0).vector
+    assert vector is not None
+    return vector
+
+
+def train(plan: StudyPlan, vector: np.ndarray, number: int = 1) -> Task:
+    return Task(header=TrainTask(plan_digest=plan.digest(), round=number, attempt=1), vector=vector)
+
+
+def pid_of(worker: WorkerProcess) -> int:
+    assert worker._process is not None
+    return worker._process.pid
+
+
+def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, small_plan: StudyPlan) -> None:
+    vector = opened(worker, small_plan)
+    first = worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0)
+    os.kill(pid_of(worker), signal.SIGKILL)
+    again = worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0)
+    assert isinstance(first.header, Update)
+    assert first.vector is not None
+    assert again.vector is not None
+    assert again.vector.tobytes() == first.vector.tobytes()
+    assert pid_of(worker) != 0
+
+
+def test_the_first_round_starts_from_the_plans_initial_parameters(worker: WorkerProcess, small_plan: StudyPlan) -> None:
+    vector = opened(worker, small_plan)
+    with pytest.raises(TaskRefused, match="initial parameters"):
+        worker.do(train(small_plan, vector + np.float32(0.01)), classes=CLASSES, timeout=60.0)
+    worker.do(train(small_plan, vector + np.float32(0.01), 2), classes=CLASSES, timeout=60.0)
+
+
+def test_an_interrupted_task_fails_by_name_and_the_next_one_works(
+    worker: WorkerProcess, make_plan: Callable[..., StudyPlan]
+) -> None:
+    plan = make_plan(training={"epochs": 10_000})
+    vector = opened(worker, plan)
+    begun = threading.Timer(0.3, worker.interrupt)
+    begun.start()
+    with pytest.raises(WorkerLost, match="interrupted"):
+        worker.do(train(plan, vector), classes=CLASSES, timeout=60.0)
+    begun.join()
+    assert worker.do(Task(header=OpenTask(plan="{}")), classes=CLASSES, timeout=60.0).header.kind == "opened"
+
+
+def test_a_worker_that_takes_too_long_is_replaced(worker: WorkerProcess, make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(training={"epochs": 10_000})
+    vector = opened(worker, plan)
+    before = pid_of(worker)
+    with pytest.raises(WorkerLost, match="took longer"):
+        worker.do(train(plan, vector), classes=CLASSES, timeout=0.5)
+    worker.do(Task(header=OpenTask(plan="{}")), classes=CLASSES, timeout=60.0)
+    assert pid_of(worker) != before
+
+
+def test_a_worker_that_takes_too_much_memory_is_replaced(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    settings = SiteSettings.model_validate({"limits": {"memory_mb": 256}})
+    small = settings.model_copy(update={"limits": settings.limits.model_copy(update={"memory_mb": 1})})
+    worker = WorkerProcess(tmp_path, small)
+    try:
+        with pytest.raises(TrainingOutOfMemory):
+            worker.open(make_plan(), name="a", index=0, source=SOURCE, timeout=60.0)
+    finally:
+        worker.close()
+
+
+def test_an_error_comes_back_as_what_it_is(worker: WorkerProcess, make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(data={"minimum_examples": 100_000})
+    with pytest.raises(ContractViolation):
+        worker.open(plan, name="a", index=0, source=SOURCE, timeout=60.0)
+
+
+# --- what it may not do: a ClientApp that tries ---------------------------------------------------------------------
+
+app = ClientApp()
+
+
+def _number(records: RecordDict, record: str, key: str) -> int:
+    value = records[record][key]
+    assert isinstance(value, int)
+    return value
+
+
+@app.query()
+def attempt(message: Message, context: Context) -> Message:
+    """Try what the message names, and say how it went; the state counts the tries."""
+    what = str(message.content["what"]["name"])
+    outcome = "done"
+    try:
+        if what == "tcp":
+            socket.create_connection(("127.0.0.1", _number(message.content, "what", "port")), timeout=2.0).close()
+        elif what == "udp":
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+                channel.sendto(b"secret", ("127.0.0.1", _number(message.content, "what", "port")))
+        elif what == "write":
+            Path(str(message.content["what"]["path"])).write_text("secret")
+        elif what == "environment":
+            outcome = os.environ.get("HANSA_ORG_PASSPHRASE", "none")
+        elif what == "die":
+            os._exit(3)
+    except OSError as error:
+        outcome = type(error).__name__
+    count = _number(context.state, "tries", "count") + 1 if "tries" in context.state else 1
+    context.state["tries"] = ConfigRecord({"count": count})
+    return Message(RecordDict({"outcome": ConfigRecord({"text": outcome, "tries": count})}), reply_to=message)
+
+
+def tried(
+    worker: WorkerProcess, name: str, state: RawArray | None = None, **more: str | int
+) -> tuple[str, int, RawArray]:
+    message = Message(RecordDict({"what": ConfigRecord({"name": name, **more})}), 1, "query")
+    content = message_to_proto(message).SerializeToString()
+    arrays = {"message": RawArray(dtype="|u1", shape=(len(content),), data=content)}
+    arrays |= {"state": state} if state is not None else {}
+    reply = worker.flower(f"{Path(__file__).stem}:app", Envelope(header=b"", arrays=arrays), timeout=60.0)
+    found = message_from_proto(ProtoMessage.FromString(reply.arrays["message"].data)).content
+    return str(found["outcome"]["text"]), _number(found, "outcome", "tries"), reply.arrays["state"]
+
+
+@pytest.fixture
+def hostile(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> WorkerProcess:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("HANSA_ORG_PASSPHRASE", "correct horse")
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 5, 1
+    return worker
+
+
+def test_it_has_no_network(hostile: WorkerProcess) -> None:
+    confinement = probe()
+    if confinement.network == "open":
+        pytest.skip("this machine cannot take a network away")
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        udp.setblocking(False)
+        assert tried(hostile, "tcp", port=listener.getsockname()[1])[0] != "done"
+        if confinement.network == "none":
+            assert tried(hostile, "udp", port=udp.getsockname()[1])[0] != "done"
+            with pytest.raises(BlockingIOError):
+                udp.recv(100)
+    assert "no network" in hostile.describe() or "UDP open" in hostile.describe()
+
+
+def test_it_writes_into_its_own_folder_only(hostile: WorkerProcess, tmp_path: Path) -> None:
+    if not probe().files:
+        pytest.skip("this machine has no Landlock")
+    assert tried(hostile, "write", path=str(tmp_path / "outside"))[0] == "PermissionError"
+    assert tried(hostile, "write", path=str(tmp_path / "scratch" / "inside"))[0] == "done"
+    assert not (tmp_path / "outside").exists()
+
+
+def test_it_knows_no_secret_of_the_agents_environment(hostile: WorkerProcess) -> None:
+    assert tried(hostile, "environment")[0] == "none"
+
+
+def test_an_apps_state_goes_from_one_message_to_the_next(hostile: WorkerProcess) -> None:
+    _outcome, first, state = tried(hostile, "nothing")
+    assert (first, tried(hostile, "nothing", state)[1]) == (1, 2)
+
+
+def test_an_app_that_ends_the_process_costs_its_task_only(hostile: WorkerProcess) -> None:
+    with pytest.raises(WorkerLost, match="exit code 3"):
+        tried(hostile, "die")
+    assert tried(hostile, "nothing")[0] == "done"
+
+
+def test_the_agents_half_imports_no_torch() -> None:
+    import subprocess
+
+    code = "import hansa_client.worker_process, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
