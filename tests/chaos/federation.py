@@ -15,7 +15,7 @@ from hansa_server.federation import control
 from hansa_server.federation.administration import Nothing, ShownSite, SitesReply
 from hansa_server.federation.control import Done, StudiesReply, StudyReply
 
-_PASSPHRASE = b"correct horse battery staple"
+PASSPHRASE = b"correct horse battery staple"
 _ENDED = ("completed", "stopped", "failed")
 _AT_A_TIME = 2  # commands; each of them is one core's work
 _SETTINGS: Mapping[str, Any] = {"listen": "127.0.0.1", "metrics_address": "", "heartbeat_seconds": 0.5}
@@ -122,7 +122,7 @@ class Federation:
     def found(self) -> None:
         """Make the coordinator's folder, founded by itself."""
         self._passphrase[1].touch(mode=0o600)
-        self._passphrase[1].write_bytes(_PASSPHRASE)
+        self._passphrase[1].write_bytes(PASSPHRASE)
         ports = ("--enrolment-port", self.enrolment_port, "--federation-port", self.federation_port)
         founder = ("--founder-is-coordinator", *self._passphrase)
         hansa("server", "init", "--name", "test", "--host", "127.0.0.1", "--folder", self.folder, *ports, *founder)
@@ -203,10 +203,10 @@ class Federation:
             blame=site.agent.check if online else str,
         )
 
-    def propose(self, plan: Path, *options: object) -> str:
+    def propose(self, *arguments: object) -> str:
         """Propose a study and return its id."""
         before = {row.study for row in self.studies()}
-        hansa("server", "run", plan, "--folder", self.folder, "--detach", *options)
+        hansa("server", "run", *arguments, "--folder", self.folder, "--detach")
         (study,) = {row.study for row in self.studies()} - before
         return study
 

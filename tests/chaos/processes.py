@@ -71,13 +71,20 @@ class Process:
         arguments: Behind ``hansa``.
         log: File that gets what it writes, from all its starts.
         environment: Beside this process's own.
+        program: Instead of ``hansa``.
     """
 
-    def __init__(self, *arguments: object, log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        program: str | Path = HANSA,
+    ) -> None:
         self.environment = dict(environment or {})
         self.log = log
         self.starts = 0
-        self._command = [str(HANSA), *map(str, arguments)]
+        self._command = [str(program), *map(str, arguments)]
         self._running: subprocess.Popen[bytes] | None = None
         self._groups: list[int] = []
 

@@ -1,14 +1,15 @@
 """A federation of real processes over TLS: joins by the README's commands, and runs the study of the simulation."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
-from tests.chaos.federation import Federation
-from tests.chaos.processes import hansa
+from tests.chaos.federation import PASSPHRASE, Federation
+from tests.chaos.processes import Process, hansa
 
 from hansa_client.split_cli import split
 from hansa_common.plan import StudyPlan, dump_plan
@@ -130,3 +131,47 @@ def _review(site: Any, study: str) -> str | None:
 def _tasks(site: Any) -> str:
     found: str = (site.folder / "journal.jsonl").read_text()
     return found
+
+
+def test_any_flower_app_runs_unmodified_once_each_site_lets_it(make_federation: Make) -> None:
+    apps = str(Path(__file__).parent / "apps")
+    data = dict.fromkeys(NAMES[:2], '[apps]\nstock = "stock:client"\n')
+    federation = make_federation(NAMES[:2], data=data, environment={"PYTHONPATH": apps})
+    study = federation.propose("--app", "stock:server,stock:client", "--run-config", "num-server-rounds=2")
+    page = federation.wait_for(lambda: _review(federation.sites[NAMES[0]], study), "the proposal")
+    assert "WHATEVER THE APP SENDS" in page
+    federation.approve(study)
+    row = federation.wait_ended(study)
+    log = (federation.run_folder(study) / "study.log").read_text()
+    assert row.state == "completed", f"{row.reason}\n{log}"
+    assert "weights [3.0, 3.0, 3.0]" in log  # two rounds, each adding the mean of 1 and 2
+    assert "calls 2.0" in log  # a node's state goes from one round to the next
+    assert all(site.events().count("reply-released") >= 2 for site in federation.sites.values())
+
+
+@pytest.mark.parametrize(("spoken", "works"), [((1, 2), True), ((2, 3), False)])
+def test_a_site_one_protocol_version_behind_works_and_two_behind_is_told(
+    make_federation: Make, spoken: tuple[int, ...], works: bool
+) -> None:
+    federation = make_federation(NAMES[:1])
+    site = federation.sites[NAMES[0]]
+    federation.server.stop()
+    code = (
+        "from pathlib import Path; from hansa_server.federation.process import serve; "
+        f"serve(Path({str(federation.folder)!r}), {PASSPHRASE!r}, protocols={spoken})"
+    )
+    newer = Process("-c", code, log=federation.path / "newer.log", program=sys.executable)
+    newer.start()
+    try:
+        if works:
+            federation.wait_online(site)
+        told = "Update Hansa at the site."
+        shown = federation.wait_for(lambda: _status(site, "yes, to" if works else told), "the answer")
+        assert (told in shown) != works
+    finally:
+        newer.close()
+
+
+def _status(site: Any, words: str) -> str | None:
+    found = " ".join(site.hansa("status").split())
+    return found if words in found else None
