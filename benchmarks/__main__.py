@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import cifar10, exchange, many_sites, server_memory, simulation
+from benchmarks import cifar10, exchange, federation, many_sites, server_memory, simulation
 from benchmarks.machine import describe, use_cores
 
 BENCHMARKS: dict[str, Callable[[int], None]] = {
@@ -12,6 +12,8 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "server_memory": server_memory.run,
     "cifar10": cifar10.run,
     "exchange": exchange.run,
+    "federation": federation.run,
+    "soak": federation.soak,
 }
 
 

@@ -36,6 +36,7 @@ class Attendance:
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         self._engine = engine
         self._clock = clock
+        self._last: dict[str, tuple[str, float]] = {}  # site -> its last task and when; written when it goes
 
     def sites(self) -> tuple[SiteRow, ...]:
         """Return all sites in ascending name."""
@@ -43,7 +44,7 @@ class Attendance:
             rows = connection.execute(select(sites).order_by(sites.c.name)).all()
             issued = connection.execute(select(certificates).where(certificates.c.revoked == 0)).all()
         until = {row.site: row.expires for row in sorted(issued, key=lambda row: row.expires)}
-        return tuple(_site_row(row, until.get(row.name)) for row in rows)
+        return tuple(_site_row(row, until.get(row.name), self._last.get(row.name)) for row in rows)
 
     def mark_online(self, site: str) -> None:
         """Note that a site has a session."""
@@ -51,11 +52,13 @@ class Attendance:
 
     def mark_offline(self, site: str) -> None:
         """Note that it has none."""
-        self._mark(site, online_since=None, last_seen=self._clock())
+        task, _when = self._last.pop(site, ("", 0.0))
+        values = {"last_round": task} if task else {}
+        self._mark(site, online_since=None, last_seen=self._clock(), **values)
 
     def mark_round(self, site: str, task: str) -> None:
         """Note the last task that a site replied to."""
-        self._mark(site, last_round=task, last_seen=self._clock())
+        self._last[site] = (task, self._clock())
 
     def all_offline(self) -> None:
         """Forget the sessions of a server that is gone."""
@@ -67,7 +70,7 @@ class Attendance:
             connection.execute(update(sites).where(sites.c.name == site).values(values))
 
 
-def _site_row(row: Any, until: float | None) -> SiteRow:
+def _site_row(row: Any, until: float | None, last: tuple[str, float] | None) -> SiteRow:
     binding = SignedBinding.model_validate_json(row.binding).binding
     return SiteRow(
         name=row.name,
@@ -75,7 +78,7 @@ def _site_row(row: Any, until: float | None) -> SiteRow:
         organisation=binding.organisation.name,
         fingerprint=binding.fingerprint(),
         online_since=row.online_since,
-        last_seen=row.last_seen,
-        last_round=row.last_round,
+        last_seen=last[1] if last else row.last_seen,
+        last_round=last[0] if last else row.last_round,
         certificate_until=until,
     )

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -30,6 +31,7 @@ from hansa_server.federation.settings import ServerSettings
 from hansa_server.federation.studies import ENDED, State, Studies, StudyRow, proposal_of
 from hansa_server.federation.tasks import NewTask, Outcome, Tasks, is_round
 
+_MOMENT: Final = 0.002  # seconds
 _log = structlog.get_logger()
 
 
@@ -181,15 +183,17 @@ class Hub:
         self.wake()
 
     def wake(self) -> None:
-        """Wake everybody who waits for outcomes."""
+        """Wake everybody who waits for outcomes; what happens in the same moment wakes them once."""
+        if self._wakers:
+            return
 
         async def notify() -> None:
+            await asyncio.sleep(_MOMENT)
+            self._wakers.clear()
             async with self.changed:
                 self.changed.notify_all()
 
-        waker = asyncio.get_running_loop().create_task(notify())
-        self._wakers.add(waker)
-        waker.add_done_callback(self._wakers.discard)
+        self._wakers.add(asyncio.get_running_loop().create_task(notify()))
 
     async def decide(self, site: str, request: DecideRequest) -> None:
         """Take in a site's answer to a proposal.

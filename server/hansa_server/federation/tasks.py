@@ -27,6 +27,7 @@ OPEN: Final = "open"
 REPLIED: Final = "replied"
 FAILED: Final = "failed"
 CLOSED: Final = "closed"
+_AT_ONCE: Final = 500  # ids in one question to the database
 _ROUND: Final = "train-"  # what the names of rounds begin with
 
 tasks = Table(
@@ -96,6 +97,11 @@ class Tasks:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine = engine
         self._folder = folder
+        with engine.connect() as connection:
+            ended = select(tasks.c.id).where(tasks.c.state.in_((REPLIED, FAILED)))
+            self._ended = set(connection.execute(ended).scalars())
+            open_ = select(tasks.c.id).where(tasks.c.state == OPEN)
+            self._open = set(connection.execute(open_).scalars())
 
     def content_path(self, study: str, content: str) -> Path:
         """Return where a task's bytes lie."""
@@ -145,6 +151,7 @@ class Tasks:
                     )
                 elif known != task.content:
                     raise RuntimeError(f"Task {task.task} is there with another content.")
+        self._open.update(str(task.task) for task in new if str(task.task) not in self._ended)
         reach("server.task.after-write")
 
     def forget(self, study: str, *, keep: Collection[str]) -> list[TaskId]:
@@ -165,6 +172,8 @@ class Tasks:
             connection.execute(delete(tasks).where(gone))
             contents = set(connection.execute(select(tasks.c.content).where(tasks.c.study == study)).scalars())
         for row in rows:
+            self._ended.discard(row.id)
+            self._open.discard(row.id)
             self._remove_reply(row.id)
         for path in (self._folder / study).glob("task-*"):
             if path.name.removeprefix("task-") not in contents:
@@ -218,15 +227,19 @@ class Tasks:
             )
         if not changed.rowcount:
             raise PeerRefused("Nobody waits for this reply any more.", denial=Denial.NO_TASK)
+        self._open.discard(str(task))
+        self._ended.add(str(task))
         reach("server.reply.after-store")
 
     def fail_site(self, site: str, reason: str) -> list[str]:
         """Give up a site's open tasks, and return the ids of the studies that wait for them."""
         mine = and_(tasks.c.site == site, tasks.c.state == OPEN)
         with transaction(self._engine) as connection:
-            studies = connection.execute(select(tasks.c.study).where(mine).distinct()).scalars().all()
+            given_up = connection.execute(select(tasks.c.id, tasks.c.study).where(mine)).all()
             connection.execute(update(tasks).where(mine).values(state=FAILED, failure=reason))
-        return list(studies)
+        self._open.difference_update(row.id for row in given_up)
+        self._ended.update(row.id for row in given_up)
+        return sorted({row.study for row in given_up})
 
     def close(self, ids: Iterable[str]) -> list[TaskId]:
         """Stop waiting for these tasks, and return those that were open."""
@@ -237,17 +250,19 @@ class Tasks:
                     update(tasks).where(tasks.c.id == task, tasks.c.state == OPEN).values(state=CLOSED)
                 )
                 closed += [TaskId.parse(task)] if changed.rowcount else []
+                self._open.discard(task)
         return closed
 
     def outcomes(self, ids: Collection[str]) -> list[Outcome]:
         """Return how those of these tasks ended that have."""
-        wanted = set(ids)
-        if not wanted:
-            return []
-        studies = {TaskId.parse(task).study for task in wanted}
-        done = and_(tasks.c.study.in_(studies), tasks.c.state.in_((REPLIED, FAILED)))
+        known = sorted(self._ended.intersection(ids))
         with self._engine.connect() as connection:
-            rows = connection.execute(select(tasks).where(done).order_by(tasks.c.site)).all()
+            rows = [
+                row
+                for start in range(0, len(known), _AT_ONCE)
+                for row in connection.execute(select(tasks).where(tasks.c.id.in_(known[start : start + _AT_ONCE])))
+                if row.state in (REPLIED, FAILED)
+            ]
         return [
             Outcome(
                 task=row.id,
@@ -256,13 +271,11 @@ class Tasks:
                 failure=row.failure,
             )
             for row in rows
-            if row.id in wanted
         ]
 
     def count_open(self) -> int:
         """Return how many tasks are open."""
-        with self._engine.connect() as connection:
-            return len(connection.execute(select(tasks.c.id).where(tasks.c.state == OPEN)).all())
+        return len(self._open)
 
     def end_study(self, study: str) -> list[TaskId]:
         """Drop all tasks of a study, and return those that were open."""

@@ -1,0 +1,286 @@
+"""A real coordinator over loopback TLS, its durable tasks and its study process; sites that answer without a model.
+
+Server memory is the largest ``VmHWM`` of the coordinator's and of the study's process; both count for the goal together.
+"""
+
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from tests.chaos.federation import free_ports
+
+from benchmarks.process import PYTHON, ROOT
+from benchmarks.table import print_table, verdict
+from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_common.identity import NodeKeys
+from hansa_common.invitation import prove, transcript
+from hansa_common.organisation import create_organisation
+from hansa_common.plan import parse_plan
+from hansa_common.roster import Binding, sign_binding, sign_roster
+from hansa_common.signing import sign
+from hansa_common.wire.protocol import DecideRequest, Decision, EnrolRequest
+from hansa_server.federation.authority import Authority
+from hansa_server.federation.control import Control, PlanRequest, StudyReply, StudyRequest
+from hansa_server.federation.database import open_database
+from hansa_server.federation.folder import FederationFolder
+from hansa_server.federation.founding import found, membership_of, request_roster
+from hansa_server.federation.settings import ServerSettings
+from hansa_server.federation.studies import Studies
+from hansa_server.results import Results
+
+_PASSPHRASE = b"correct horse battery staple"
+_CLASSES = [str(digit) for digit in range(10)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One study.
+
+    Attributes:
+        rounds: Seconds of each, without the first.
+        memory: Largest ``VmHWM`` in bytes of the coordinator, then of the study's process.
+        resident: RSS in bytes of the coordinator over the study, sampled each second.
+        descriptors: Open files of the coordinator, sampled each second.
+        bytes: Up and down, all rounds.
+        seconds: All rounds.
+        completed: How many.
+    """
+
+    rounds: tuple[float, ...]
+    memory: tuple[int, ...]
+    resident: tuple[int, ...]
+    descriptors: tuple[int, ...]
+    bytes: int
+    seconds: float
+    completed: int
+
+
+def build(folder: Path, names: list[str]) -> FederationFolder:
+    """Make a federation with sites that have joined and are admitted, without processes."""
+    enrolment, federation = free_ports(2)
+    settings = ServerSettings(
+        name="benchmark",
+        host="127.0.0.1",
+        enrolment_port=enrolment,
+        federation_port=federation,
+        metrics_address="",
+        calls_per_second=1e6,
+    )
+    made = found(folder / "server", settings, _PASSPHRASE)
+    organisation = create_organisation(folder / "organisation", "Benchmark", _PASSPHRASE)
+    key = organisation.unlock(_PASSPHRASE)
+    request_roster(made, organisation.path / "organisation.json", is_coordinator=True, key=key)
+    authority = Authority.load(made, _PASSPHRASE)
+    membership = membership_of(made, authority)
+    bindings = []
+    for name in names:
+        invitation, keys, begun = membership.invite(name), NodeKeys.generate(), membership.begin(1)
+        site = SiteFolder(folder / "sites" / name)
+        site.create()
+        (site.path / "keys").mkdir()
+        keys.save(site.path / "keys")
+        binding = sign_binding(
+            Binding(
+                federation="benchmark",
+                site=name,
+                organisation=organisation.organisation,
+                keys=keys.public(),
+                issued_at=int(time.time()),
+            ),
+            key,
+        )
+        request = keys.certificate_request()
+        statement = transcript(
+            invitation=invitation.id,
+            nonce=begun.nonce,
+            authority_pin=authority.pin,
+            roster=invitation.roster,
+            binding=binding,
+            certificate_request=request,
+        )
+        enrol = EnrolRequest(
+            invitation=invitation.id,
+            nonce=begun.nonce,
+            roster=invitation.roster,
+            binding=binding,
+            certificate_request=request,
+            acceptance=sign(keys.signing, "acceptance", statement),
+            proof=prove(invitation.secret, statement),
+        )
+        member = SiteMembership(
+            federation="benchmark",
+            site=name,
+            enrolment=invitation.enrolment,
+            address=invitation.address,
+            founder=invitation.founder,
+            roster=invitation.roster,
+        )
+        site.save_membership(member, begun.roster, membership.enrol(enrol))
+        bindings.append(binding)
+    roster = membership.roster().roster.following(members=bindings, issued_at=int(time.time()))
+    membership.install_roster(sign_roster(roster, key))
+    return made
+
+
+def measure(*, sites: int, features: int, rounds: int, faults: float = 0.0, seconds: float = 1e9) -> Measured:
+    """Run one study with a model of ``10 * (features + 1)`` parameters; stop it after ``seconds``."""
+    names = [f"site-{number}" for number in range(sites)]
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        made = build(folder, names)
+        with _processes(folder, made, faults) as server:
+            return _study(made, names, server, features=features, rounds=rounds, seconds=seconds)
+
+
+@contextmanager
+def _processes(folder: Path, made: FederationFolder, faults: float) -> Iterator[psutil.Process]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(
+        [PYTHON, "-m", "hansa_server.federation.process", str(made.path)], stdin=subprocess.PIPE, env=environment
+    )
+    assert server.stdin is not None
+    server.stdin.write(_PASSPHRASE + b"\n")
+    server.stdin.close()
+    peers = subprocess.Popen(
+        [PYTHON, "-m", "benchmarks.federation_sites", str(folder / "sites"), str(faults)], env=environment, cwd=ROOT
+    )
+    try:
+        while not (made.path / "control.sock").exists():
+            time.sleep(0.05)
+        yield psutil.Process(server.pid)
+    finally:
+        peers.kill()
+        server.terminate()
+        peers.wait()
+        server.wait()
+
+
+def _study(
+    made: FederationFolder, names: list[str], server: psutil.Process, *, features: int, rounds: int, seconds: float
+) -> Measured:
+    plan = parse_plan(
+        {
+            "name": "benchmark",
+            "purpose": "To be measured.",
+            "model": {"name": "logistic"},
+            "data": {"kind": "array", "shape": _shape(features), "classes": _CLASSES},
+            "training": {"epochs": 1},
+            "rounds": {"count": rounds, "deadline_seconds": 600.0},
+        }
+    )
+    control = Control(made.path)
+    row = control.call("Propose", PlanRequest(plan=plan.model_dump_json()), StudyReply)
+    _approve(made, row, names)
+    resident, descriptors, memory = [], [], {}
+    deadline = time.monotonic() + seconds
+    while row.state in ("proposed", "running"):
+        time.sleep(1.0)
+        resident.append(server.memory_info().rss)
+        descriptors.append(server.num_fds())
+        for process in (server, *server.children()):
+            memory[process.pid] = max(memory.get(process.pid, 0), _high_water(process.pid))
+        if time.monotonic() > deadline:
+            control.call("Stop", StudyRequest(study=row.study), StudyReply)
+        row = control.call("Begin", StudyRequest(study=row.study), StudyReply)
+    control.close()
+    run = made.runs / row.study
+    if row.state == "failed":
+        raise RuntimeError(row.reason + (run / "study.log").read_text())
+    results = Results.model_validate_json((run / "metrics.json").read_bytes())
+    times = [found.seconds for found in results.rounds]
+    return Measured(
+        rounds=tuple(times[1:]),
+        memory=tuple(memory.values()),
+        resident=tuple(resident),
+        descriptors=tuple(descriptors),
+        bytes=sum(found.bytes_up + found.bytes_down for found in results.rounds),
+        seconds=sum(times),
+        completed=len(times),
+    )
+
+
+def _approve(made: FederationFolder, row: StudyReply, names: list[str]) -> None:
+    """Enter the sites' signed answers as the coordinator would have got them."""
+    studies = Studies(open_database(made.database))
+    for name in names:
+        keys = SiteFolder(made.path.parent / "sites" / name).keys()
+        decision = Decision(
+            federation="benchmark",
+            site=name,
+            study=row.study,
+            digest=row.digest,
+            approved=True,
+            decided_at=int(time.time()),
+        )
+        signature = sign(keys.signing, "decision", decision.model_dump(mode="json"))
+        request = DecideRequest(decision=decision, signature=signature)
+        studies.decide(request, site=name, key=keys.public().signing, federation="benchmark")
+
+
+def _shape(features: int) -> list[int]:
+    """Return a shape of this many features, each side as small as a plan wants it."""
+    side = next((side for side in range(65_536, 0, -1) if features % side == 0), 1)
+    return [side] if side == features else [features // side, side]
+
+
+def _high_water(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def run(repeat: int) -> None:
+    """Measure each setting once; a federation is built anew for each."""
+    del repeat
+    rows = []
+    for label, sites, features, rounds, time_goal, memory_goal in (
+        ("4 sites, 122,570 floats", 4, 12_256, 50, 0.1, None),
+        ("200 sites, 8 KB", 200, 204, 20, 1.0, 300e6),
+        ("50 sites, 8 MB", 50, 209_720, 5, None, 300e6),
+        ("4 sites, 200 MB each way", 4, 4_999_680, 3, None, 2 * 200e6 + 200e6),
+    ):
+        found = measure(sites=sites, features=features, rounds=rounds)
+        median = statistics.median(found.rounds)
+        rate = found.bytes / found.seconds
+        rows.append(
+            [
+                label,
+                f"{median * 1e3:,.0f} ms",
+                "" if time_goal is None else f"{time_goal * 1e3:,.0f} ms, {verdict(median <= time_goal)}",
+                " + ".join(f"{size / 1e6:.0f}" for size in found.memory) + " MB",
+                ""
+                if memory_goal is None
+                else f"{memory_goal / 1e6:.0f} MB, {verdict(sum(found.memory) <= memory_goal)}",
+                f"{rate / 1e6:.0f} MB/s",
+            ]
+        )
+    print_table(["federation over TLS, loopback", "median round", "goal", "server memory", "goal", "up and down"], rows)
+
+
+def soak(repeat: int) -> None:
+    """Run at full speed for ten minutes a repetition, one reply in a hundred behind a dropped connection."""
+    rows = []
+    for _ in range(repeat):
+        found = measure(sites=3, features=204, rounds=100_000, faults=0.01, seconds=600.0)
+        half = len(found.resident) // 2
+        slope = (found.resident[-1] - found.resident[half]) / max(1, found.completed / 2) * 1_000
+        rows.append(
+            [
+                f"{found.completed:,}",
+                f"10,000, {verdict(found.completed >= 10_000)}",
+                f"{slope / 1e6:+.2f} MB",
+                f"1 MB, {verdict(slope < 1e6)}",
+                f"{found.descriptors[half]} -> {found.descriptors[-1]}",
+            ]
+        )
+    print_table(
+        ["rounds in 10 minutes", "goal", "memory per 1,000 rounds", "goal", "open files, half-way -> end"], rows
+    )
