@@ -30,7 +30,7 @@ FEDERATION: Final = "hansa.Federation"
 COORDINATOR: Final = "hansa.Coordinator"
 
 MAX_CALL: Final = 16 << 20  # bytes of one JSON request or reply; a proposal may hold a plan of 8 MiB
-CHUNK: Final = 1 << 20  # bytes of bulk data in one message: what a cut costs at most
+CHUNK: Final = 256 << 10  # bytes of bulk data in one message: what a cut costs at most
 _LONGEST_KEY: Final = 200  # characters, in the text of an error
 DENIAL_KEY: Final = "hansa-denial"  # trailing metadata that names why a call was refused
 

@@ -67,7 +67,8 @@ class Hub:
         self.journal = journal
         self.metrics = metrics
         self.sessions = Sessions(settings.max_sessions)
-        self.changed = asyncio.Condition()
+        self.changed = asyncio.Condition()  # outcomes of tasks
+        self.studies_changed = asyncio.Event()
         self._roster_version = max((roster.roster.version for roster in membership.rosters_after(0)), default=0)
         self._receivers: dict[str, asyncio.Task[object]] = {}
         self._wakers: set[asyncio.Task[None]] = set()
@@ -205,13 +206,14 @@ class Hub:
         row = self.studies.decide(request, site=site, key=key, federation=self.settings.name)
         approved = request.decision.approved
         self.journal.append("study-approved" if approved else "study-refused", study=row.id, site=site)
-        self.wake()
+        self.studies_changed.set()
 
     def propose(self, row: StudyRow) -> None:
         """Show a study to the sites that it asks."""
         self.journal.append("study-proposed", study=row.id, digest=row.digest)
         for site in row.sites:
             self.sessions.tell(site, proposal_of(row))
+        self.studies_changed.set()
 
     def finish(self, study: str, state: State, reason: str) -> None:
         """End a study: its tasks are gone, and its sites are told.
@@ -227,6 +229,7 @@ class Hub:
         self.journal.append(f"study-{state}", study=row.id)
         for site in row.sites:
             self.sessions.tell(site, StudyClosed(study=row.id))
+        self.studies_changed.set()
         self.wake()
 
     def push(self, study: str, new: Sequence[NewTask]) -> None:

@@ -241,7 +241,6 @@ class _StudyCalls:
 
     def _proposed(self, row: StudyRow) -> Strict:
         self._hub.propose(row)
-        self._runners.wake()
         return _reply(row)
 
     async def stop(self, request: StudyRequest) -> Strict:

@@ -35,11 +35,6 @@ class Runners:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._stopping: set[str] = set()
-        self._woken = asyncio.Event()
-
-    def wake(self) -> None:
-        """Look at the studies now."""
-        self._woken.set()
 
     async def advance(self) -> None:
         """Start what can start, for as long as the server runs."""
@@ -50,10 +45,9 @@ class Runners:
                 except Exception:  # noqa: BLE001 - one study's trouble is not the others'
                     _log.exception("study", study=row.id)
             self._hub.metrics.running.set(len(self._running))
-            async with self._hub.changed:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hub.changed.wait(), 0.2 if self._woken.is_set() else _LOOK)
-            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hub.studies_changed.wait(), _LOOK)
+            self._hub.studies_changed.clear()
 
     def _look_at(self, row: StudyRow) -> None:
         if row.state == "proposed" and self._is_decided(row):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Column, ColumnElement, Engine, Float, Index, Integer, String, Table, and_, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -89,6 +89,8 @@ class Outcome:
 class Tasks:
     """The tasks of all studies of one coordinator.
 
+    What is open and what has ended is in memory too: each call asks, and there is one writer.
+
     Args:
         engine: The database.
         folder: The exchange folder, for contents and replies.
@@ -100,8 +102,8 @@ class Tasks:
         with engine.connect() as connection:
             ended = select(tasks.c.id).where(tasks.c.state.in_((REPLIED, FAILED)))
             self._ended = set(connection.execute(ended).scalars())
-            open_ = select(tasks.c.id).where(tasks.c.state == OPEN)
-            self._open = set(connection.execute(open_).scalars())
+            open_ = connection.execute(select(tasks).where(tasks.c.state == OPEN)).all()
+        self._open = {row.id: _new_task(row) for row in open_}
 
     def content_path(self, study: str, content: str) -> Path:
         """Return where a task's bytes lie."""
@@ -151,7 +153,7 @@ class Tasks:
                     )
                 elif known != task.content:
                     raise RuntimeError(f"Task {task.task} is there with another content.")
-        self._open.update(str(task.task) for task in new if str(task.task) not in self._ended)
+        self._open.update({str(task.task): task for task in new if str(task.task) not in self._ended})
         reach("server.task.after-write")
 
     def forget(self, study: str, *, keep: Collection[str]) -> list[TaskId]:
@@ -173,7 +175,7 @@ class Tasks:
             contents = set(connection.execute(select(tasks.c.content).where(tasks.c.study == study)).scalars())
         for row in rows:
             self._ended.discard(row.id)
-            self._open.discard(row.id)
+            self._open.pop(row.id, None)
             self._remove_reply(row.id)
         for path in (self._folder / study).glob("task-*"):
             if path.name.removeprefix("task-") not in contents:
@@ -182,15 +184,12 @@ class Tasks:
 
     def open_for(self, site: str) -> list[TaskNotice]:
         """Return the open tasks of a site, the oldest first."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(tasks).where(tasks.c.site == site, tasks.c.state == OPEN))
-            return [_notice(row) for row in rows]
+        return [_notice(task) for task in self._open.values() if task.task.site == site]
 
     def notice(self, task: TaskId) -> TaskNotice | None:
         """Return what a site is told of a task, or ``None`` where it is not open."""
-        with self._engine.connect() as connection:
-            row = connection.execute(select(tasks).where(tasks.c.id == str(task), tasks.c.state == OPEN)).first()
-        return _notice(row) if row is not None else None
+        found = self._open.get(str(task))
+        return _notice(found) if found is not None else None
 
     def open_task(self, task: TaskId, site: str) -> TaskNotice | None:
         """Return a task that this site may reply to; ``None`` where it has replied already.
@@ -199,11 +198,9 @@ class Tasks:
             PeerRefused: There is no such task for this site, or nobody waits for it.
         """
         if task.site == site:
-            with self._engine.connect() as connection:
-                row = connection.execute(select(tasks).where(tasks.c.id == str(task))).first()
-            if row is not None and row.state == OPEN:
-                return _notice(row)
-            if row is not None and row.state == REPLIED:
+            if str(task) in self._open:
+                return self.notice(task)
+            if str(task) in self._ended and any(outcome.path for outcome in self.outcomes((str(task),))):
                 return None
         raise PeerRefused("There is no such task for this site, or nobody waits for it.", denial=Denial.NO_TASK)
 
@@ -227,7 +224,7 @@ class Tasks:
             )
         if not changed.rowcount:
             raise PeerRefused("Nobody waits for this reply any more.", denial=Denial.NO_TASK)
-        self._open.discard(str(task))
+        self._open.pop(str(task), None)
         self._ended.add(str(task))
         reach("server.reply.after-store")
 
@@ -237,7 +234,8 @@ class Tasks:
         with transaction(self._engine) as connection:
             given_up = connection.execute(select(tasks.c.id, tasks.c.study).where(mine)).all()
             connection.execute(update(tasks).where(mine).values(state=FAILED, failure=reason))
-        self._open.difference_update(row.id for row in given_up)
+        for row in given_up:
+            self._open.pop(row.id, None)
         self._ended.update(row.id for row in given_up)
         return sorted({row.study for row in given_up})
 
@@ -250,7 +248,7 @@ class Tasks:
                     update(tasks).where(tasks.c.id == task, tasks.c.state == OPEN).values(state=CLOSED)
                 )
                 closed += [TaskId.parse(task)] if changed.rowcount else []
-                self._open.discard(task)
+                self._open.pop(task, None)
         return closed
 
     def outcomes(self, ids: Collection[str]) -> list[Outcome]:
@@ -353,12 +351,17 @@ class Incoming:
         self._file.close()
 
 
-def _notice(row: object) -> TaskNotice:
-    values = row._mapping  # type: ignore[attr-defined]  # noqa: SLF001 - SQLAlchemy's public name for it
+def _new_task(row: Any) -> NewTask:
+    return NewTask(
+        task=TaskId.parse(row.id), content=row.content, size=row.size, max_reply=row.max_reply, deadline=row.deadline
+    )
+
+
+def _notice(task: NewTask) -> TaskNotice:
     return TaskNotice(
-        task=TaskId.parse(values["id"]),
-        size=values["size"],
-        sha256=values["content"],
-        max_reply=values["max_reply"],
-        seconds=max(0.0, values["deadline"] - time.time()),
+        task=task.task,
+        size=task.size,
+        sha256=task.content,
+        max_reply=task.max_reply,
+        seconds=max(0.0, task.deadline - time.time()),
     )
