@@ -58,6 +58,7 @@ class Round:
     """One round of one study.
 
     Args:
+        plan_digest: Of the study; an update to another is refused.
         number: From 1.
         attempt: From 1; a reply to another attempt is refused.
         cohort: Its sites in ascending id.
@@ -73,6 +74,7 @@ class Round:
     def __init__(
         self,
         *,
+        plan_digest: str,
         number: int,
         attempt: int,
         cohort: tuple[str, ...],
@@ -83,6 +85,7 @@ class Round:
         strategy: Strategy,
         held: Held,
     ) -> None:
+        self.plan_digest = plan_digest
         self.number = number
         self.attempt = attempt
         self.cohort = cohort
@@ -165,6 +168,8 @@ class Round:
             raise UpdateRefused(f"{site} sent '{header.kind}' where an update was due.", site=site)
         if header.site != site:
             raise UpdateRefused(f"{site} sent an update in the name of '{header.site}'.", site=site)
+        if header.plan_digest != self.plan_digest:
+            raise UpdateRefused(f"{site} sent an update that belongs to another plan.", site=site)
         if (header.round, header.attempt) != (self.number, self.attempt):
             raise UpdateRefused(
                 f"{site} answered round {header.round}, attempt {header.attempt}; asked was {self.number}, "

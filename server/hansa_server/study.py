@@ -218,6 +218,7 @@ class Study:
         sites = cohort.choose(self.sites, size=plan.sites_per_round, seed=self.plan.seed, round_number=number)
         held = HeldUpdates(self._folder.path)
         current = Round(
+            plan_digest=self.digest,
             number=number,
             attempt=self._attempt,
             cohort=sites,

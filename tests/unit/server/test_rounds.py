@@ -70,6 +70,7 @@ def reply(
 
 def make(strategy: Strategy | None = None, *, quorum: float = 0.5, shelf: Shelf | None = None) -> Round:
     return Round(
+        plan_digest=DIGEST,
         number=2,
         attempt=1,
         cohort=SITES,
@@ -140,6 +141,7 @@ BAD: dict[str, Message] = {
     "too short": reply("b", vector=np.zeros(0, np.float32)),
     "another round": reply("b", round=1),
     "another attempt": reply("b", attempt=2),
+    "another plan": reply("b", plan_digest="0" * 64),
     "another site's name": reply("b", site="c"),
     "a giant weight": reply("b", num_examples=10**15),
     "no weight": reply("b", num_examples=0),
