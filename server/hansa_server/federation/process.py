@@ -51,6 +51,7 @@ from hansa_server.federation.service import FederationService, refuse_everything
 from hansa_server.federation.studies import Studies, StudyRow, read_any
 from hansa_server.federation.tasks import NewTask, Tasks
 
+STUDY_CALLS: Final = ("Propose", "Begin", "Resume", "Stop", "Studies", "Finish", "Push", "Pull", "Close")
 _log = structlog.get_logger()
 _GRACE: Final = 2.0  # seconds for calls under way when the server stops
 
@@ -217,7 +218,7 @@ class _StudyCalls:
         self._runners = runners
 
     def all(self) -> dict[str, tuple[type[Strict], Callable[[Any], Awaitable[Strict]]]]:
-        return {
+        calls: dict[str, tuple[type[Strict], Callable[[Any], Awaitable[Strict]]]] = {
             "Propose": (PlanRequest, self.propose),
             "Begin": (StudyRequest, self.begin),
             "Resume": (StudyRequest, self.resume),
@@ -228,6 +229,9 @@ class _StudyCalls:
             "Pull": (PullRequest, self.pull),
             "Close": (CloseRequest, self.close),
         }
+        if set(calls) != set(STUDY_CALLS):
+            raise RuntimeError("STUDY_CALLS is not the list of calls.")
+        return calls
 
     async def propose(self, request: PlanRequest) -> Strict:
         members = self._hub.membership.members()

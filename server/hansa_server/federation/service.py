@@ -7,7 +7,7 @@ these keys. Bulk data flows only within a session, so a copied key that attaches
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -45,6 +45,7 @@ from hansa_server.federation.tasks import Incoming
 
 _UPLOAD_SILENCE = 15.0  # seconds without a chunk until an upload is given up; what has come stays
 _MAX_HEADER = 64 << 10  # bytes
+METHODS: Final = ("Attach", "Download", "Upload", "Stored", "Decide", "Proposals", "Renew", "Leave")
 
 Context = Any  # grpc.aio.ServicerContext; its types are not published
 
@@ -63,19 +64,19 @@ class FederationService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server is given."""
-        return grpc.method_handlers_generic_handler(
-            FEDERATION,
-            {
-                "Attach": grpc.unary_stream_rpc_method_handler(self._attach),
-                "Download": grpc.unary_stream_rpc_method_handler(self._download),
-                "Upload": grpc.stream_unary_rpc_method_handler(self._upload),
-                "Stored": self._unary(StoredRequest, self._stored),
-                "Decide": self._unary(DecideRequest, self._decide),
-                "Proposals": self._unary(Empty, self._proposals),
-                "Renew": self._unary(RenewRequest, self._renew),
-                "Leave": self._unary(LeaveRequest, self._leave),
-            },
-        )
+        handlers = {
+            "Attach": grpc.unary_stream_rpc_method_handler(self._attach),
+            "Download": grpc.unary_stream_rpc_method_handler(self._download),
+            "Upload": grpc.stream_unary_rpc_method_handler(self._upload),
+            "Stored": self._unary(StoredRequest, self._stored),
+            "Decide": self._unary(DecideRequest, self._decide),
+            "Proposals": self._unary(Empty, self._proposals),
+            "Renew": self._unary(RenewRequest, self._renew),
+            "Leave": self._unary(LeaveRequest, self._leave),
+        }
+        if set(handlers) != set(METHODS):
+            raise RuntimeError("METHODS is not the list of calls.")
+        return grpc.method_handlers_generic_handler(FEDERATION, handlers)
 
     def _unary(
         self, kind: type[Model], answer: Callable[[str, Model], Awaitable[bytes]]
