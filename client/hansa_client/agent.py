@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +75,10 @@ def run(path: Path, *, protocols: tuple[int, ...] = PROTOCOLS) -> None:
 
 
 def _configure_logs(path: Path) -> None:
-    """Structured lines of ids and decisions; no values of the data ever."""
+    """Structured lines of ids and decisions; what this site refused and why stands in full, for it stays here."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -85,6 +89,16 @@ def _configure_logs(path: Path) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=path.open("a", encoding="utf-8")),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
+
+
+class _JsonLines(logging.Formatter):
+    """What modules without structlog say, in the form of the other lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
+        if record.exc_info:
+            values["exception"] = self.formatException(record.exc_info)
+        return json.dumps(values | {"timestamp": datetime.now(UTC).isoformat()}, ensure_ascii=False)
 
 
 class Agent:

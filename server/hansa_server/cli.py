@@ -189,7 +189,7 @@ def summarise(console: Console, results: Results, folder: Path) -> None:
     table.add_row(
         "worst site against its own model",
         f"{100 * against.difference:+.1f} points" if against else "not measured",
-        "" if against else "run with --baselines",
+        "" if against or results.engine == "federation" else "run with --baselines",
     )
     console.print("Accuracy on the sites' test splits", style="bold")
     console.print(table)

@@ -122,13 +122,15 @@ def sites(*, folder: Folder = DEFAULT_FOLDER) -> None:
     from hansa_server.federation.administration import Nothing, SitesReply  # noqa: PLC0415
 
     reply = _administer(folder, "Sites", Nothing(), SitesReply)
-    table = Table("site", "status", "online since", "certificate until", "last task", "fingerprint", box=None)
+    table = Table(box=None)
+    for name in ("site", "status", "online since", "certificate until", "last task", "fingerprint"):
+        table.add_column(name, overflow="fold")
     for row in reply.sites:
         online = _time(row.online_since) or f"no, seen {_time(row.last_seen) or 'never'}"
         table.add_row(
             *map(
                 Text,
-                (row.name, row.status, online, _time(row.certificate_until), row.last_round, row.fingerprint),
+                (row.name, row.status, online, _time(row.certificate_until), _step(row.last_round), row.fingerprint),
             )
         )
     console = Console()
@@ -218,6 +220,12 @@ def _locked(folder: "FederationFolder") -> Iterator[None]:
         yield
     finally:
         folder.unlock()
+
+
+def _step(task: str) -> str:
+    """Return what a task was, without the names that stand beside it: ``train-3``."""
+    parts = task.split(":")
+    return parts[1] if len(parts) > 1 else ""
 
 
 def _time(seconds: float | None) -> str:
