@@ -1,6 +1,6 @@
 """A real coordinator over loopback TLS, its durable tasks and its study process; sites that answer without a model.
 
-Server memory is the largest ``VmHWM`` of the coordinator's and of the study's process; both count for the goal together.
+Server memory is the largest ``VmHWM`` of the coordinator's and of the study's process; both count for the goal.
 """
 
 import os
@@ -178,7 +178,9 @@ def _study(
     control = Control(made.path)
     row = control.call("Propose", PlanRequest(plan=plan.model_dump_json()), StudyReply)
     _approve(made, row, names)
-    resident, descriptors, memory = [], [], {}
+    resident: list[int] = []
+    descriptors: list[int] = []
+    memory: dict[int, int] = {}
     deadline = time.monotonic() + seconds
     while row.state in ("proposed", "running"):
         time.sleep(1.0)

@@ -1,14 +1,15 @@
 """Many sites in one process, each with a certificate and a connection of its own, that answer without a model.
 
 ``python -m benchmarks.federation_sites FOLDER FAULTS`` attaches every site folder below FOLDER. FAULTS is the share of
-replies before which a site drops its connection. The connection is the real one of ``hansa_client``; what it lacks is the
-worker and the outbox, which would cost the machine 200 processes.
+replies before which a site drops its connection. The connection is the real one of ``hansa_client``; what it lacks is
+the worker and the outbox, which would cost the machine 200 processes.
 """
 
 import asyncio
 import random
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -59,20 +60,21 @@ class EchoSite:
             content = outgoing.read_bytes()
             size, digest = len(content), sha256(content).hexdigest()
         if self._rng.random() < self._faults:
-            await self.connection._channel.close()
+            await self.connection.drop()
         await self._attempt(lambda: self.connection.upload(notice.task, outgoing, size, digest, resume=False))
         outgoing.unlink(missing_ok=True)
 
-    async def _attempt(self, call) -> None:  # type: ignore[no-untyped-def]
+    async def _attempt(self, call: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
                 await self.connection.attached.wait()
                 await call()
-                return
             except HansaError as error:
                 if getattr(error, "denial", "") == "no-task":
                     return
                 await asyncio.sleep(_PAUSE)
+            else:
+                return
 
     def _answer(self, notice: TaskNotice, incoming: Path, outgoing: Path) -> tuple[int, str]:
         with incoming.open("rb") as file:
@@ -92,10 +94,14 @@ class EchoSite:
         return size, digest.hexdigest()
 
 
+def _folders(folder: Path) -> list[Path]:
+    return [path.parent for path in sorted(folder.glob("*/membership.json"))]
+
+
 async def main(folder: Path, faults: float) -> None:
     """Attach all and stay."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        sites = [EchoSite(path.parent, Path(scratch), faults) for path in sorted(folder.glob("*/membership.json"))]
+        sites = [EchoSite(path, Path(scratch), faults) for path in _folders(folder)]
         await asyncio.gather(*(site.connection.run() for site in sites))
 
 

@@ -188,6 +188,11 @@ class Connection:
         self._renewed = True
         _log.info("certificate renewed")
 
+    async def drop(self) -> None:
+        """End the session as a broken network would; ``run`` attaches anew."""
+        if self._channel is not None:
+            await self._channel.close()
+
     async def call(self, method: str, request: Strict, reply: type[Model]) -> Model:
         """Make one call.
 

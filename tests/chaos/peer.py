@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
@@ -50,12 +50,12 @@ class Peer:
         credentials = tls.client_credentials(
             self.site.authorities(), shown, (key or self.site.keys().tls_pem()) if shown else b""
         )
-        self.channel = grpc.secure_channel(
+        self.channel: Any = grpc.secure_channel(
             address or self.membership.address, credentials, options=tls.client_options()
         )
         self._stream: Any = None
 
-    def __enter__(self) -> "Peer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -44,7 +44,10 @@ def poisoned(size: int, value: float) -> np.ndarray:
 
 
 def drop(name: str) -> Change:
-    return lambda _head, arrays: arrays.pop(next(key for key in arrays if name in key)) and None
+    def change(_head: dict[str, Any], arrays: dict[str, RawArray]) -> None:
+        del arrays[next(key for key in arrays if name in key)]
+
+    return change
 
 
 def add(name: str, array: RawArray) -> Change:
@@ -58,6 +61,11 @@ def counts(change: Callable[[np.ndarray], np.ndarray]) -> Change:
             arrays[key] = RawArray(dtype="<i8", shape=values.shape, data=values.astype("<i8").tobytes())
 
     return apply
+
+
+def keep_only(arrays: dict[str, RawArray], name: str) -> None:
+    for key in [key for key in arrays if key != name]:
+        del arrays[key]
 
 
 BYTES = RawArray(dtype="|u1", shape=(3,), data=b"abc")
@@ -76,7 +84,7 @@ ATTACKS: dict[str, Change] = {
     "bytes": vector(lambda size: np.zeros(size, np.uint8)),
     "two dimensions": vector(lambda size: np.zeros((size, 1), np.float32)),
     "no vector": drop("vector"),
-    "no counts": lambda _head, arrays: [arrays.pop(key) for key in list(arrays) if key != "vector"] and None,
+    "no counts": lambda _head, arrays: keep_only(arrays, "vector"),
     "a part of the counts": drop("counts/"),
     "an array beside": add("extra", FLOATS),
     "a byte array beside": add("extra", BYTES),
@@ -132,7 +140,7 @@ class HostileSite:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._notices = self._peer.attach()
 
-    def __enter__(self) -> "HostileSite":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +155,15 @@ def test_the_coordinators_calls_are_refused_on_the_network(federation: Federatio
     methods = [*STUDY_CALLS, "Invite", "Sites", "Revoke", "Unfreeze", "InstallRoster", "Roster", "Applications"]
     with Peer(federation.sites["site-1"].folder) as peer:
         for method in methods:
-            assert refused(lambda m=method: peer.raw(m, b"{}", service=COORDINATOR)) == Denial.FORBIDDEN, method
+            assert refused(partial(peer.raw, method, b"{}", service=COORDINATOR)) == Denial.FORBIDDEN, method
         address = peer.membership.enrolment
         with Peer(federation.sites["site-1"].folder, address=address, certificate="") as outside:
             for method in methods:
-                assert refused(lambda m=method: outside.raw(m, b"{}", service=COORDINATOR)) == Denial.FORBIDDEN, method
+                assert refused(partial(outside.raw, method, b"{}", service=COORDINATOR)) == Denial.FORBIDDEN, method
             for method in METHODS:
-                assert refused(lambda m=method: outside.raw(m, b"{}", service=FEDERATION)) == "tls", method
+                assert refused(partial(outside.raw, method, b"{}", service=FEDERATION)) == "tls", method
             for method in ("Begin", "Enrol", "Recover"):
-                assert refused(lambda m=method: outside.raw(m, b"\xff{", service=ENROLMENT)) == Denial.INVALID, method
+                assert refused(partial(outside.raw, method, b"\xff{", service=ENROLMENT)) == Denial.INVALID, method
 
 
 def test_a_body_of_600_mb_is_refused_and_not_kept(federation: Federation) -> None:
@@ -174,8 +175,9 @@ def test_a_body_of_600_mb_is_refused_and_not_kept(federation: Federation) -> Non
             "".join(peer.site.authorities()).encode(), peer.site.keys().tls_pem(), peer.site.certificate().encode()
         )
         with grpc.secure_channel(peer.membership.address, credentials, options=options) as channel:
+            decide: Any = channel.unary_unary(f"/{FEDERATION}/Decide")
             with pytest.raises(grpc.RpcError) as error:
-                channel.unary_unary(f"/{FEDERATION}/Decide")(bytes(600_000_000), timeout=60)
+                decide(bytes(600_000_000), timeout=60)
             assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert server.memory_info().rss - before < 50_000_000
 
