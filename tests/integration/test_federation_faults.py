@@ -24,7 +24,7 @@ AT_SITE = tuple(name for name in NAMES if name.startswith("site.") or name in BO
 
 @pytest.fixture
 def study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> Path:
-    plan = make_plan(rounds={"count": 10, "deadline_seconds": 60.0}, replaced={"simulation": None})
+    plan = make_plan(rounds={"count": 20, "deadline_seconds": 60.0}, replaced={"simulation": None})
     path = tmp_path / "small.toml"
     path.write_text(dump_plan(plan))
     return path
@@ -64,7 +64,7 @@ def test_killed_at_every_fail_point_the_study_gives_the_same_model(make_federati
     assert len(supervisor.deaths) > 10
     one, other = results(federation, calm.study), results(federation, study_id)
     assert other.model_sha256 == one.model_sha256
-    assert [len(found.sites) for found in other.rounds] == [2] * 10
+    assert [len(found.sites) for found in other.rounds] == [2] * 20
     assert [found.train_loss for found in other.rounds] == [found.train_loss for found in one.rounds]
 
 
