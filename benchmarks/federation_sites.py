@@ -36,7 +36,7 @@ class EchoSite:
     def __init__(self, path: Path, scratch: Path, faults: float) -> None:
         folder = SiteFolder(path)
         self.name = folder.membership().site
-        self.connection = Connection(folder, self._on_notice)
+        self.connection = Connection(folder, self._on_notice, lambda _error: None)
         self._scratch = scratch
         self._faults = faults
         self._rng = random.Random(self.name)

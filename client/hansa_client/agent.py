@@ -6,15 +6,14 @@ worker process that has none of these. Killed at any moment, it goes on where it
 
 import asyncio
 import contextlib
+import hashlib
 import json
-import logging
 import os
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +24,14 @@ from safetensors.numpy import save
 from hansa_client.connection import Connection
 from hansa_client.folder import SiteFolder
 from hansa_client.gate import Gate
+from hansa_client.logs import configure
 from hansa_client.outbox import Entry, Outbox
 from hansa_client.session import SiteSession, refusal
 from hansa_client.worker_process import WorkerProcess
 from hansa_common.app_plan import AppPlan
 from hansa_common.errors import (
     HansaError,
+    IdentityError,
     MessageError,
     PeerRefused,
     SitePaused,
@@ -57,6 +58,8 @@ from hansa_common.wire.protocol import (
     Welcome,
 )
 
+_MOST_TASKS: Final = 10_000  # announced and not done
+_MOST_REFUSED: Final = 1_000  # entries of the record about one agent's coordinator
 _RETRY: Final = (0.05, 1.0)  # seconds: first and longest wait before a reply is sent again
 _log = structlog.get_logger()
 
@@ -70,35 +73,8 @@ def run(path: Path, *, protocols: tuple[int, ...] = PROTOCOLS) -> None:
     """
     folder = SiteFolder(path)
     folder.lock()
-    _configure_logs(path / "agent.log")
+    configure(path / "agent.log")
     asyncio.run(Agent(folder, protocols=protocols).run())
-
-
-def _configure_logs(path: Path) -> None:
-    """Structured lines of ids and decisions; what this site refused and why stands in full, for it stays here."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=path.open("a", encoding="utf-8")),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    )
-
-
-class _JsonLines(logging.Formatter):
-    """What modules without structlog say, in the form of the other lines."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        values = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
-        if record.exc_info:
-            values["exception"] = self.formatException(record.exc_info)
-        return json.dumps(values | {"timestamp": datetime.now(UTC).isoformat()}, ensure_ascii=False)
 
 
 class Agent:
@@ -120,10 +96,11 @@ class Agent:
         self._session = SiteSession(
             name=self._site, approve=self._gate.check, work=self._worker, source=self._settings.source
         )
-        self._connection = Connection(folder, self._on_notice, protocols=protocols)
+        self._connection = Connection(folder, self._on_notice, self._on_refused, protocols=protocols)
         self._tasks: dict[str, TaskNotice] = {}
         self._current = ""
         self._dropped: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()  # what is in the record already
         self._changed = asyncio.Event()
         self._to_send = asyncio.Event()
         self._stop = asyncio.Event()
@@ -163,16 +140,34 @@ class Agent:
                     self._folder.accept_roster(notice.roster)
                     self._journal.append("roster-accepted", version=notice.roster.roster.version)
             case Proposal():
-                if self._folder.save_proposal(notice):
-                    self._journal.append("study-proposed", study=notice.study, digest=notice.digest)
+                self._take_proposal(notice)
             case StudyClosed():
                 self._outbox.end_study(notice.study)
                 self._folder.close_proposal(notice.study)
             case TaskNotice():
+                if len(self._tasks) >= _MOST_TASKS:
+                    raise MessageError(f"More than {_MOST_TASKS:,} tasks were announced.")
                 self._tasks[str(notice.task)] = notice
                 self._changed.set()
             case TaskClosed():
                 self._drop(notice.task)
+
+    def _take_proposal(self, proposal: Proposal) -> None:
+        """Keep a proposal; one that cannot be read here must not keep the site from its other studies."""
+        try:
+            if self._folder.save_proposal(proposal):
+                self._journal.append("study-proposed", study=proposal.study, digest=proposal.digest)
+        except (MessageError, IdentityError) as error:
+            self._on_refused(error)
+
+    def _on_refused(self, error: HansaError) -> None:
+        """Record what the coordinator said and this site does not accept; the same is recorded once."""
+        what = (error.code, error.message[:500])
+        if what in self._refused or len(self._refused) >= _MOST_REFUSED:
+            return
+        with contextlib.suppress(StorageError):  # a full disk must not end the agent
+            self._journal.append("coordinator-refused", code=what[0], reason=what[1])
+            self._refused.add(what)
 
     def _drop(self, task: TaskId) -> None:
         """Forget a task that nobody waits for; if it is being done, end it."""
@@ -227,7 +222,7 @@ class Agent:
             with path.open("rb") as file:
                 parcel = await asyncio.to_thread(read_parcel, file, notice.size)
             reply = await asyncio.to_thread(self._answer, notice, parcel)
-        except (TaskRefused, MessageError) as error:
+        except (TaskRefused, MessageError, IdentityError) as error:
             reply = self._refusal(error)
         if str(notice.task) in self._dropped:
             return
@@ -238,10 +233,12 @@ class Agent:
         """Check what can be checked before a byte is fetched.
 
         Raises:
-            TaskRefused: The task is not for this site, too large, or the site is paused.
+            TaskRefused: The task is not for this site, too large, or the site is paused or expelled.
         """
         if notice.task.site != self._site:
             raise TaskRefused("The task is for another site.")
+        if not self._folder.is_member():
+            raise TaskRefused("The founder took this site out of the roster.")
         if self._folder.is_paused():
             raise SitePaused("The site is paused.")
         limits = self._settings.limits
@@ -275,6 +272,8 @@ class Agent:
             raise TaskRefused("The model belongs to another plan.")
         if vector.size != header.spec.size:
             raise MessageError("The model has another size than its tensors.")
+        if hashlib.sha256(vector.data).hexdigest() != header.sha256:
+            raise MessageError("The model's bytes are not those that its digest is of.")
         folder = self._folder.path / "models" / notice.task.study
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(values) for name, values in header.spec.split(vector)}

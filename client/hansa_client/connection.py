@@ -59,11 +59,18 @@ class Connection:
     Args:
         folder: The site's.
         on_notice: Told everything that the coordinator says, in order.
-        on_lost: Told when a session has ended.
+        on_refused: Told what the coordinator said that this site does not accept; the session ends.
         protocols: Versions that this site speaks.
     """
 
-    def __init__(self, folder: SiteFolder, on_notice: OnNotice, *, protocols: tuple[int, ...] = PROTOCOLS) -> None:
+    def __init__(
+        self,
+        folder: SiteFolder,
+        on_notice: OnNotice,
+        on_refused: Callable[[HansaError], None],
+        *,
+        protocols: tuple[int, ...] = PROTOCOLS,
+    ) -> None:
         self.session: str = ""
         self.problem = "not connected yet"
         self.clock_offset = 0.0  # seconds by which the coordinator's clock is ahead
@@ -72,6 +79,7 @@ class Connection:
         self._membership = folder.membership()
         self._settings = folder.settings()
         self._on_notice = on_notice
+        self._on_refused = on_refused
         self._protocols = protocols
         self._channel: Any = None
         self._renewed = False
@@ -92,6 +100,8 @@ class Connection:
                 self.problem = str(error)
                 wait = min(wait * 2, _BACKOFF[1])
                 _log.info("not connected", problem=error.message)
+                if isinstance(error, MessageError | IdentityError):
+                    self._on_refused(error)
             finally:
                 self.session = ""
                 self.attached.clear()
@@ -120,6 +130,8 @@ class Connection:
                 raise Unreachable("The coordinator closed the connection.")
             notice = load_notice(content)
             if isinstance(notice, Welcome):
+                if self.session or notice.protocol not in self._protocols:
+                    raise MessageError("A welcome came twice, or with a protocol that this site did not offer.")
                 silence = _LIVES * notice.heartbeat_seconds
                 self.session, self.problem = notice.session, ""
                 self.clock_offset = notice.server_time - time.time()
@@ -220,13 +232,15 @@ class Connection:
             IdentityError: The bytes are not those that were announced.
             StorageError: The disk is full or fails.
         """
-        offset = _have(path, notice.size)
-        if offset < notice.size:
-            await self._fetch(notice, path, offset)
-        digest = await asyncio.to_thread(_digest, path)
-        if digest != notice.sha256:
-            _have(path, 0)
-            raise IdentityError("A task's bytes are not those that were announced.")
+        while True:
+            offset = _have(path, notice.size)
+            if offset < notice.size or not notice.size:  # a task of no bytes is a file too
+                await self._fetch(notice, path, offset)
+            if await asyncio.to_thread(_digest, path) == notice.sha256:
+                return
+            _remove(path)
+            if not offset:
+                raise IdentityError("A task's bytes are not those that were announced.")
 
     async def _fetch(self, notice: TaskNotice, path: Path, offset: int) -> None:
         request = DownloadRequest(session=self._token(), task=notice.task, offset=offset)
@@ -297,6 +311,10 @@ async def _chunks(path: Path, offset: int) -> AsyncIterator[bytes]:
             yield chunk
 
 
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
 def _have(path: Path, most: int) -> int:
     """Return how many bytes a file has; one with more than there can be is deleted."""
     size = path.stat().st_size if path.exists() else 0
@@ -307,6 +325,9 @@ def _have(path: Path, most: int) -> int:
 
 
 def _digest(path: Path) -> str:
+    """Return a file's SHA-256; of one that is not there, that of nothing."""
+    if not path.exists():
+        return hashlib.sha256().hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

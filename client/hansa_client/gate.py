@@ -70,6 +70,8 @@ class Gate:
                 "The app is not one that this site lets run.",
                 advice=f'Add it to [apps] in site.toml: "{plan.client_app}"',
             )
+        if notice.task.site not in plan.sites:
+            raise TaskRefused("The plan does not name this site.")
         if parcel.kind is not Kind.FLOWER or "message" not in parcel.envelope.arrays:
             raise MessageError("A task of another Flower app holds its message.")
         state = self._state_path(notice.task.study)

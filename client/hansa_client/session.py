@@ -10,8 +10,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hansa_client.release import Release
-from hansa_common.errors import HansaError, TaskRefused
-from hansa_common.messages import Envelope, Message, OpenTask, Refusal, Update, decode, encode
+from hansa_common.errors import HansaError, ReleaseRefused, TaskRefused
+from hansa_common.messages import (
+    Envelope,
+    Evaluated,
+    EvaluateTask,
+    Initial,
+    InitialTask,
+    Message,
+    Opened,
+    OpenTask,
+    Refusal,
+    TrainTask,
+    Update,
+    decode,
+    encode,
+)
+from hansa_common.parameters import is_finite
 from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
 
 if TYPE_CHECKING:  # torch stays out of the agent
@@ -54,6 +69,29 @@ class RemoteWork(Protocol):
 
     def do(self, message: Message, *, classes: int, timeout: float) -> Message:
         """Do one task of the open study."""
+
+
+_ANSWERS: Final = {OpenTask: Opened, InitialTask: Initial, TrainTask: Update, EvaluateTask: Evaluated}
+"""What a real site does, and what leaves it for each."""
+
+
+def _check_answer(task: Message, reply: Message, *, site: str, digest: str, parameters: int) -> None:
+    """Hold the work to its task: what it gives under another name would leave without the release step.
+
+    Raises:
+        ReleaseRefused: The reply is of another kind, site, plan, round or attempt, or its vector is no model.
+    """
+    expected: dict[str, object] = {"site": site, "plan_digest": digest}
+    if isinstance(task.header, TrainTask):
+        expected |= {"round": task.header.round, "attempt": task.header.attempt}
+    if isinstance(task.header, InitialTask):
+        del expected["site"]
+    fits = type(reply.header) is _ANSWERS[type(task.header)] and all(
+        getattr(reply.header, name) == value for name, value in expected.items()
+    )
+    is_model = reply.vector is None or (reply.vector.size == parameters and is_finite(reply.vector))
+    if not fits or not (is_model or isinstance(reply.header, Update)):  # an update's vector is for release to judge
+        raise ReleaseRefused("The worker answered with something else than the task asks for; nothing left this site.")
 
 
 class SiteSession:
@@ -105,6 +143,10 @@ class SiteSession:
         digest = plan.digest()
         self._approve(digest)
         header = message.header
+        if type(header) not in _ANSWERS:
+            raise TaskRefused(f"A real site does not do '{header.kind}'.")
+        if isinstance(header, TrainTask) and not 1 <= header.round <= plan.rounds.count:
+            raise TaskRefused(f"The plan has {plan.rounds.count} rounds; the task asks for round {header.round}.")
         if isinstance(header, OpenTask):
             if plan_from_json(header.plan).digest() != digest:
                 raise TaskRefused("The server asks to open another plan than the one that this site approved.")
@@ -113,6 +155,8 @@ class SiteSession:
         if self._digest != digest:
             self._open(plan, digest, seconds)
         reply = self._work.do(message, classes=len(plan.data.classes), timeout=seconds)
+        _check_answer(message, reply, site=self._name, digest=digest, parameters=self._parameters)
+        self._approve(digest)  # the site may have taken it back while it trained
         return release_reply(reply, parameters=self._parameters)
 
     def _open(self, plan: StudyPlan, digest: str, seconds: float) -> None:

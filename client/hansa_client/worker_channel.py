@@ -17,7 +17,7 @@ from hansa_common.wire.codec import Kind, Parcel, parse
 
 _HEAD: Final = struct.Struct("!IQ")
 _MAX_HEAD: Final = 64 << 20  # bytes
-_MAX_PARCEL: Final = 32 << 30  # bytes
+MAX_PARCEL: Final = 32 << 30  # bytes
 
 
 def send(channel: socket.socket, head: Mapping[str, Any], envelope: Envelope | None = None) -> None:
@@ -33,8 +33,12 @@ def send(channel: socket.socket, head: Mapping[str, Any], envelope: Envelope | N
         channel.sendall(piece)
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], Envelope | None]:
+def receive(channel: socket.socket, *, most: int = MAX_PARCEL) -> tuple[dict[str, Any], Envelope | None]:
     """Read one frame.
+
+    Args:
+        channel: This end of the socket pair.
+        most: Bytes of the largest parcel to take.
 
     Raises:
         EOFError: The other end is gone.
@@ -42,11 +46,11 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], Envelope | None]:
         MessageError: It sent something that is no frame.
     """
     head_size, parcel_size = _HEAD.unpack(_read(channel, _HEAD.size))
-    if head_size > _MAX_HEAD or parcel_size > _MAX_PARCEL:
+    if head_size > _MAX_HEAD or parcel_size > most:
         raise MessageError("The worker sent something that is no frame.")
     try:
         head = json.loads(_read(channel, head_size))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise MessageError("The worker sent something that is no frame.") from None
     if not isinstance(head, dict):
         raise MessageError("The worker sent something that is no frame.")

@@ -20,13 +20,14 @@ from hansa_client.confinement import Confinement
 from hansa_client.settings import SiteSettings
 from hansa_client.worker_channel import receive, send
 from hansa_common import errors
-from hansa_common.errors import HansaError, MessageError, TrainingError, TrainingOutOfMemory, WorkerLost
+from hansa_common.errors import HansaError, MessageError, TaskRefused, TrainingError, TrainingOutOfMemory, WorkerLost
 from hansa_common.messages import Envelope, Message, decode, encode
 from hansa_common.plan import SourcePlan, StudyPlan
 
 _START_SECONDS: Final = 60.0
 _LOOK: Final = 0.5  # seconds between looks at the worker's memory
 _MOST_LOG: Final = 10 << 20  # bytes
+_BESIDE_MODEL: Final = 64 << 20  # bytes of a reply that are not the model: counts, an app's state
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _ERRORS: Final = {
@@ -63,8 +64,9 @@ class WorkerProcess:
         Raises:
             WorkerLost: It does not start.
         """
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None and self._why_killed is None:
             return
+        self._end()
         scratch = self._folder / "scratch"
         scratch.mkdir(mode=0o700, exist_ok=True)
         limits = self._settings.limits
@@ -79,7 +81,7 @@ class WorkerProcess:
         log = self._folder / "worker.log"
         if log.exists() and log.stat().st_size > _MOST_LOG:
             log.replace(log.with_suffix(".log.1"))
-        with theirs, log.open("ab") as output:
+        with theirs, open(log, "ab", opener=_private) as output:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
                 [sys.executable, "-m", "hansa_client.worker", str(theirs.fileno()), str(scratch), json.dumps(options)],
                 pass_fds=[theirs.fileno()],
@@ -103,6 +105,7 @@ class WorkerProcess:
 
         Raises:
             WorkerLost: The worker did not survive it.
+            TaskRefused: The model is larger than this site's limit.
             HansaError: What the worker says.
         """
         self._opened = {
@@ -178,8 +181,18 @@ class WorkerProcess:
         if self._is_open:
             return 0
         head, _ = self._converse(self._opened, None, timeout)
+        parameters = head.get("parameters")
+        if not isinstance(parameters, int) or parameters < 1:
+            self._kill(WorkerLost("The worker answered with something that is no answer."))
+            raise self._lost()
+        limit = self._settings.limits.max_model_mb
+        if 4 * parameters > limit * 1_000_000:
+            raise TaskRefused(
+                f"The model has {parameters:,} parameters; this site's limit is {limit} MB.",
+                advice="Raise limits.max_model_mb in site.toml, or do not approve the plan.",
+            )
         self._is_open = True
-        return int(head["parameters"])
+        return parameters
 
     def _converse(
         self, head: dict[str, Any], envelope: Envelope | None, timeout: float
@@ -194,8 +207,12 @@ class WorkerProcess:
         try:
             channel.settimeout(None)
             send(channel, head, envelope)
-            answer, reply = receive(channel)
-        except (OSError, EOFError, MessageError):
+            most = self._settings.limits.max_model_mb * 1_000_000 + _BESIDE_MODEL
+            answer, reply = receive(channel, most=most)
+        except MessageError:
+            self._kill(WorkerLost("The worker answered with something that is no answer, or too large."))
+            raise self._lost() from None
+        except (OSError, EOFError):
             raise self._lost() from None
         finally:
             done.set()
@@ -206,11 +223,14 @@ class WorkerProcess:
         return answer, reply
 
     def _watch(self, done: threading.Event, deadline: float) -> None:
-        """Kill the worker when its time is up or its memory is."""
+        """Kill the worker when its time is up or its memory is; see that it is gone when a child holds its channel."""
         most = self._settings.limits.memory_mb * 1_000_000
         while not done.wait(min(_LOOK, max(0.0, deadline - time.monotonic()))):
             process = self._process
             if process is None:
+                return
+            if process.poll() is not None:
+                self._hang_up()
                 return
             if time.monotonic() >= deadline:
                 self._kill(WorkerLost("The task took longer than it may; its worker was ended."))
@@ -225,6 +245,14 @@ class WorkerProcess:
             self._why_killed = self._why_killed or why
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """End the conversation also where a process that left the worker's group still holds the other end."""
+        channel = self._channel
+        if channel is not None:
+            with contextlib.suppress(OSError):
+                channel.shutdown(socket.SHUT_RDWR)
 
     def _lost(self) -> HansaError:
         why = self._why_killed
@@ -244,6 +272,10 @@ class WorkerProcess:
             os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _environment(scratch: Path) -> dict[str, str]:

@@ -19,8 +19,11 @@ from typing import Protocol
 from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Message, Update
 from hansa_common.metrics import ClassificationCounts
-from hansa_common.parameters import Vector, is_finite
+from hansa_common.parameters import CHUNK, Vector, is_finite
 from hansa_server.strategies import Contribution, Strategy
+
+_LARGEST = 1e9
+"""No training changes a parameter by more; 3e38 of one site would end in infinity for all."""
 
 
 class Phase(Enum):
@@ -194,4 +197,16 @@ class Round:
                 site=site,
                 advice="Its training diverged, or it is faulty; the other sites go on.",
             )
+        if _largest(delta) > _LARGEST:
+            raise UpdateRefused(
+                f"{site} sent an update with a value beyond {_LARGEST:g}.",
+                site=site,
+                advice="Its training diverged, or it is faulty; the other sites go on.",
+            )
         return header, delta
+
+
+def _largest(vector: Vector) -> float:
+    """Return the largest absolute value, 0 where there is none; a chunk at a time."""
+    chunks = (vector[start : start + CHUNK] for start in range(0, vector.size, CHUNK))
+    return max((max(float(chunk.max()), -float(chunk.min())) for chunk in chunks), default=0.0)

@@ -75,6 +75,8 @@ ATTACKS: dict[str, Change] = {
     "infinity": vector(lambda size: poisoned(size, np.inf)),
     "minus infinity": vector(lambda size: poisoned(size, -np.inf)),
     "all NaN": vector(lambda size: np.full(size, np.nan, np.float32)),
+    "a giant value": vector(lambda size: poisoned(size, 3e38)),
+    "all giants": vector(lambda size: np.full(size, -3e38, np.float32)),
     "one value short": vector(lambda size: np.zeros(size - 1, np.float32)),
     "one value more": vector(lambda size: np.zeros(size + 1, np.float32)),
     "no values": vector(lambda _size: np.zeros(0, np.float32)),

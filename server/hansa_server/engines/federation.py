@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 from hansa_common.errors import MessageError
 from hansa_common.failpoints import reach
 from hansa_common.files import storage, sync_folder
-from hansa_common.messages import Envelope, RawArray
+from hansa_common.messages import Envelope, RawArray, Refusal, decode
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import TaskId
 from hansa_server.app import envelope_from_records, envelope_to_records
@@ -46,6 +46,7 @@ _AT_ONCE: Final = 4 << 20  # bytes of replies in memory at a time, beside one th
 _SLACK: Final = 8 << 20  # bytes of a reply beside its vector: header and counts
 _LARGEST: Final = 16 << 30  # bytes of a reply whose size nothing tells
 _SERVER_NODE: Final = 1  # Flower's id of the node that a ServerApp runs on
+_FLOWER: Final = "message-"  # what the steps of another app begin with
 _STEPS: Final = {"initial-task": "initial"}
 
 
@@ -232,7 +233,21 @@ def _step_of(envelope: Envelope) -> tuple[str, bool]:
 
 
 def _flower_step() -> str:
-    return f"message-{uuid.uuid4().hex}"
+    return f"{_FLOWER}{uuid.uuid4().hex}"
+
+
+def _is_flower(task: str) -> bool:
+    return TaskId.parse(task).step.startswith(_FLOWER)
+
+
+def _reason_of(parcel: Parcel) -> str:
+    """Say why a site answered another app's message with none of its own: it refused, or it is confused.
+
+    Raises:
+        MessageError: What it sent is no message.
+    """
+    header = decode(parcel.envelope).header if parcel.kind is Kind.HANSA else None
+    return header.reason if isinstance(header, Refusal) else "It sent a message of another kind than was asked for."
 
 
 def _flower_envelope(message: Message) -> Envelope:
@@ -247,6 +262,8 @@ def _read_reply(outcome: PulledOutcome, message: Message) -> Message:
     try:
         with Path(outcome.path).open("rb") as file:
             parcel = read_parcel(file, outcome.size)
+        if (parcel.kind is Kind.FLOWER) != _is_flower(outcome.task):
+            return _failed(message, _reason_of(parcel))
         if parcel.kind is Kind.HANSA:
             return _identified(Message(envelope_to_records(parcel.envelope), reply_to=message))
         reply = message_from_proto(ProtoMessage.FromString(parcel.envelope.arrays["message"].data))

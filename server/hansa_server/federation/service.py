@@ -38,7 +38,7 @@ from hansa_common.wire.protocol import (
     dump,
     load,
 )
-from hansa_server.federation.calls import aborting
+from hansa_server.federation.calls import Rates, aborting
 from hansa_server.federation.hub import Hub
 from hansa_server.federation.sessions import Session
 from hansa_server.federation.tasks import Incoming
@@ -61,6 +61,7 @@ class FederationService:
     def __init__(self, hub: Hub, *, protocols: tuple[int, ...] = PROTOCOLS) -> None:
         self._hub = hub
         self._protocols = protocols
+        self._rates = Rates(hub.settings.calls_per_second)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server is given."""
@@ -89,11 +90,13 @@ class FederationService:
         return grpc.unary_unary_rpc_method_handler(call)
 
     def _authorise(self, context: Context) -> str:
-        """Return the site that calls."""
+        """Return the site that calls, if it is a member and does not call too often."""
         pems = context.auth_context().get("x509_pem_cert", ())
         if len(pems) != 1:
             raise PeerRefused("No certificate was shown.", denial=Denial.UNKNOWN)
-        return self._hub.authorise(pems[0])
+        site = self._hub.authorise(pems[0])
+        self._rates.take(site)
+        return site
 
     async def _attach(self, content: bytes, context: Context) -> AsyncIterator[bytes]:
         async with aborting(context, self._hub.refused):

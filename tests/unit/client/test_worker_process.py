@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -121,8 +123,24 @@ def _number(records: RecordDict, record: str, key: str) -> int:
     return value
 
 
+def _child(*, leave: bool) -> int:
+    """Fork a process that stays for a while; with ``leave`` it leaves the worker's process group."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write)
+        os.read(read, 1)  # it is where it wants to be
+        return pid
+    if leave:
+        os.setsid()
+    os.close(write)
+    signal.alarm(20)
+    signal.pause()
+    os._exit(0)
+
+
 @app.query()
-def attempt(message: Message, context: Context) -> Message:
+def attempt(message: Message, context: Context) -> Message:  # noqa: C901 - one branch a try
     """Try what the message names, and say how it went; the state counts the tries."""
     what = str(message.content["what"]["name"])
     outcome = "done"
@@ -137,6 +155,15 @@ def attempt(message: Message, context: Context) -> Message:
         elif what == "environment":
             outcome = os.environ.get("HANSA_ORG_PASSPHRASE", "none")
         elif what == "die":
+            os._exit(3)
+        elif what == "garbage":
+            os.write(int(sys.argv[1]), b"\xff" * 100)
+        elif what == "huge":
+            os.write(int(sys.argv[1]), struct.pack("!IQ", 2, 20 << 30))
+        elif what == "forks":
+            outcome = " ".join(str(_child(leave=False)) for _ in range(50))
+        elif what == "escape":
+            _child(leave=True)
             os._exit(3)
     except OSError as error:
         outcome = type(error).__name__
@@ -201,6 +228,65 @@ def test_an_app_that_ends_the_process_costs_its_task_only(hostile: WorkerProcess
     with pytest.raises(WorkerLost, match="exit code 3"):
         tried(hostile, "die")
     assert tried(hostile, "nothing")[0] == "done"
+
+
+@pytest.mark.parametrize("name", ["garbage", "huge"])
+def test_a_worker_that_sends_nonsense_is_replaced(hostile: WorkerProcess, name: str) -> None:
+    tried(hostile, "nothing")
+    before = pid_of(hostile)
+    with pytest.raises(WorkerLost, match="no answer, or too large"):
+        tried(hostile, name)
+    assert tried(hostile, "nothing")[0] == "done"
+    assert pid_of(hostile) != before
+
+
+def test_processes_that_an_app_forks_end_with_the_worker(hostile: WorkerProcess) -> None:
+    children = [int(pid) for pid in tried(hostile, "forks")[0].split()]
+    assert all(_lives(pid) for pid in children)
+    hostile.close()
+    deadline = time.monotonic() + 10.0
+    while any(map(_lives, children)) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not any(map(_lives, children))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_process_that_leaves_the_workers_group_does_not_hold_the_agent(hostile: WorkerProcess) -> None:
+    """It still has the other end of the channel, so nobody would see that the worker is gone."""
+    tried(hostile, "nothing")
+    started = time.monotonic()
+    with pytest.raises(WorkerLost, match="exit code 3"):
+        tried(hostile, "escape")
+    assert time.monotonic() - started < 10.0  # half as long as that process lives
+    assert tried(hostile, "nothing")[0] == "done"
+
+
+def test_an_interrupt_without_a_task_costs_no_task(worker: WorkerProcess, small_plan: StudyPlan) -> None:
+    vector = opened(worker, small_plan)
+    worker.interrupt()
+    assert isinstance(worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0).header, Update)
+
+
+def test_a_model_beyond_the_sites_limit_is_refused(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    settings = SiteSettings()
+    small = settings.model_copy(update={"limits": settings.limits.model_copy(update={"max_model_mb": 0})})
+    worker = WorkerProcess(tmp_path, small)
+    try:
+        with pytest.raises(TaskRefused, match="limit is 0 MB"):
+            worker.open(make_plan(), name="a", index=0, source=SOURCE, timeout=60.0)
+    finally:
+        worker.close()
+
+
+def test_the_workers_log_is_for_the_sites_own_eyes(worker: WorkerProcess, tmp_path: Path) -> None:
+    worker.start()
+    assert (tmp_path / "worker.log").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_agents_half_imports_no_torch() -> None:

@@ -137,6 +137,8 @@ def test_updates_in_order_are_never_held() -> None:
 BAD: dict[str, Message] = {
     "NaN": reply("b", vector=np.full(P, np.nan, np.float32)),
     "infinity": reply("b", vector=np.array([0, 0, 0, 0, 0, np.inf], np.float32)),
+    "a giant value": reply("b", vector=np.array([0, 0, 0, 3e38, 0, 0], np.float32)),
+    "a giant negative value": reply("b", vector=np.array([0, -3e38, 0, 0, 0, 0], np.float32)),
     "too long": reply("b", vector=np.zeros(P + 1, np.float32)),
     "too short": reply("b", vector=np.zeros(0, np.float32)),
     "another round": reply("b", round=1),

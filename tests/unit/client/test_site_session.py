@@ -1,0 +1,278 @@
+"""A real site's half of a task: what it asks before anything runs, and what it lets out afterwards."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hansa_client.session import SiteSession
+from hansa_client.site_data import real_site
+from hansa_client.work import Work
+from hansa_common.errors import ContractViolation, DataError, HansaError, NotApproved, TrainingError, WorkerLost
+from hansa_common.messages import (
+    BaselineTask,
+    Envelope,
+    EvaluateTask,
+    Initial,
+    InitialTask,
+    Message,
+    Opened,
+    OpenTask,
+    Refusal,
+    TrainTask,
+    Update,
+    decode,
+    encode,
+)
+from hansa_common.parameters import ParameterSpec, Tensor
+from hansa_common.plan import SourcePlan, StudyPlan
+
+CANARY = "patient-4711"
+SITE = "site-b"
+
+
+class InProcess:
+    """A worker of this process, that a test can make misbehave."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.failure: Exception | None = None
+        self.change: Callable[[Message], Message] = lambda reply: reply
+        self._work: Work | None = None
+
+    def open(self, plan: StudyPlan, *, name: str, index: int, source: SourcePlan, timeout: float) -> int:
+        self.calls.append(f"open {name} {index}")
+        self._work = Work(plan, real_site(plan, name=name, index=index, source=source), "cpu")
+        return self._work.parameters
+
+    def do(self, message: Message, *, classes: int, timeout: float) -> Message:
+        self.calls.append(message.header.kind)
+        if self.failure is not None:
+            raise self.failure
+        assert self._work is not None
+        return self.change(self._work.do(message))
+
+
+class Site:
+    """A site that approves what is in ``approved``."""
+
+    def __init__(self, plan: StudyPlan) -> None:
+        self.plan = plan
+        self.approved = {plan.digest()}
+        self.asked = 0
+        self.work = InProcess()
+        self.sources: dict[str, SourcePlan] = {plan.name: SourcePlan(adapter="digits")}
+        self._session = SiteSession(name=SITE, approve=self._approve, work=self.work, source=self.sources.get)
+
+    def _approve(self, digest: str) -> None:
+        self.asked += 1
+        if digest not in self.approved:
+            raise NotApproved("No.")
+
+    def handle(self, message: Message, plan: StudyPlan | None = None) -> Message:
+        return decode(self.raw(encode(message), plan), classes=10)
+
+    def raw(self, envelope: Envelope, plan: StudyPlan | None = None) -> Envelope:
+        return self._session.handle(envelope, plan or self.plan, seconds=60.0)
+
+    def initial(self) -> np.ndarray:
+        vector = self.handle(Message(header=InitialTask(plan_digest=self.plan.digest()))).vector
+        assert vector is not None
+        return vector
+
+    def train(self, vector: np.ndarray | None = None, **changes: Any) -> Message:
+        header: dict[str, Any] = {"plan_digest": self.plan.digest(), "round": 1, "attempt": 1} | changes
+        return self.handle(Message(header=TrainTask(**header), vector=self.initial() if vector is None else vector))
+
+
+@pytest.fixture
+def plan(make_plan: Callable[..., StudyPlan]) -> StudyPlan:
+    return make_plan(federation={"sites": ["site-a", SITE]})
+
+
+@pytest.fixture
+def site(plan: StudyPlan) -> Site:
+    return Site(plan)
+
+
+def code(reply: Message) -> str:
+    assert isinstance(reply.header, Refusal), reply.header
+    assert reply.header.site == SITE
+    return reply.header.code
+
+
+def test_an_approved_study_is_opened_trained_and_released(site: Site) -> None:
+    opened = site.handle(Message(header=OpenTask(plan=site.plan.approved().model_dump_json())))
+    assert isinstance(opened.header, Opened)
+    assert opened.header.site == SITE
+    update = site.train()
+    assert isinstance(update.header, Update)
+    assert site.work.calls == [f"open {SITE} 1", "open", "initial-task", "train"]
+
+
+def test_nothing_runs_for_a_plan_that_is_not_approved(site: Site) -> None:
+    vector = np.zeros(650, np.float32)
+    site.approved.clear()
+    assert code(site.train(vector)) == "not-approved"
+    assert site.work.calls == []
+
+
+def test_an_approval_that_is_taken_back_ends_the_study_at_once(site: Site) -> None:
+    vector = site.initial()
+    assert isinstance(site.train(vector).header, Update)
+    site.approved.clear()
+    assert code(site.train(vector, round=2)) == "not-approved"
+    assert site.work.calls.count("train") == 1
+
+
+def test_an_approval_that_is_taken_back_in_mid_training_keeps_the_update_in(site: Site) -> None:
+    vector = site.initial()
+
+    def change(reply: Message) -> Message:
+        site.approved.clear()
+        return reply
+
+    site.work.change = change
+    assert code(site.train(vector)) == "not-approved"
+
+
+def test_every_task_asks_anew(site: Site) -> None:
+    site.initial()
+    before = site.asked
+    site.initial()
+    assert site.asked > before
+
+
+def test_a_task_that_names_another_plan_is_refused(site: Site, make_plan: Callable[..., StudyPlan]) -> None:
+    other = make_plan(seed=8, federation={"sites": ["site-a", SITE]})
+    assert code(site.train(np.zeros(650, np.float32), plan_digest=other.digest())) == "task-refused"
+    assert code(site.handle(Message(header=OpenTask(plan=other.model_dump_json())))) == "task-refused"
+    assert site.work.calls == []
+
+
+def test_a_simulation_in_the_servers_plan_is_not_looked_at(site: Site, plan: StudyPlan) -> None:
+    assert plan.simulation is not None
+    reply = site.handle(Message(header=OpenTask(plan=plan.model_dump_json())))
+    assert isinstance(reply.header, Opened)
+    assert sum(reply.header.class_counts) == 1797  # its own file, not a quarter of it
+
+
+@pytest.mark.parametrize("number", [0, 4, 1000])
+def test_a_round_that_the_plan_does_not_have_never_reaches_the_worker(site: Site, number: int) -> None:
+    assert code(site.train(np.zeros(650, np.float32), round=number)) == "task-refused"
+    assert site.work.calls == []
+
+
+def test_neither_site_nor_server_chooses_where_training_starts(site: Site) -> None:
+    vector = site.initial() + np.float32(0.01)
+    assert code(site.train(vector)) == "task-refused"
+    assert isinstance(site.train(vector, round=2).header, Update)
+
+
+@pytest.mark.parametrize("subject", ["local", "pooled"])
+def test_baselines_are_for_simulations(site: Site, subject: Any) -> None:
+    task = BaselineTask(plan_digest=site.plan.digest(), subject=subject)
+    assert code(site.handle(Message(header=task, vector=np.zeros(650, np.float32)))) == "task-refused"
+    assert site.work.calls == []
+
+
+def test_a_site_has_nobodys_data_but_its_own(site: Site) -> None:
+    task = EvaluateTask(plan_digest=site.plan.digest(), subject="coordinator")
+    assert code(site.handle(Message(header=task, vector=np.zeros(650, np.float32)))) == "task-refused"
+
+
+def test_a_site_that_the_plan_does_not_name_refuses(make_plan: Callable[..., StudyPlan]) -> None:
+    site = Site(make_plan(federation={"sites": ["site-a", "site-c"]}))
+    assert code(site.train(np.zeros(650, np.float32))) == "task-refused"
+
+
+def test_a_study_without_data_is_refused_and_works_once_there_is_some(site: Site) -> None:
+    source = site.sources.pop(site.plan.name)
+    assert code(site.train(np.zeros(650, np.float32))) == "task-refused"
+    site.sources[site.plan.name] = source
+    assert isinstance(site.train().header, Update)
+
+
+def test_garbage_is_refused(site: Site) -> None:
+    assert code(decode(site.raw(Envelope(header=b"garbage")))) == "message"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ContractViolation(f"Row 7 holds {CANARY}.", advice=f"Look at {CANARY}."),
+        DataError(CANARY),
+        TrainingError(CANARY),
+        WorkerLost(CANARY),
+        HansaError(CANARY),
+        ZeroDivisionError(CANARY),
+        KeyError(CANARY),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_no_failure_tells_a_value_of_the_data(site: Site, failure: Exception) -> None:
+    vector = site.initial()
+    site.work.failure = failure
+    reply = site.train(vector)
+    assert code(reply) == getattr(failure, "code", "internal")
+    assert CANARY not in encode(reply).header.decode()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_does_not_leave(site: Site, value: float) -> None:
+    vector = site.initial()
+
+    def poison(reply: Message) -> Message:
+        assert reply.vector is not None
+        reply.vector[3] = value
+        return reply
+
+    site.work.change = poison
+    assert code(site.train(vector)) == "release"
+
+
+def other_round(reply: Message) -> Message:
+    return replace(reply, header=reply.header.model_copy(update={"round": 2}))
+
+
+def other_site(reply: Message) -> Message:
+    return replace(reply, header=reply.header.model_copy(update={"site": "site-a"}))
+
+
+def longer(reply: Message) -> Message:
+    return replace(reply, vector=np.zeros(651, np.float32))
+
+
+def other_kind(reply: Message) -> Message:
+    """Carry out a vector by a message that the release step does not see."""
+    assert isinstance(reply.header, Update)
+    spec = ParameterSpec(tensors=(Tensor(name="w", shape=(650,)),))
+    return Message(header=Initial(plan_digest=reply.header.plan_digest, spec=spec), vector=reply.vector)
+
+
+def refusal_with_text(_reply: Message) -> Message:
+    return Message(header=Refusal(code="x", site=SITE, reason=CANARY))
+
+
+@pytest.mark.parametrize("change", [other_round, other_site, longer, other_kind, refusal_with_text])
+def test_a_worker_that_answers_something_else_lets_nothing_out(
+    site: Site, change: Callable[[Message], Message]
+) -> None:
+    vector = site.initial()
+    site.work.change = change
+    reply = site.train(vector)
+    assert code(reply) == "release"
+    assert CANARY not in encode(reply).header.decode()
+
+
+def test_initial_parameters_that_are_not_finite_do_not_leave(site: Site) -> None:
+    site.initial()
+
+    def poison(reply: Message) -> Message:
+        assert reply.vector is not None
+        return replace(reply, vector=np.full_like(reply.vector, np.nan))
+
+    site.work.change = poison
+    assert code(site.handle(Message(header=InitialTask(plan_digest=site.plan.digest())))) == "release"
