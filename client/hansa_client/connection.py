@@ -83,6 +83,7 @@ class Connection:
         self._protocols = protocols
         self._channel: Any = None
         self._renewed = False
+        self._renewal = 0.0  # Unix time in seconds at which the certificate in use is to be renewed
         self._heard = 0.0  # on the loop's clock
 
     async def run(self) -> None:
@@ -184,14 +185,15 @@ class Connection:
         """Renew an expired certificate with the node key, over the enrolment port."""
         from hansa_client.enrolment import recover  # noqa: PLC0415 - rarely needed
 
-        _start, end = self._folder.certificate_times()
+        start, end = self._folder.certificate_times()
         if time.time() >= end:
             await asyncio.to_thread(recover, self._folder)
+            start, end = self._folder.certificate_times()
             _log.info("certificate recovered")
+        self._renewal = (start + end) / 2
 
     async def _renew_when_due(self) -> None:
-        start, end = self._folder.certificate_times()
-        if time.time() < (start + end) / 2:
+        if time.time() < self._renewal:
             return
         from hansa_common.wire.protocol import CertificateReply, RenewRequest  # noqa: PLC0415
 

@@ -304,13 +304,15 @@ def _decide(folder: Path, study: str, *, approved: bool) -> None:
     site = SiteFolder(folder)
     _fetch_proposals(site)
     proposal, membership = _find(site, study), site.membership()
+    before = site.decisions().get(proposal.digest)
+    earliest = before.decision.decided_at + 1 if before else 0  # the coordinator takes no answer older than the last
     decision = Decision(
         federation=membership.federation,
         site=membership.site,
         study=proposal.study,
         digest=proposal.digest,
         approved=approved,
-        decided_at=int(time.time()),
+        decided_at=max(int(time.time()), earliest),
     )
     signature = sign(site.keys().signing, "decision", decision.model_dump(mode="json"))
     request = DecideRequest(decision=decision, signature=signature)

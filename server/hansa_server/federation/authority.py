@@ -213,7 +213,7 @@ def _certificate(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _EARLIER)
+        .not_valid_before(now - min(_EARLIER, lifetime / 10))  # sites renew at half of the time that this leaves
         .not_valid_after(now + lifetime)
     )
 

@@ -169,8 +169,13 @@ class Hub:
         self._receivers[str(task)] = current
         try:
             yield
+        except asyncio.CancelledError:
+            if self._receivers.get(str(task)) is current:
+                raise
+            raise PeerRefused("The site gave this upload up and asked anew.", denial=Denial.OFFSET) from None
         finally:
-            self._receivers.pop(str(task), None)
+            if self._receivers.get(str(task)) is current:  # and not the upload that has taken its place
+                del self._receivers[str(task)]
 
     def drop_receiver(self, task: TaskId) -> None:
         """Give up an upload that its site has given up: it asks how much is stored."""

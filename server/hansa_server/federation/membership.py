@@ -120,6 +120,9 @@ class Membership:
     def install_roster(self, signed: SignedRoster) -> None:
         """Put a new version into force; a site that it leaves out is revoked.
 
+        A site that was revoked or left, and that the roster still has, stays out: also once it enrolled with new keys,
+        until a roster binds these.
+
         Raises:
             IdentityError: The founder did not sign it, or it does not follow upon the one in force.
             UsageError: It is of another federation or coordinator.
@@ -147,7 +150,8 @@ class Membership:
                     .on_conflict_do_update(
                         index_elements=["name"],
                         set_={"binding": row["binding"], "status": "member"},
-                        where=sites.c.status.in_(("applicant", "left", "member")) | (sites.c.binding != row["binding"]),
+                        where=(sites.c.status == "member")
+                        | ((sites.c.status == "applicant") & (sites.c.binding == row["binding"])),
                     )
                 )
             connection.execute(
@@ -366,6 +370,9 @@ class Membership:
     def attach(self, site: str, request: AttachRequest) -> None:
         """Admit a session whose counter is higher than any before; otherwise freeze the site.
 
+        The lower counter is the one that counts once the site is let back in: a copy may have shown one that its owner
+        never gets to, and a site restored from a backup shows an old one.
+
         Raises:
             PeerRefused: The signature does not hold, or the counter was used: somebody has a copy of the keys.
         """
@@ -378,7 +385,7 @@ class Membership:
             before = connection.execute(select(sites.c.counter).where(sites.c.name == site)).scalar_one()
             values: dict[str, object] = {"counter": request.counter}
             if request.counter <= before:
-                values = {"status": "frozen"}
+                values["status"] = "frozen"
             connection.execute(update(sites).where(sites.c.name == site).values(values))
         if request.counter <= before:
             self._load()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from sqlalchemy import Column, Engine, Float, Integer, String, Table, select, update
+from sqlalchemy import Column, Connection, Engine, Float, Integer, String, Table, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from hansa_common.app_plan import AppPlan, read_app_plan
@@ -173,10 +173,10 @@ class Studies:
         return [proposal_of(row) for row in self.all() if site in row.sites and row.state not in ENDED]
 
     def decide(self, request: DecideRequest, *, site: str, key: str, federation: str) -> StudyRow:
-        """Take in a site's signed answer; the last one counts.
+        """Take in a site's signed answer; the last one counts, and the same one again changes nothing.
 
         Raises:
-            PeerRefused: It is another site's, another plan's, or not signed by this site.
+            PeerRefused: It is another site's, another plan's, not signed by this site, or older than the last one.
         """
         decision = request.decision
         verify(key, "decision", decision.model_dump(mode="json"), request.signature)
@@ -190,6 +190,7 @@ class Studies:
             raise PeerRefused("The study does not ask this site.", denial=Denial.FORBIDDEN)
         values = {"study": row.id, "site": site, "approved": decision.approved, "signed": request.model_dump_json()}
         with transaction(self._engine) as connection:
+            _check_newer(connection, request)
             connection.execute(
                 insert(decisions).values(values).on_conflict_do_update(index_elements=["study", "site"], set_=values)
             )
@@ -217,6 +218,22 @@ class Studies:
                 .values(state="proposed", reason="", attempt=row.attempt + 1, proposed_at=time.time())
             )
         return self.find(row.id)
+
+
+def _check_newer(connection: Connection, request: DecideRequest) -> None:
+    """Refuse an answer that was given before the one in force: a recorded approval must not undo a refusal."""
+    decision = request.decision
+    mine = (decisions.c.study == decision.study) & (decisions.c.site == decision.site)
+    signed = connection.execute(select(decisions.c.signed).where(mine)).scalar()
+    if signed is None:
+        return
+    last = DecideRequest.model_validate_json(signed)
+    if last != request and decision.decided_at <= last.decision.decided_at:
+        raise PeerRefused(
+            "A later answer of this site is in force.",
+            denial=Denial.FORBIDDEN,
+            advice="Answer again; an answer from a restored backup, or with a clock that was set back, is an old one.",
+        )
 
 
 def _named(plan: StudyPlan | AppPlan) -> tuple[str, ...]:
