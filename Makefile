@@ -22,7 +22,7 @@ demo: $(STAMP) ## Install, and train the shared CNN at four sites on real images
 	$(BIN)/hansa simulate
 
 test: $(STAMP) ## Run the tests (under 5 minutes).
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist worksteal -m "not slow"
 
 test-all: $(STAMP) ## Run the slow tests too.
 	$(BIN)/python -m pytest
