@@ -14,28 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from tests.chaos.federation import free_ports
+from tests.chaos.members import NAME, PASSPHRASE, Members
 
 from benchmarks.process import PYTHON, ROOT
 from benchmarks.table import print_table, verdict
-from hansa_client.folder import SiteFolder, SiteMembership
-from hansa_common.identity import NodeKeys
-from hansa_common.invitation import prove, transcript
-from hansa_common.organisation import create_organisation
 from hansa_common.plan import parse_plan
-from hansa_common.roster import Binding, sign_binding, sign_roster
-from hansa_common.signing import sign
-from hansa_common.wire.protocol import DecideRequest, Decision, EnrolRequest
-from hansa_server.federation.authority import Authority
 from hansa_server.federation.control import Control, PlanRequest, StudyReply, StudyRequest
 from hansa_server.federation.database import open_database
-from hansa_server.federation.folder import FederationFolder
-from hansa_server.federation.founding import found, membership_of, request_roster
 from hansa_server.federation.settings import ServerSettings
 from hansa_server.federation.studies import Studies
 from hansa_server.results import Results
 
-_PASSPHRASE = b"correct horse battery staple"
 _CLASSES = [str(digit) for digit in range(10)]
 
 
@@ -62,97 +51,30 @@ class Measured:
     completed: int
 
 
-def build(folder: Path, names: list[str]) -> FederationFolder:
-    """Make a federation with sites that have joined and are admitted, without processes."""
-    enrolment, federation = free_ports(2)
-    settings = ServerSettings(
-        name="benchmark",
-        host="127.0.0.1",
-        enrolment_port=enrolment,
-        federation_port=federation,
-        metrics_address="",
-        calls_per_second=1e6,
-    )
-    made = found(folder / "server", settings, _PASSPHRASE)
-    organisation = create_organisation(folder / "organisation", "Benchmark", _PASSPHRASE)
-    key = organisation.unlock(_PASSPHRASE)
-    request_roster(made, organisation.path / "organisation.json", is_coordinator=True, key=key)
-    authority = Authority.load(made, _PASSPHRASE)
-    membership = membership_of(made, authority)
-    bindings = []
-    for name in names:
-        invitation, keys, begun = membership.invite(name), NodeKeys.generate(), membership.begin(1)
-        site = SiteFolder(folder / "sites" / name)
-        site.create()
-        (site.path / "keys").mkdir()
-        keys.save(site.path / "keys")
-        binding = sign_binding(
-            Binding(
-                federation="benchmark",
-                site=name,
-                organisation=organisation.organisation,
-                keys=keys.public(),
-                issued_at=int(time.time()),
-            ),
-            key,
-        )
-        request = keys.certificate_request()
-        statement = transcript(
-            invitation=invitation.id,
-            nonce=begun.nonce,
-            authority_pin=authority.pin,
-            roster=invitation.roster,
-            binding=binding,
-            certificate_request=request,
-        )
-        enrol = EnrolRequest(
-            invitation=invitation.id,
-            nonce=begun.nonce,
-            roster=invitation.roster,
-            binding=binding,
-            certificate_request=request,
-            acceptance=sign(keys.signing, "acceptance", statement),
-            proof=prove(invitation.secret, statement),
-        )
-        member = SiteMembership(
-            federation="benchmark",
-            site=name,
-            enrolment=invitation.enrolment,
-            address=invitation.address,
-            founder=invitation.founder,
-            roster=invitation.roster,
-        )
-        site.save_membership(member, begun.roster, membership.enrol(enrol))
-        bindings.append(binding)
-    roster = membership.roster().roster.following(members=bindings, issued_at=int(time.time()))
-    membership.install_roster(sign_roster(roster, key))
-    return made
-
-
 def measure(*, sites: int, features: int, rounds: int, faults: float = 0.0, seconds: float = 1e9) -> Measured:
     """Run one study with a model of ``10 * (features + 1)`` parameters; stop it after ``seconds``."""
     names = [f"site-{number}" for number in range(sites)]
     with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        made = build(folder, names)
-        with _processes(folder, made, faults) as server:
+        usual = ServerSettings.model_fields["heartbeat_seconds"].default
+        made = Members(Path(path), names, heartbeat_seconds=usual)
+        with _processes(made, faults) as server:
             return _study(made, names, server, features=features, rounds=rounds, seconds=seconds)
 
 
 @contextmanager
-def _processes(folder: Path, made: FederationFolder, faults: float) -> Iterator[psutil.Process]:
+def _processes(made: Members, faults: float) -> Iterator[psutil.Process]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [PYTHON, "-m", "hansa_server.federation.process", str(made.path)], stdin=subprocess.PIPE, env=environment
+        [PYTHON, "-m", "hansa_server.federation.process", str(made.folder.path)], stdin=subprocess.PIPE, env=environment
     )
     assert server.stdin is not None
-    server.stdin.write(_PASSPHRASE + b"\n")
+    server.stdin.write(PASSPHRASE + b"\n")
     server.stdin.close()
     peers = subprocess.Popen(
-        [PYTHON, "-m", "benchmarks.federation_sites", str(folder / "sites"), str(faults)], env=environment, cwd=ROOT
+        [PYTHON, "-m", "benchmarks.federation_sites", str(made.path), str(faults)], env=environment, cwd=ROOT
     )
     try:
-        while not (made.path / "control.sock").exists():
+        while not (made.folder.path / "control.sock").exists():
             time.sleep(0.05)
         yield psutil.Process(server.pid)
     finally:
@@ -163,7 +85,7 @@ def _processes(folder: Path, made: FederationFolder, faults: float) -> Iterator[
 
 
 def _study(
-    made: FederationFolder, names: list[str], server: psutil.Process, *, features: int, rounds: int, seconds: float
+    made: Members, names: list[str], server: psutil.Process, *, features: int, rounds: int, seconds: float
 ) -> Measured:
     plan = parse_plan(
         {
@@ -175,7 +97,7 @@ def _study(
             "rounds": {"count": rounds, "deadline_seconds": 600.0},
         }
     )
-    control = Control(made.path)
+    control = Control(made.folder.path)
     row = control.call("Propose", PlanRequest(plan=plan.model_dump_json()), StudyReply)
     _approve(made, row, names)
     resident: list[int] = []
@@ -192,7 +114,7 @@ def _study(
             control.call("Stop", StudyRequest(study=row.study), StudyReply)
         row = control.call("Begin", StudyRequest(study=row.study), StudyReply)
     control.close()
-    run = made.runs / row.study
+    run = made.folder.runs / row.study
     if row.state == "failed":
         raise RuntimeError(row.reason + (run / "study.log").read_text())
     results = Results.model_validate_json((run / "metrics.json").read_bytes())
@@ -208,22 +130,12 @@ def _study(
     )
 
 
-def _approve(made: FederationFolder, row: StudyReply, names: list[str]) -> None:
+def _approve(made: Members, row: StudyReply, names: list[str]) -> None:
     """Enter the sites' signed answers as the coordinator would have got them."""
-    studies = Studies(open_database(made.database))
+    studies = Studies(open_database(made.folder.database))
     for name in names:
-        keys = SiteFolder(made.path.parent / "sites" / name).keys()
-        decision = Decision(
-            federation="benchmark",
-            site=name,
-            study=row.study,
-            digest=row.digest,
-            approved=True,
-            decided_at=int(time.time()),
-        )
-        signature = sign(keys.signing, "decision", decision.model_dump(mode="json"))
-        request = DecideRequest(decision=decision, signature=signature)
-        studies.decide(request, site=name, key=keys.public().signing, federation="benchmark")
+        key = made.keys(name).public().signing
+        studies.decide(made.approval(name, row), site=name, key=key, federation=NAME)
 
 
 def _shape(features: int) -> list[int]:

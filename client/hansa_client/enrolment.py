@@ -10,7 +10,7 @@ import time
 from hansa_client.calls import call, call_federation, enrolment_channel
 from hansa_client.folder import SiteFolder, SiteMembership
 from hansa_common.errors import IdentityError, UsageError
-from hansa_common.identity import pin_of
+from hansa_common.identity import NodeKeys, pin_of
 from hansa_common.invitation import Invitation, prove, transcript
 from hansa_common.organisation import BindingRequest
 from hansa_common.roster import SignedBinding
@@ -23,6 +23,7 @@ from hansa_common.wire.protocol import (
     Empty,
     EnrolRequest,
     LeaveRequest,
+    Nonce,
     RecoverRequest,
 )
 
@@ -69,49 +70,45 @@ def join(folder: SiteFolder, invitation: Invitation, binding: SignedBinding) -> 
         )
     binding.verify()
     folder.save_binding(binding)  # the server knows an interrupted enrolment again by its binding
-    request_pem = keys.certificate_request()
     proxy = folder.settings().proxy
     with enrolment_channel(invitation.enrolment, (invitation.authority,), proxy=proxy) as channel:
         begun = call(channel, ENROLMENT, "Begin", BeginRequest(), BeginReply)
-        pin = pin_of(invitation.authority_certificate())
-        _check_roster(begun, invitation, pin)
-        statement = transcript(
-            invitation=invitation.id,
-            nonce=begun.nonce,
-            authority_pin=pin,
-            roster=invitation.roster,
-            binding=binding,
-            certificate_request=request_pem,
-        )
-        request = EnrolRequest(
-            invitation=invitation.id,
-            nonce=begun.nonce,
-            roster=invitation.roster,
-            binding=binding,
-            certificate_request=request_pem,
-            acceptance=sign(keys.signing, "acceptance", statement),
-            proof=prove(invitation.secret, statement),
-        )
+        _check_roster(begun, invitation)
+        request = enrol_request(keys, invitation, binding, nonce=begun.nonce)
         reply = call(channel, ENROLMENT, "Enrol", request, CertificateReply)
-    membership = SiteMembership(
-        federation=invitation.federation,
-        site=invitation.site,
-        enrolment=invitation.enrolment,
-        address=invitation.address,
-        founder=invitation.founder,
-        roster=invitation.roster,
-    )
-    folder.save_membership(membership, begun.roster, reply)
+    folder.save_membership(SiteMembership.of(invitation), begun.roster, reply)
     return reply
 
 
-def _check_roster(begun: BeginReply, invitation: Invitation, pin: str) -> None:
+def enrol_request(keys: NodeKeys, invitation: Invitation, binding: SignedBinding, *, nonce: Nonce) -> EnrolRequest:
+    """Accept the roster and prove the invitation, over everything that the coordinator is told."""
+    request_pem = keys.certificate_request()
+    statement = transcript(
+        invitation=invitation.id,
+        nonce=nonce,
+        authority_pin=pin_of(invitation.authority_certificate()),
+        roster=invitation.roster,
+        binding=binding,
+        certificate_request=request_pem,
+    )
+    return EnrolRequest(
+        invitation=invitation.id,
+        nonce=nonce,
+        roster=invitation.roster,
+        binding=binding,
+        certificate_request=request_pem,
+        acceptance=sign(keys.signing, "acceptance", statement),
+        proof=prove(invitation.secret, statement),
+    )
+
+
+def _check_roster(begun: BeginReply, invitation: Invitation) -> None:
     """Hold the coordinator's roster against the invitation before anything is proved to it.
 
     A later version than the invitation's is accepted on the founder's signature: other sites joined meanwhile.
     """
     begun.roster.verify(invitation.founder)
-    roster = begun.roster.roster
+    roster, pin = begun.roster.roster, pin_of(invitation.authority_certificate())
     if roster.federation != invitation.federation or pin not in roster.coordinator.certificate_authorities:
         raise IdentityError("The coordinator's roster is of another federation or names another authority.")
     if roster.digest() != invitation.roster and roster.version == 1:

@@ -20,7 +20,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from pydantic import ValidationError
 
@@ -31,12 +31,12 @@ from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, IdentityError, MessageError, StorageError, UsageError
 from hansa_common.files import storage, sync_folder, write_whole
 from hansa_common.identity import NodeKeys
-from hansa_common.invitation import Address
+from hansa_common.invitation import Address, Invitation
 from hansa_common.organisation import BindingRequest
 from hansa_common.plan import SiteName, StudyName, plan_from_json
 from hansa_common.roster import Hash, SignedBinding, SignedRoster
 from hansa_common.settings import Model, Strict
-from hansa_common.signing import PublicKey, public_hex, verify
+from hansa_common.signing import PublicKey, public_hex
 from hansa_common.wire.protocol import CertificateReply, DecideRequest, Proposal
 
 _MOST_PROPOSALS: Final = 1_000
@@ -56,6 +56,18 @@ class SiteMembership(Strict):
     founder: PublicKey
     roster: Hash
     """Digest of the roster that the site accepted when it joined."""
+
+    @classmethod
+    def of(cls, invitation: Invitation) -> Self:
+        """Return what a site keeps of the invitation that it joins with."""
+        return cls(
+            federation=invitation.federation,
+            site=invitation.site,
+            enrolment=invitation.enrolment,
+            address=invitation.address,
+            founder=invitation.founder,
+            roster=invitation.roster,
+        )
 
 
 class SiteFolder:
@@ -375,7 +387,7 @@ class SiteFolder:
         try:
             request = self._read(f"decisions/{digest}.json", DecideRequest)
             membership, decision = self.membership(), request.decision
-            verify(public_hex(self.keys().signing), "decision", decision.model_dump(mode="json"), request.signature)
+            request.verify(public_hex(self.keys().signing))
         except HansaError:
             return None
         found = f"{decision.federation}\n{decision.site}\n{decision.digest}"

@@ -298,8 +298,7 @@ def _decide(folder: Path, study: str, *, approved: bool) -> None:
     from hansa_client.calls import call_federation  # noqa: PLC0415
     from hansa_client.control import ask  # noqa: PLC0415
     from hansa_client.folder import SiteFolder  # noqa: PLC0415
-    from hansa_common.signing import sign  # noqa: PLC0415
-    from hansa_common.wire.protocol import DecideRequest, Decision, Empty  # noqa: PLC0415
+    from hansa_common.wire.protocol import Decision, Empty, sign_decision  # noqa: PLC0415
 
     site = SiteFolder(folder)
     _fetch_proposals(site)
@@ -314,8 +313,7 @@ def _decide(folder: Path, study: str, *, approved: bool) -> None:
         approved=approved,
         decided_at=max(int(time.time()), earliest),
     )
-    signature = sign(site.keys().signing, "decision", decision.model_dump(mode="json"))
-    request = DecideRequest(decision=decision, signature=signature)
+    request = sign_decision(decision, site.keys().signing)
     site.save_decision(request)
     typer.echo(f"{'Approved' if approved else 'Refused'}: {proposal.study}, plan {proposal.digest}")
     if ask(folder, {"command": "wake"}) is None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,25 @@ from tests.chaos.federation import free_ports
 from tests.chaos.peer import Peer
 from tests.chaos.processes import Process, wait_until
 
+from hansa_client.control import ask
+from hansa_client.enrolment import enrol_request
 from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_common.errors import HansaError
 from hansa_common.identity import NodeKeys
-from hansa_common.invitation import Invitation, prove, transcript
+from hansa_common.invitation import Invitation, read_invitation
 from hansa_common.organisation import OrganisationFolder, create_organisation
 from hansa_common.roster import Binding, SignedBinding, sign_binding, sign_roster
 from hansa_common.settings import Model, Strict
-from hansa_common.signing import sign
-from hansa_common.wire.protocol import BeginReply, DecideRequest, Decision, EnrolRequest, TaskId
+from hansa_common.wire.protocol import BeginReply, DecideRequest, Decision, EnrolRequest, TaskId, sign_decision
 from hansa_server.federation import control
-from hansa_server.federation.administration import Nothing, RosterReply, RosterRequest, ShownSite, SitesReply
+from hansa_server.federation.administration import (
+    InviteReply,
+    Nothing,
+    RosterReply,
+    RosterRequest,
+    ShownSite,
+    SitesReply,
+)
 from hansa_server.federation.administration import SiteRequest as OneSite
 from hansa_server.federation.authority import Authority
 from hansa_server.federation.control import Done, PushedTask, PushRequest, StudyReply, StudyRequest
@@ -94,7 +102,7 @@ class Members:
         invitation = membership.invite(name)
         folder, begun = SiteFolder(self.path / name), membership.begin(1)
         request = self.enrolment(folder, invitation, begun)
-        folder.save_membership(member_of(invitation), begun.roster, membership.enrol(request))
+        folder.save_membership(SiteMembership.of(invitation), begun.roster, membership.enrol(request))
         return request.binding
 
     def enrolment(self, folder: SiteFolder, invitation: Invitation, begun: BeginReply) -> EnrolRequest:
@@ -110,24 +118,7 @@ class Members:
             keys=keys.public(),
             issued_at=int(time.time()),
         )
-        signed, csr = sign_binding(binding, self.key), keys.certificate_request()
-        statement = transcript(
-            invitation=invitation.id,
-            nonce=begun.nonce,
-            authority_pin=self.authority.pin,
-            roster=invitation.roster,
-            binding=signed,
-            certificate_request=csr,
-        )
-        return EnrolRequest(
-            invitation=invitation.id,
-            nonce=begun.nonce,
-            roster=invitation.roster,
-            binding=signed,
-            certificate_request=csr,
-            acceptance=sign(keys.signing, "acceptance", statement),
-            proof=prove(invitation.secret, statement),
-        )
+        return enrol_request(keys, invitation, sign_binding(binding, self.key), nonce=begun.nonce)
 
     # --- processes ---
 
@@ -162,14 +153,14 @@ class Members:
 
     def agent(self, site: str) -> Process:
         """Start a site's agent."""
-        agent = Process("-m", "hansa_client.agent", self.path / site, log=self.path / f"{site}.out", program=PYTHON)
+        agent = Process(
+            "-m", "hansa_client.agent", self.path / site, log=self.path / f"{site}.out", program=sys.executable
+        )
         agent.start()
         self._agents.append(agent)
         return agent
 
     def _answers(self) -> bool:
-        from hansa_common.errors import HansaError
-
         try:
             return bool(self.shown())
         except HansaError:
@@ -194,18 +185,15 @@ class Members:
         decision = Decision(
             federation=NAME, site=site, study=study.study, digest=study.digest, approved=approved, decided_at=decided_at
         )
-        return DecideRequest(
-            decision=decision, signature=sign(self.keys(site).signing, "decision", decision.model_dump(mode="json"))
-        )
+        return sign_decision(decision, self.keys(site).signing)
 
     def answer(self, site: str, study: StudyReply) -> None:
         """Approve a study at a site whose agent runs."""
         folder = SiteFolder(self.path / site)
         folder.save_decision(self.approval(site, study))
-        with socket.socket(socket.AF_UNIX) as agent:
-            agent.connect(str(folder.path / "agent.sock"))
-            agent.sendall(b'{"command":"wake"}\n')
-            assert "error" not in json.loads(agent.recv(100_000))
+        told = ask(folder.path, {"command": "wake"})
+        assert told is not None
+        assert "error" not in told
 
     # --- the coordinator ---
 
@@ -215,9 +203,6 @@ class Members:
 
     def invite(self, site: str) -> Invitation:
         """Return a new invitation."""
-        from hansa_common.invitation import read_invitation
-        from hansa_server.federation.administration import InviteReply
-
         return read_invitation(self.call("Invite", OneSite(site=site), InviteReply).invitation)
 
     def revoke(self, site: str) -> None:
@@ -267,18 +252,3 @@ class Members:
     def events(self, site: str) -> list[str]:
         """Return what the record says of a site."""
         return [str(entry["event"]) for entry in self.journal() if site in json.dumps(entry)]
-
-
-PYTHON = sys.executable
-
-
-def member_of(invitation: Invitation) -> SiteMembership:
-    """Return what a site keeps of the invitation that it used."""
-    return SiteMembership(
-        federation=invitation.federation,
-        site=invitation.site,
-        enrolment=invitation.enrolment,
-        address=invitation.address,
-        founder=invitation.founder,
-        roster=invitation.roster,
-    )

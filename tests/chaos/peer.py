@@ -1,14 +1,15 @@
 """A bare client with a site's identity, for attacks: every field of every call can be chosen."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import grpc
 
 from hansa_client.calls import error_of
 from hansa_client.folder import SiteFolder
+from hansa_common.errors import HansaError, PeerRefused
 from hansa_common.settings import Model, Strict
 from hansa_common.signing import sign
 from hansa_common.wire import tls
@@ -28,6 +29,22 @@ from hansa_common.wire.protocol import (
 )
 
 _SECONDS = 15.0
+NO_CALL: Final = "no call"
+
+
+def outcome(attempt: Callable[[], object]) -> str:
+    """Return the denial that it was refused with, ``ACCEPTED``, or ``NO_CALL`` where no server answered."""
+    try:
+        attempt()
+    except grpc.RpcError as error:
+        return _denial(error_of(error))
+    except HansaError as error:
+        return _denial(error)
+    return "ACCEPTED"
+
+
+def _denial(error: HansaError) -> str:
+    return error.denial if isinstance(error, PeerRefused) else NO_CALL
 
 
 class Peer:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.chaos.members import Members
-from tests.chaos.peer import Peer
+from tests.chaos.peer import Peer, outcome
 from tests.chaos.processes import wait_until
 
-from hansa_client.calls import error_of
 from hansa_client.enrolment import recover
 from hansa_client.folder import SiteFolder
-from hansa_common.errors import HansaError
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.protocol import (
     FEDERATION,
@@ -34,19 +32,6 @@ ENDED = ("completed", "stopped", "failed")
 HALF = bytes(100_000)
 
 
-def denied(attempt: Callable[[], object]) -> str:
-    """Return why it was refused."""
-    import grpc
-
-    try:
-        attempt()
-    except grpc.RpcError as error:
-        return str(getattr(error_of(error), "denial", "no call"))
-    except HansaError as error:
-        return str(getattr(error, "denial", "no call"))
-    return "ACCEPTED"
-
-
 class HeldUpload:
     """An upload of which one half is sent, and that stays open."""
 
@@ -62,7 +47,7 @@ class HeldUpload:
 
         def send() -> None:
             upload = partial(peer.channel.stream_unary(f"/{FEDERATION}/Upload"), pieces(), timeout=30.0)
-            self.ended.append((denied(upload), time.monotonic()))
+            self.ended.append((outcome(upload), time.monotonic()))
 
         self._thread = threading.Thread(target=send, daemon=True)
         self._thread.start()
@@ -90,19 +75,19 @@ def revoke_during_upload(federation: Members, site: str) -> None:
         denial, at = held.wait()
         assert denial == Denial.REVOKED
         assert at - began < MOMENT
-        assert denied(lambda: list(notices)) == Denial.REVOKED  # the stream ends; it waits for nothing
+        assert outcome(lambda: list(notices)) == Denial.REVOKED  # the stream ends; it waits for nothing
         assert time.monotonic() - began < MOMENT
         renewal = RenewRequest(session=peer.session, certificate_request=peer.site.keys().certificate_request())
-        assert denied(lambda: peer.call("Renew", renewal, CertificateReply)) == Denial.REVOKED
-        assert denied(lambda: peer.upload(task, HALF)) == Denial.REVOKED
-        assert denied(lambda: peer.raw("Proposals", dump(Empty()))) == Denial.REVOKED
-    assert denied(lambda: recover(SiteFolder(federation.path / site))) == Denial.REVOKED
+        assert outcome(lambda: peer.call("Renew", renewal, CertificateReply)) == Denial.REVOKED
+        assert outcome(lambda: peer.upload(task, HALF)) == Denial.REVOKED
+        assert outcome(lambda: peer.raw("Proposals", dump(Empty()))) == Denial.REVOKED
+    assert outcome(lambda: recover(SiteFolder(federation.path / site))) == Denial.REVOKED
     with federation.peer(site) as again:
-        assert denied(again.attach) == Denial.REVOKED
+        assert outcome(again.attach) == Denial.REVOKED
     assert "site-revoked" in federation.events(site)
-    (outcome,) = federation.call("Pull", PullRequest(tasks=(str(task),), seconds=0.0), PullReply).outcomes
-    assert outcome.failure  # whoever waits for the reply need not wait for its deadline
-    assert not outcome.path
+    (pulled,) = federation.call("Pull", PullRequest(tasks=(str(task),), seconds=0.0), PullReply).outcomes
+    assert pulled.failure  # whoever waits for the reply need not wait for its deadline
+    assert not pulled.path
     for path in federation.folder.exchange.rglob("*.part"):
         path.unlink()
 
@@ -114,7 +99,7 @@ def test_a_site_is_cut_off_in_the_middle_of_an_upload(tmp_path: Path, sites: int
         other.attach()
         for name in names:
             revoke_during_upload(federation, name)
-        assert denied(lambda: other.raw("Proposals", dump(Empty()))) == "ACCEPTED"
+        assert outcome(lambda: other.raw("Proposals", dump(Empty()))) == "ACCEPTED"
 
 
 def renewals(federation: Members, site: str) -> list[float]:

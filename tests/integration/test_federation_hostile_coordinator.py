@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -184,8 +185,6 @@ def test_lies_about_sizes_and_bytes_that_are_no_task_are_refused(stage: Stage) -
 
 def delivery(stage: Stage, *, size: int = 4, **changes: Any) -> bytes:
     vector = np.ones(4, np.float32)
-    from hashlib import sha256
-
     values = {
         "plan_digest": stage.plan.digest(),
         "spec": ParameterSpec(tensors=(Tensor(name="weight", shape=(size,)),)),

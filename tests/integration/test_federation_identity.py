@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from tests.chaos.members import NAME, Members
-from tests.chaos.peer import Peer
+from tests.chaos.peer import NO_CALL, Peer, outcome
 
 from hansa_client.calls import call, enrolment_channel
 from hansa_client.enrolment import join, prepare, recover
 from hansa_client.folder import SiteFolder
-from hansa_common.errors import HansaError, PeerRefused, Unreachable
+from hansa_common.errors import HansaError
 from hansa_common.identity import NodeKeys, site_uri
 from hansa_common.invitation import Invitation
 from hansa_common.roster import sign_binding
@@ -33,7 +33,6 @@ from hansa_common.wire.protocol import (
     FEDERATION,
     BeginReply,
     BeginRequest,
-    DecideRequest,
     Decision,
     Denial,
     Empty,
@@ -43,6 +42,7 @@ from hansa_common.wire.protocol import (
     StoredRequest,
     TaskId,
     dump,
+    sign_decision,
 )
 from hansa_server.federation.administration import administration_calls
 from hansa_server.federation.enrolment import EnrolmentService
@@ -105,9 +105,7 @@ def leaving(keys: NodeKeys, site: str) -> bytes:
 
 def deciding(keys: NodeKeys, site: str) -> bytes:
     decision = Decision(federation=NAME, site=site, study="some", digest=NOBODY, approved=True, decided_at=1)
-    return dump(
-        DecideRequest(decision=decision, signature=sign(keys.signing, "decision", decision.model_dump(mode="json")))
-    )
+    return dump(sign_decision(decision, keys.signing))
 
 
 def renewing(session: str, keys: NodeKeys) -> bytes:
@@ -129,26 +127,15 @@ def attempts(peer: Peer) -> Attempts:
     }
 
 
-def refused(attempt: Callable[[], object]) -> str:
-    """Return the denial, or ``tls`` where the connection was not made at all."""
-    try:
-        attempt()
-    except PeerRefused as error:
-        return error.denial
-    except Unreachable:
-        return "tls"
-    return "ACCEPTED"
-
-
 def outcomes(peer: Peer) -> set[str]:
     """Return what becomes of every call on both ports' services, made with this identity on the federation port."""
     with peer:
-        tried = {refused(attempt) for attempt in attempts(peer).values()}
+        tried = {outcome(attempt) for attempt in attempts(peer).values()}
         for method in COORDINATOR_METHODS:
-            denial = refused(partial(peer.raw, method, b"{}", service=COORDINATOR))
-            assert denial in ("tls", Denial.FORBIDDEN), method
+            denial = outcome(partial(peer.raw, method, b"{}", service=COORDINATOR))
+            assert denial in (NO_CALL, Denial.FORBIDDEN), method
         for method in ENROLMENT_METHODS:
-            assert refused(partial(peer.raw, method, b"{}", service=ENROLMENT)) == "tls", method
+            assert outcome(partial(peer.raw, method, b"{}", service=ENROLMENT)) == NO_CALL, method
         return tried
 
 
@@ -162,11 +149,11 @@ def test_every_call_is_tried(federation: Members) -> None:
 def test_without_a_good_certificate_of_the_authority_no_connection_is_made(federation: Members) -> None:
     own, other = federation.keys("site-1"), NodeKeys.generate()
     expired = minted(federation, "site-1", own, lifetime=timedelta(milliseconds=1))
-    assert outcomes(federation.peer("site-1", certificate="")) == {"tls"}
-    assert outcomes(federation.peer("site-1", certificate=self_signed(own))) == {"tls"}
-    assert outcomes(federation.peer("site-1", certificate=self_signed(other), key=other.tls_pem())) == {"tls"}
-    assert outcomes(federation.peer("site-1", certificate=expired)) == {"tls"}
-    assert outcomes(federation.peer("site-1", key=other.tls_pem())) == {"tls"}  # the certificate without its key
+    assert outcomes(federation.peer("site-1", certificate="")) == {NO_CALL}
+    assert outcomes(federation.peer("site-1", certificate=self_signed(own))) == {NO_CALL}
+    assert outcomes(federation.peer("site-1", certificate=self_signed(other), key=other.tls_pem())) == {NO_CALL}
+    assert outcomes(federation.peer("site-1", certificate=expired)) == {NO_CALL}
+    assert outcomes(federation.peer("site-1", key=other.tls_pem())) == {NO_CALL}  # the certificate without its key
 
 
 def test_the_authoritys_key_alone_admits_nobody(federation: Members) -> None:
@@ -181,12 +168,12 @@ def test_the_servers_own_certificate_is_no_sites(federation: Members) -> None:
     server = federation.folder.server
     key = (server / "server.pem").read_bytes()
     found = outcomes(federation.peer("site-1", certificate=(server / "server.crt").read_text(), key=key))
-    assert found <= {"tls", Denial.UNKNOWN}
+    assert found <= {NO_CALL, Denial.UNKNOWN}
 
 
 def test_a_revoked_site_makes_no_call_and_gets_no_certificate(federation: Members) -> None:
     assert outcomes(federation.peer("revoked")) == {Denial.REVOKED}
-    assert refused(lambda: recover(SiteFolder(federation.path / "revoked"))) == Denial.REVOKED
+    assert outcome(lambda: recover(SiteFolder(federation.path / "revoked"))) == Denial.REVOKED
 
 
 def test_a_member_speaks_for_itself_only(federation: Members) -> None:
@@ -194,7 +181,7 @@ def test_a_member_speaks_for_itself_only(federation: Members) -> None:
     with federation.peer("site-1") as victim, federation.peer("site-2") as peer:
         victim.attach()
         own, theirs = federation.keys("site-2"), federation.keys("site-1")
-        without_session = {name: refused(attempt) for name, attempt in attempts(peer).items() if name != "Attach"}
+        without_session = {name: outcome(attempt) for name, attempt in attempts(peer).items() if name != "Attach"}
         assert without_session.pop("Proposals") == "ACCEPTED"  # its own
         assert without_session.pop("Decide") == Denial.NO_TASK
         assert without_session.pop("Leave") == "ACCEPTED"
@@ -241,7 +228,7 @@ def test_a_member_speaks_for_itself_only(federation: Members) -> None:
         }
         assert set(foreign) == set(METHODS) - {"Proposals"}  # that one has no argument
         for method, rows in foreign.items():
-            assert [refused(attempt) for _, attempt in rows] == [denial for denial, _ in rows], method
+            assert [outcome(attempt) for _, attempt in rows] == [denial for denial, _ in rows], method
         assert victim.download(TASK) == b"a task"  # it has not noticed any of this
 
 
@@ -249,11 +236,11 @@ def test_the_coordinators_calls_are_refused_on_the_network(federation: Members) 
     with federation.peer("site-1") as inside, federation.stranger("site-1") as outside:
         for method in COORDINATOR_METHODS:
             for peer in (inside, outside):
-                assert refused(partial(peer.raw, method, b"{}", service=COORDINATOR)) == Denial.FORBIDDEN, method
+                assert outcome(partial(peer.raw, method, b"{}", service=COORDINATOR)) == Denial.FORBIDDEN, method
         for method in METHODS:
-            assert refused(partial(outside.raw, method, b"{}", service=FEDERATION)) == "tls", method
+            assert outcome(partial(outside.raw, method, b"{}", service=FEDERATION)) == NO_CALL, method
         for method in ENROLMENT_METHODS:
-            assert refused(partial(outside.raw, method, b"\xff{", service=ENROLMENT)) == Denial.INVALID, method
+            assert outcome(partial(outside.raw, method, b"\xff{", service=ENROLMENT)) == Denial.INVALID, method
 
 
 def test_a_certificate_is_recovered_with_the_bound_keys_only(federation: Members) -> None:
@@ -267,7 +254,7 @@ def test_a_certificate_is_recovered_with_the_bound_keys_only(federation: Members
             statement = {"nonce": begun.nonce, "site": site, "request": hashlib.sha256(csr.encode()).hexdigest()}
             signature = sign(signer.signing, "recovery", statement)
             request = RecoverRequest(site=site, nonce=begun.nonce, certificate_request=csr, signature=signature)
-            return refused(lambda: call(channel, ENROLMENT, "Recover", request, Empty))
+            return outcome(lambda: call(channel, ENROLMENT, "Recover", request, Empty))
 
     assert try_to_recover("site-1", other, own) == Denial.PROOF
     assert try_to_recover("site-1", own, other) == Denial.PROOF
@@ -309,13 +296,13 @@ def test_a_copied_key_is_noticed_and_frozen_and_an_honest_reconnect_is_not(
             assert ending.reason() == Denial.SUPERSEDED
             ending = Ending(copy)
             with federation.peer(site) as again:
-                assert refused(again.attach) == Denial.FROZEN
+                assert outcome(again.attach) == Denial.FROZEN
         else:
-            assert refused(lambda: copy.attach(counter=used + higher)) == Denial.FROZEN
+            assert outcome(lambda: copy.attach(counter=used + higher)) == Denial.FROZEN
         assert ending.reason() == Denial.FROZEN
         assert time.monotonic() - began < MOMENT
-        assert {refused(attempt) for peer in (honest, copy) for attempt in attempts(peer).values()} == {Denial.FROZEN}
-        assert refused(lambda: recover(SiteFolder(federation.path / site))) == Denial.FROZEN
+        assert {outcome(attempt) for peer in (honest, copy) for attempt in attempts(peer).values()} == {Denial.FROZEN}
+        assert outcome(lambda: recover(SiteFolder(federation.path / site))) == Denial.FROZEN
     assert federation.shown()[site].status == "frozen"
     assert federation.events(site).count("site-frozen") == 1
     federation.unfreeze(site)
@@ -333,7 +320,7 @@ class Ending:
         self._thread.start()
 
     def _read(self, peer: Peer) -> None:
-        self._ended.append(refused(lambda: list(peer._notices())))
+        self._ended.append(outcome(lambda: list(peer._notices())))
 
     def reason(self) -> str:
         """Wait for the end and return why."""
@@ -351,7 +338,7 @@ def test_an_invitation_lets_in_once_and_only_whoever_holds_it(
         folder = SiteFolder(tmp_path / name)
         request = prepare(folder, used)
         binding = sign_binding(request.answer(federation.owner.organisation, issued_at=1), federation.key)
-        return refused(lambda: join(folder, used.model_copy(update=changes), binding))
+        return outcome(lambda: join(folder, used.model_copy(update=changes), binding))
 
     assert joining("guesses", secret="0" * 32) == Denial.PROOF
     assert joining("guesses", id="0" * 32) == Denial.INVITATION
@@ -366,7 +353,7 @@ def test_an_invitation_lets_in_once_and_only_whoever_holds_it(
     with pytest.raises(HansaError):  # an impostor's authority: TLS does not come about, and nothing was sent
         join(SiteFolder(tmp_path / "first"), impostor, binding)
     with Peer(tmp_path / "first") as waiting:  # enrolled, and not admitted yet
-        assert {refused(attempt) for attempt in attempts(waiting).values()} == {Denial.NOT_A_MEMBER}
+        assert {outcome(attempt) for attempt in attempts(waiting).values()} == {Denial.NOT_A_MEMBER}
 
 
 def changed_transcripts(federation: Members, folder: SiteFolder, invitation: Invitation) -> set[str]:
@@ -386,7 +373,7 @@ def changed_transcripts(federation: Members, folder: SiteFolder, invitation: Inv
             {"binding": sign_binding(elsewhere.binding.binding, other.signing)},
         ):
             request = federation.enrolment(folder, invitation, begin()).model_copy(update=change)
-            found.add(refused(partial(peer.raw, "Enrol", dump(request), service=ENROLMENT)))
+            found.add(outcome(partial(peer.raw, "Enrol", dump(request), service=ENROLMENT)))
     return found
 
 
@@ -404,10 +391,10 @@ def test_a_lost_key_does_not_come_back_with_the_next_roster(federation: Members)
     assert federation.shown()["lost"].status == "applicant"
     assert federation.shown()["site-2"].status == "left"  # it left; a roster that is about others does not undo that
     assert Denial.REVOKED in outcomes(federation.peer("lost"))
-    assert refused(lambda: recover(SiteFolder(federation.path / "lost"))) == Denial.NOT_A_MEMBER
+    assert outcome(lambda: recover(SiteFolder(federation.path / "lost"))) == Denial.NOT_A_MEMBER
     federation.install(*{**bindings, "lost": request.binding}.values())
     assert federation.shown()["lost"].status == "member"
-    assert refused(lambda: recover(SiteFolder(federation.path / "lost"))) == Denial.PROOF
+    assert outcome(lambda: recover(SiteFolder(federation.path / "lost"))) == Denial.PROOF
 
 
 def test_a_certificate_for_other_keys_than_the_rosters_is_none(federation: Members) -> None:
@@ -417,4 +404,4 @@ def test_a_certificate_for_other_keys_than_the_rosters_is_none(federation: Membe
     binding = bindings["site-4"].binding.model_copy(update={"keys": keys.public()})
     federation.install(*{**bindings, "site-4": sign_binding(binding, federation.key)}.values())
     assert outcomes(federation.peer("site-4")) == {Denial.NOT_A_MEMBER}
-    assert refused(lambda: recover(SiteFolder(federation.path / "site-4"))) == Denial.PROOF
+    assert outcome(lambda: recover(SiteFolder(federation.path / "site-4"))) == Denial.PROOF

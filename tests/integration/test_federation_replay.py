@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import MetaData, create_engine, select
 from tests.chaos.members import NAME, Members
-from tests.chaos.peer import Peer
+from tests.chaos.peer import NO_CALL, Peer, outcome
 
 from hansa_client.folder import SiteFolder
-from hansa_common.errors import PeerRefused, Unreachable
 from hansa_common.plan import read_plan
 from hansa_common.signing import sign
 from hansa_common.wire.protocol import (
@@ -61,24 +60,6 @@ class Frame:
             stream.cancel()
         else:
             channel.stream_unary(f"/{FEDERATION}/{self.method}")(iter(self.messages), timeout=10.0)
-
-
-def outcome(attempt: Callable[[], object]) -> str:
-    """Return the denial, or that there was none."""
-    import grpc
-
-    from hansa_client.calls import error_of
-
-    try:
-        attempt()
-    except grpc.RpcError as error:
-        found = error_of(error)
-        return found.denial if isinstance(found, PeerRefused) else f"no call: {found}"
-    except PeerRefused as error:
-        return error.denial
-    except Unreachable as error:
-        return f"no call: {error}"
-    return "ACCEPTED"
 
 
 def task(step: str, attempt: int = 1) -> TaskId:
@@ -221,8 +202,7 @@ def replay(federation: Members, recording: Recording, tries: int) -> Counter[str
                     if chosen is same and variant is not frame:
                         continue  # with the site's own session it is the site: see below
                     result = outcome(partial(variant.send, chosen))
-                    assert result not in ("ACCEPTED", "internal"), (frame.method, chosen.membership.site)
-                    assert not result.startswith("no call"), (frame.method, result)
+                    assert result not in ("ACCEPTED", "internal", NO_CALL), (frame.method, chosen.membership.site)
                     found[result] += 1
                     here += 1
             assert recording.state() == before

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hansa_common.errors import MessageError, PeerRefused
@@ -20,7 +21,7 @@ from hansa_common.invitation import InvitationId
 from hansa_common.plan import SiteName
 from hansa_common.roster import Hash, SignedBinding, SignedRoster, UnixTime
 from hansa_common.settings import Model, Strict
-from hansa_common.signing import Signature
+from hansa_common.signing import PublicKey, Signature, sign, verify
 
 PROTOCOLS: Final = (1,)
 """Versions that this package speaks, in ascending order."""
@@ -285,6 +286,19 @@ class DecideRequest(Strict):
     decision: Decision
     signature: Signature
     """By the node's signing key, label ``decision``."""
+
+    def verify(self, key: PublicKey) -> None:
+        """Return if the node with this signing key gave the answer.
+
+        Raises:
+            IdentityError: It did not.
+        """
+        verify(key, "decision", self.decision.model_dump(mode="json"), self.signature)
+
+
+def sign_decision(decision: Decision, key: Ed25519PrivateKey) -> DecideRequest:
+    """Sign an answer with the node's signing key."""
+    return DecideRequest(decision=decision, signature=sign(key, "decision", decision.model_dump(mode="json")))
 
 
 class ProposalsReply(Strict):

@@ -18,7 +18,6 @@ from sqlalchemy.dialects.sqlite import insert
 from hansa_common.app_plan import AppPlan, read_app_plan
 from hansa_common.errors import PeerRefused, UsageError
 from hansa_common.plan import StudyPlan, plan_from_json
-from hansa_common.signing import verify
 from hansa_common.wire.protocol import DecideRequest, Denial, Proposal
 from hansa_server.federation.database import metadata, transaction
 from hansa_server.rounds import quorum_of
@@ -179,7 +178,7 @@ class Studies:
             PeerRefused: It is another site's, another plan's, not signed by this site, or older than the last one.
         """
         decision = request.decision
-        verify(key, "decision", decision.model_dump(mode="json"), request.signature)
+        request.verify(key)
         try:
             row = self.find(decision.study)
         except UsageError:
