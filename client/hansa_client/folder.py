@@ -26,14 +26,14 @@ from pydantic import ValidationError
 
 from hansa_client.settings import SiteSettings, read_settings, write_settings
 from hansa_client.site_certificate import check_certificate, read_certificate
-from hansa_common.app_plan import read_app_plan
+from hansa_common.app_plan import read_any
 from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, IdentityError, MessageError, StorageError, UsageError
 from hansa_common.files import storage, sync_folder, write_whole
 from hansa_common.identity import NodeKeys
 from hansa_common.invitation import Address, Invitation
 from hansa_common.organisation import BindingRequest
-from hansa_common.plan import SiteName, StudyName, plan_from_json
+from hansa_common.plan import SiteName, StudyName
 from hansa_common.roster import Hash, SignedBinding, SignedRoster
 from hansa_common.settings import Model, Strict
 from hansa_common.signing import PublicKey, public_hex
@@ -439,8 +439,7 @@ def proposal_digest(proposal: Proposal) -> str:
         MessageError: The plan is none.
     """
     try:
-        app = read_app_plan(proposal.plan)
-        return app.digest() if app is not None else plan_from_json(proposal.plan).digest()
+        return read_any(proposal.plan).digest()
     except UsageError:
         raise MessageError("A proposal's plan cannot be read by this version.") from None
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Protocol
 
 from hansa_client.folder import SiteFolder
-from hansa_common.app_plan import AppPlan, read_app_plan
+from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.errors import MessageError, NotApproved, TaskRefused, UsageError
 from hansa_common.files import write_whole
 from hansa_common.messages import Envelope, RawArray
-from hansa_common.plan import StudyPlan, plan_from_json
+from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel
 from hansa_common.wire.protocol import TaskNotice
 
@@ -41,7 +41,7 @@ class Gate:
             proposal = self._folder.proposal(study)
         except (UsageError, MessageError):
             raise NotApproved("The study was not proposed to this site.") from None
-        plan = read_app_plan(proposal.plan) or plan_from_json(proposal.plan)
+        plan = read_any(proposal.plan)
         if not self._folder.is_approved(plan.digest()):
             raise NotApproved(
                 f"This site has not approved {study}.",

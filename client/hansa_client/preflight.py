@@ -14,9 +14,9 @@ from typing import Final, Literal
 from hansa_client.calls import call, call_federation, enrolment_channel
 from hansa_client.confinement import probe
 from hansa_client.folder import SiteFolder
-from hansa_common.app_plan import read_app_plan
+from hansa_common.app_plan import read_any
 from hansa_common.errors import HansaError
-from hansa_common.plan import StudyPlan, plan_from_json
+from hansa_common.plan import StudyPlan
 from hansa_common.wire.protocol import ENROLMENT, BeginReply, BeginRequest, Empty, ProposalsReply
 
 _CLOCK: Final = 60.0  # seconds by which clocks may differ without a note
@@ -178,8 +178,8 @@ def _worker(folder: SiteFolder) -> Iterator[Line]:
 
 def _studies(folder: SiteFolder) -> Iterator[Line]:
     for proposal in folder.proposals():
-        if read_app_plan(proposal.plan) is None:
-            yield _study(folder, proposal.study, plan_from_json(proposal.plan))
+        if isinstance(plan := read_any(proposal.plan), StudyPlan):
+            yield _study(folder, proposal.study, plan)
     if not folder.proposals():
         yield Line(name="studies", state="ok", found="none is proposed yet")
 

@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 
-from hansa_common.app_plan import AppPlan, read_app_plan
+from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.contract import ArrayContract, ImageContract
 from hansa_common.display import printable
 from hansa_common.identity import fingerprint
-from hansa_common.plan import StudyPlan, plan_from_json
+from hansa_common.plan import StudyPlan
 from hansa_common.roster import Roster
 from hansa_common.wire.protocol import Proposal
 
@@ -21,7 +21,7 @@ def describe(proposal: Proposal, roster: Roster, *, answer: str) -> str:
         roster: The one this site accepted.
         answer: What the site has said so far.
     """
-    plan = read_app_plan(proposal.plan) or plan_from_json(proposal.plan)
+    plan = read_any(proposal.plan)
     lines = [f"Study {proposal.study}", ""]
     lines += _rows("Who asks", _who_asks(proposal, roster))
     lines += _rows("Takes part", (", ".join(plan.sites if isinstance(plan, AppPlan) else _sites(plan)),))

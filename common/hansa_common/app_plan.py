@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from hansa_common.canonical import digest
 from hansa_common.errors import PlanError
-from hansa_common.plan import Scalar, SiteName, StudyName
+from hansa_common.plan import Scalar, SiteName, StudyName, StudyPlan, plan_from_json
 from hansa_common.settings import Strict
 
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}:[A-Za-z_][A-Za-z0-9_.]{0,99}$")]
@@ -35,7 +35,7 @@ class AppPlan(Strict):
         return digest(self.model_dump(mode="json"))
 
 
-def read_app_plan(text: str) -> AppPlan | None:
+def _read_app_plan(text: str) -> AppPlan | None:
     """Return the app's plan in this JSON, or ``None`` where it is a study's.
 
     Raises:
@@ -51,3 +51,13 @@ def read_app_plan(text: str) -> AppPlan | None:
         raise PlanError(f"The app's plan is not valid at '{'.'.join(map(str, first['loc']))}'.") from None
     except (ValueError, RecursionError):
         raise PlanError("The plan is not valid JSON.") from None
+
+
+def read_any(text: str) -> StudyPlan | AppPlan:
+    """Read a proposal's plan, whichever kind it is.
+
+    Raises:
+        PlanError: It is neither.
+    """
+    app = _read_app_plan(text)
+    return app if app is not None else plan_from_json(text)

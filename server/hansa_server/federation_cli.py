@@ -231,10 +231,10 @@ def _wait_for_answers(console: Console, control: Any, request: Any) -> "StudyRep
 
 
 def _show_progress(console: Console, folder: Path, control: Any, row: "StudyReply") -> None:
+    from hansa_common.app_plan import read_any  # noqa: PLC0415
     from hansa_common.plan import StudyPlan  # noqa: PLC0415
     from hansa_server.federation.control import StudyReply, StudyRequest  # noqa: PLC0415
     from hansa_server.federation.events import EventReader, show  # noqa: PLC0415
-    from hansa_server.federation.studies import read_any  # noqa: PLC0415
     from hansa_server.progress import Display, Plain  # noqa: PLC0415
 
     plan = read_any(row.plan)

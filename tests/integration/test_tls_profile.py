@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from tests.chaos.cutting_proxy import CuttingProxy, Weather
 
 from hansa_common.identity import site_of, site_uri
 from hansa_common.wire.protocol import CHUNK
@@ -194,6 +195,14 @@ def test_a_server_of_another_host_or_a_site_that_plays_server_gets_nothing(what:
         refused(port, client_credentials([CA.pem]))
     finally:
         server.stop(None).wait()
+
+
+def test_a_site_at_the_other_end_of_the_world_gets_through(
+    federation: int, cutting_proxy: Callable[[int], CuttingProxy]
+) -> None:
+    proxy = cutting_proxy(federation)
+    proxy.set(Weather(delay=0.15))  # seconds one way: 0.9 s until TCP, TLS and HTTP/2 have shaken hands
+    assert ask(proxy.port, client_credentials([CA.pem], SITE.pem, SITE.key_pem)) == "0 Hospital A"
 
 
 def test_a_message_larger_than_a_chunk_is_refused_unread(federation: int) -> None:

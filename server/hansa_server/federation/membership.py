@@ -91,7 +91,7 @@ class Membership:
             newest = connection.execute(select(rosters.c.signed).order_by(rosters.c.version.desc()).limit(1)).scalar()
             self._statuses = {row.name: row.status for row in connection.execute(select(sites))}
             found = connection.execute(select(certificates.c.serial, certificates.c.revoked)).all()
-        self._roster = SignedRoster.model_validate_json(newest) if newest else None
+        self._roster = _read_roster(newest) if newest else None
         self._known_serials = {row.serial for row in found}
         self._revoked = {row.serial for row in found if row.revoked}
 
@@ -112,10 +112,8 @@ class Membership:
     def rosters_after(self, version: int) -> list[SignedRoster]:
         """Return the versions after this one, in ascending order."""
         with self._engine.connect() as connection:
-            found = connection.execute(
-                select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version)
-            ).scalars()
-            return [SignedRoster.model_validate_json(signed) for signed in found]
+            newer = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version)
+            return [_read_roster(signed) for signed in connection.execute(newer).scalars()]
 
     def install_roster(self, signed: SignedRoster) -> None:
         """Put a new version into force; a site that it leaves out is revoked.
@@ -447,6 +445,11 @@ class Membership:
         with self._engine.connect() as connection:
             found = connection.execute(select(sites.c.binding).where(sites.c.status == "applicant")).scalars().all()
         return tuple(SignedBinding.model_validate_json(binding) for binding in found)
+
+
+@lru_cache(maxsize=8)  # every session is told the newest: one copy of it for all
+def _read_roster(signed: str) -> SignedRoster:
+    return SignedRoster.model_validate_json(signed)
 
 
 @lru_cache(maxsize=10_000)

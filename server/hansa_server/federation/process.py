@@ -15,8 +15,10 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from hansa_common.app_plan import read_any
 from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, UsageError
+from hansa_common.heap import keep_small
 from hansa_common.settings import Strict
 from hansa_common.wire import tls
 from hansa_common.wire.protocol import COORDINATOR, PROTOCOLS
@@ -48,7 +50,7 @@ from hansa_server.federation.membership import Membership
 from hansa_server.federation.metrics import Metrics
 from hansa_server.federation.runners import Runners
 from hansa_server.federation.service import FederationService, refuse_everything
-from hansa_server.federation.studies import Studies, StudyRow, read_any
+from hansa_server.federation.studies import Studies, StudyRow
 from hansa_server.federation.tasks import NewTask, Tasks
 
 STUDY_CALLS: Final = ("Propose", "Begin", "Resume", "Stop", "Studies", "Finish", "Push", "Pull", "Close")
@@ -68,6 +70,7 @@ def serve(path: Path, passphrase: bytes, *, protocols: tuple[int, ...] = PROTOCO
         UsageError: The folder is no federation's, another server runs on it, or a port is taken.
         StorageError: The disk fails.
     """
+    keep_small()
     folder = FederationFolder.open(path)
     folder.lock()
     with folder.log.open("a", encoding="utf-8") as log:

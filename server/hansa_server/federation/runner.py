@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from hansa_common.app_plan import AppPlan
+from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.errors import HansaError, StudyInterrupted
+from hansa_common.heap import keep_small
 from hansa_common.plan import StudyPlan
 from hansa_server.app import server_app
 from hansa_server.conduct import conduct, stop_on_signal
@@ -27,7 +28,6 @@ from hansa_server.exchange import Exchange
 from hansa_server.federation.control import Control, Done, FinishRequest, StudyReply, StudyRequest
 from hansa_server.federation.events import EventLog
 from hansa_server.federation.folder import FederationFolder
-from hansa_server.federation.studies import read_any, run_folder
 from hansa_server.outcome import results_of
 from hansa_server.report import model_card
 from hansa_server.store import RunFolder
@@ -72,7 +72,7 @@ def _run(folder: FederationFolder, control: Control, row: StudyReply) -> str:
         if isinstance(plan, AppPlan):
             run_server_app(load_server_app(plan.server_app, Path.cwd()), grid, dict(plan.run_config))
             return ""
-        return _run_study(plan, run_folder(folder.runs, row.study), grid, row, stop)
+        return _run_study(plan, folder.runs / row.study, grid, row, stop)
 
 
 def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyReply, stop: threading.Event) -> str:
@@ -115,4 +115,5 @@ def _die_with(parent: int) -> None:
 
 if __name__ == "__main__":
     _die_with(int(sys.argv[3]))
+    keep_small()
     main(Path(sys.argv[1]), sys.argv[2])

@@ -12,7 +12,7 @@ import structlog
 
 from hansa_server.federation.folder import FederationFolder
 from hansa_server.federation.hub import Hub
-from hansa_server.federation.studies import ENDED, StudyRow, run_folder
+from hansa_server.federation.studies import ENDED, StudyRow
 
 _log = structlog.get_logger()
 _MOST_DEATHS: Final = 5  # within _FORGIVEN; a process that dies for its own reasons is not started for ever
@@ -83,7 +83,7 @@ class Runners:
             self._processes.pop(study, None)
 
     async def _run_once(self, study: str) -> int:
-        run = run_folder(self._folder.runs, study)
+        run = self._folder.runs / study
         run.mkdir(parents=True, exist_ok=True)
         with (run / "study.log").open("ab") as log:
             process = await self._start(study, log)

@@ -9,13 +9,12 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, Literal
 
 from sqlalchemy import Column, Connection, Engine, Float, Integer, String, Table, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from hansa_common.app_plan import AppPlan, read_app_plan
+from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.errors import PeerRefused, UsageError
 from hansa_common.plan import StudyPlan, plan_from_json
 from hansa_common.wire.protocol import DecideRequest, Denial, Proposal
@@ -242,21 +241,6 @@ def _named(plan: StudyPlan | AppPlan) -> tuple[str, ...]:
     return plan.federation.sites if plan.federation else ()
 
 
-def read_any(text: str) -> StudyPlan | AppPlan:
-    """Read a proposal's plan, whichever kind it is.
-
-    Raises:
-        PlanError: It is neither.
-    """
-    app = read_app_plan(text)
-    return app if app is not None else plan_from_json(text)
-
-
 def proposal_of(row: StudyRow) -> Proposal:
     """Return what the sites are shown."""
     return Proposal(study=row.id, plan=row.plan, digest=row.digest, proposed_at=int(row.proposed_at))
-
-
-def run_folder(runs: Path, study: str) -> Path:
-    """Return the folder of a study's run."""
-    return runs / study

@@ -99,11 +99,19 @@ class Tasks:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine = engine
         self._folder = folder
+        self._reopen_lost()
         with engine.connect() as connection:
             ended = select(tasks.c.id).where(tasks.c.state.in_((REPLIED, FAILED)))
             self._ended = set(connection.execute(ended).scalars())
             open_ = connection.execute(select(tasks).where(tasks.c.state == OPEN)).all()
         self._open = {row.id: _new_task(row) for row in open_}
+
+    def _reopen_lost(self) -> None:
+        """Ask again for replies that a restored backup does not have: its database is older than its files."""
+        with transaction(self._engine) as connection:
+            for task in connection.execute(select(tasks.c.id).where(tasks.c.state == REPLIED)).scalars().all():
+                if not self.reply_path(task).exists():
+                    connection.execute(update(tasks).where(tasks.c.id == task).values(state=OPEN))
 
     def content_path(self, study: str, content: str) -> Path:
         """Return where a task's bytes lie."""
