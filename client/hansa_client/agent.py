@@ -30,6 +30,7 @@ from hansa_client.session import SiteSession, refusal
 from hansa_client.worker_process import WorkerProcess
 from hansa_common.app_plan import AppPlan
 from hansa_common.errors import (
+    AnsweredBefore,
     HansaError,
     IdentityError,
     MessageError,
@@ -37,7 +38,9 @@ from hansa_common.errors import (
     SitePaused,
     StorageError,
     TaskRefused,
+    TrainingError,
     Unreachable,
+    UsageError,
 )
 from hansa_common.failpoints import reach
 from hansa_common.files import write_whole
@@ -112,7 +115,8 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        self._journal.append("agent-started")
+        self._journal.append("agent-started", paused=self._folder.is_paused())
+        self._gate.record(self._journal)
         await asyncio.to_thread(self._worker.start)
         control = await self._listen()
         parts = [asyncio.create_task(part()) for part in (self._connection.run, self._work, self._send)]
@@ -212,7 +216,7 @@ class Agent:
             self._to_send.set()
             return
         if entry is not None:
-            self._post(notice, self._refusal(TaskRefused("This task was replied to and acknowledged.")))
+            self._post(notice, self._refusal(AnsweredBefore("This task was replied to and acknowledged.")))
             return
         path = self._incoming(notice)
         try:
@@ -222,7 +226,7 @@ class Agent:
             with path.open("rb") as file:
                 parcel = await asyncio.to_thread(read_parcel, file, notice.size)
             reply = await asyncio.to_thread(self._answer, notice, parcel)
-        except (TaskRefused, MessageError, IdentityError) as error:
+        except (TaskRefused, TrainingError, MessageError, IdentityError) as error:
             reply = self._refusal(error)
         if str(notice.task) in self._dropped:
             return
@@ -362,7 +366,7 @@ class Agent:
     async def _command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands: dict[str, Callable[[], None]] = {
             "status": lambda: None,
-            "wake": lambda: None,
+            "wake": lambda: self._gate.record(self._journal),
             "pause": self._pause,
             "resume": self._resume,
             "stop": self._stop.set,
@@ -370,12 +374,15 @@ class Agent:
         with contextlib.suppress(ConnectionError, ValueError, TypeError, AttributeError):
             request = json.loads(await reader.readline())
             command = commands.get(request.get("command"))
-            if command is not None:
+            try:
+                if command is None:
+                    raise UsageError("There is no such command.")
                 command()
                 if request["command"] == "wake" and self._connection.session:
-                    with contextlib.suppress(HansaError):
-                        await self._deliver_decisions()
-            answer = self._status() if command is not None else {"error": "There is no such command."}
+                    await self._deliver_decisions()
+                answer = self._status()
+            except HansaError as error:
+                answer = {"error": str(error)}
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         writer.close()

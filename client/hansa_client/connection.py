@@ -18,6 +18,7 @@ import structlog
 
 from hansa_client.folder import SiteFolder
 from hansa_common import __version__
+from hansa_common.display import printable
 from hansa_common.errors import HansaError, IdentityError, MessageError, PeerRefused, StorageError, Unreachable
 from hansa_common.failpoints import reach
 from hansa_common.settings import Model, Strict
@@ -30,6 +31,7 @@ from hansa_common.wire.protocol import (
     PROTOCOLS,
     AnyNotice,
     AttachRequest,
+    Denial,
     DownloadRequest,
     StoredReply,
     StoredRequest,
@@ -48,6 +50,7 @@ _CHUNK_SECONDS: Final = 20.0  # seconds without progress until a transfer is giv
 _LIVES: Final = 3  # heartbeats that may be missed
 _BACKOFF: Final = (0.05, 1.0)  # seconds: first and longest wait before the next attempt
 _REFUSED_WAIT: Final = 5.0  # seconds before the next attempt where the coordinator refused this site
+_SESSION_OVER: Final = (Denial.SUPERSEDED, Denial.NO_SESSION)  # the site itself is not refused
 
 _log = structlog.get_logger()
 OnNotice = Callable[[AnyNotice], Awaitable[None]]
@@ -83,19 +86,22 @@ class Connection:
         self._protocols = protocols
         self._channel: Any = None
         self._renewed = False
+        self._unknown = False  # a coordinator that was restored from a backup does not know later certificates
         self._renewal = 0.0  # Unix time in seconds at which the certificate in use is to be renewed
         self._heard = 0.0  # on the loop's clock
 
     async def run(self) -> None:
         """Attach, again and again, until cancelled."""
+        clock = asyncio.get_running_loop().time
         wait = _BACKOFF[0]
         while True:
+            started = clock()
             try:
                 await self._attach()
-                wait = _BACKOFF[0]
             except PeerRefused as error:
                 self.problem = str(error)
-                wait = _BACKOFF[0] if error.denial in ("superseded", "no-session") else _REFUSED_WAIT
+                self._unknown |= error.denial == Denial.UNKNOWN
+                wait = min(wait * 2, _BACKOFF[1]) if error.denial in _SESSION_OVER else _REFUSED_WAIT
                 _log.warning("refused", denial=error.denial)
             except HansaError as error:
                 self.problem = str(error)
@@ -104,6 +110,8 @@ class Connection:
                 if isinstance(error, MessageError | IdentityError):
                     self._on_refused(error)
             finally:
+                if self.session and clock() - started > _BACKOFF[1]:  # it was a good one
+                    wait = _BACKOFF[0]
                 self.session = ""
                 self.attached.clear()
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads attempts in time
@@ -182,12 +190,13 @@ class Connection:
         )
 
     async def _ensure_certificate(self) -> None:
-        """Renew an expired certificate with the node key, over the enrolment port."""
+        """Renew a certificate that has expired, or is unknown, with the node key, over the enrolment port."""
         from hansa_client.enrolment import recover  # noqa: PLC0415 - rarely needed
 
         start, end = self._folder.certificate_times()
-        if time.time() >= end:
+        if time.time() >= end or self._unknown:
             await asyncio.to_thread(recover, self._folder)
+            self._unknown = False
             start, end = self._folder.certificate_times()
             _log.info("certificate recovered")
         self._renewal = (start + end) / 2
@@ -344,7 +353,9 @@ def _grpc_errors(address: str) -> Any:
         denial = next((str(value) for key, value in metadata if key == DENIAL_KEY), "")
         if denial:
             message, _, advice = (error.details() or "").partition("\n")
-            raise PeerRefused(message[:2_000], denial=denial, advice=advice[:2_000]) from None
+            raise PeerRefused(
+                printable(message[:2_000]), denial=printable(denial[:100]), advice=printable(advice[:2_000])
+            ) from None
         raise Unreachable(
             f"{address} cannot be reached: {error.code().name.lower()}.",
             advice="It is tried again by itself; 'hansa site check' finds the cause.",

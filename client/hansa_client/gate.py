@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from hansa_client.folder import SiteFolder
 from hansa_common.app_plan import AppPlan, read_any
+from hansa_common.audit import Journal, read
 from hansa_common.errors import MessageError, NotApproved, TaskRefused, UsageError
 from hansa_common.files import write_whole
 from hansa_common.messages import Envelope, RawArray
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel
 from hansa_common.wire.protocol import TaskNotice
+
+_ANSWERS: Final = ("study-approved", "study-refused")
 
 
 class FlowerWork(Protocol):
@@ -30,6 +33,23 @@ class Gate:
 
     def __init__(self, folder: SiteFolder) -> None:
         self._folder = folder
+        self._recorded: dict[str, int] | None = None  # plan -> when the answer that is in the record was given
+
+    def record(self, journal: Journal) -> None:
+        """Enter the answers that were signed since; the command that signs has no hold of the record.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        if self._recorded is None:
+            entries = (entry.details for entry in read(journal.path) if entry.event in _ANSWERS)
+            self._recorded = {str(found["digest"]): int(found["decided_at"]) for found in entries}
+        for digest, request in self._folder.decisions().items():
+            decision = request.decision
+            if self._recorded.get(digest) != decision.decided_at:
+                event = _ANSWERS[not decision.approved]
+                journal.append(event, study=decision.study, digest=digest, decided_at=decision.decided_at)
+                self._recorded[digest] = decision.decided_at
 
     def plan_of(self, study: str) -> StudyPlan | AppPlan:
         """Return a study's plan as this site approved it.

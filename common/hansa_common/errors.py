@@ -199,6 +199,13 @@ class NotApproved(TaskRefused):
     public = "The site has not approved this plan."
 
 
+class AnsweredBefore(TaskRefused):
+    """The site's reply to this task was acknowledged and is gone; nothing is trained twice."""
+
+    code = "answered-before"
+    public = "The site answered this task before; resume the study if the coordinator was restored from a backup."
+
+
 class SitePaused(TaskRefused):
     """The site's operator has paused it."""
 

@@ -52,8 +52,6 @@ class OpenTask(_Header):
     kind: Literal["open"] = "open"
     plan: Annotated[str, Field(max_length=MAX_HEADER)]
     """The plan as JSON. A simulated site also reads ``simulation`` in it, a real one only the approved part."""
-    index: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    """The site's place among the study's sites in ascending name, for its seeds; a simulated site knows its own."""
 
 
 class Opened(_Header):

@@ -122,6 +122,8 @@ def test_a_site_decides_what_runs_at_it(make_federation: Make, long_study: Path)
     row = federation.wait_ended(again)
     assert row.state == "completed", row.reason
     assert "not approved" in missing(federation, again)[-1][NAMES[1]]
+    answers = [event for event in two.events() if event in ("study-approved", "study-refused")]
+    assert answers == ["study-approved", "study-approved", "study-refused"]
 
 
 def _review(site: Any, study: str) -> str | None:
@@ -135,7 +137,7 @@ def _tasks(site: Any) -> str:
 
 def test_any_flower_app_runs_unmodified_once_each_site_lets_it(make_federation: Make) -> None:
     apps = str(Path(__file__).parent / "apps")
-    data = dict.fromkeys(NAMES[:2], '[apps]\nstock = "stock:client"\n')
+    data = dict.fromkeys(NAMES[:2], '[apps]\nstock = "stock:client"\nfailing = "failing:client"\n')
     federation = make_federation(NAMES[:2], data=data, environment={"PYTHONPATH": apps})
     study = federation.propose("--app", "stock:server,stock:client", "--run-config", "num-server-rounds=2")
     page = federation.wait_for(lambda: _review(federation.sites[NAMES[0]], study), "the proposal")
@@ -147,6 +149,13 @@ def test_any_flower_app_runs_unmodified_once_each_site_lets_it(make_federation: 
     assert "weights [3.0, 3.0, 3.0]" in log  # two rounds, each adding the mean of 1 and 2
     assert "calls 2.0" in log  # a node's state goes from one round to the next
     assert all(site.events().count("reply-released") >= 2 for site in federation.sites.values())
+
+    failing = federation.propose("--app", "failing:server,failing:client")
+    federation.approve(failing)
+    assert federation.wait_ended(failing).state == "completed"
+    log = (federation.run_folder(failing) / "study.log").read_text()
+    assert log.count("reply ") == 2  # each site said that it failed, and none of its data
+    assert "patient" not in log
 
 
 @pytest.mark.parametrize(("spoken", "works"), [((1, 2), True), ((2, 3), False)])

@@ -31,6 +31,7 @@ from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import TaskId
 from hansa_server.app import envelope_from_records, envelope_to_records
 from hansa_server.federation.control import (
+    MESSAGE,
     CloseRequest,
     Control,
     Done,
@@ -46,7 +47,6 @@ _AT_ONCE: Final = 4 << 20  # bytes of replies in memory at a time, beside one th
 _SLACK: Final = 8 << 20  # bytes of a reply beside its vector: header and counts
 _LARGEST: Final = 16 << 30  # bytes of a reply whose size nothing tells
 _SERVER_NODE: Final = 1  # Flower's id of the node that a ServerApp runs on
-_FLOWER: Final = "message-"  # what the steps of another app begin with
 _STEPS: Final = {"initial-task": "initial"}
 
 
@@ -152,6 +152,7 @@ class FederationGrid(Grid):
         request = PullRequest(tasks=tuple(tasks), seconds=_WAIT)
         found = self._control.call("Pull", request, PullReply, timeout=_WAIT + 60).outcomes
         replies: list[Message] = []
+        read: list[str] = []
         size = 0
         for outcome in found:
             size += outcome.size
@@ -159,7 +160,11 @@ class FederationGrid(Grid):
                 break
             _task, message = self._waiting.pop(tasks[outcome.task])
             replies.append(_read_reply(outcome, message))
+            if _is_flower(outcome.task):
+                read.append(outcome.task)
         reach("study.aggregate")
+        if read:
+            self._control.call("Close", CloseRequest(tasks=tuple(read)), Done)
         return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -233,11 +238,11 @@ def _step_of(envelope: Envelope) -> tuple[str, bool]:
 
 
 def _flower_step() -> str:
-    return f"{_FLOWER}{uuid.uuid4().hex}"
+    return f"{MESSAGE}{uuid.uuid4().hex}"
 
 
 def _is_flower(task: str) -> bool:
-    return TaskId.parse(task).step.startswith(_FLOWER)
+    return TaskId.parse(task).step.startswith(MESSAGE)
 
 
 def _reason_of(parcel: Parcel) -> str:

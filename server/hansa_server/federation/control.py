@@ -25,6 +25,7 @@ _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
 )
 _LONG: Final = 60.0  # seconds
+MESSAGE: Final = "message-"  # what the steps of another app begin with: each is asked once
 
 Text = Annotated[str, Field(max_length=10_000)]
 Answer = Callable[[Any], Awaitable[Strict]]
@@ -112,7 +113,7 @@ class PullReply(Strict):
 
 
 class CloseRequest(Strict):
-    """``Close``: nobody waits for these any more."""
+    """``Close``: nobody waits for these any more; what came of another app's is dropped."""
 
     tasks: tuple[str, ...]
 

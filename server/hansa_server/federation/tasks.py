@@ -21,6 +21,7 @@ from hansa_common.errors import PeerRefused
 from hansa_common.failpoints import reach
 from hansa_common.files import storage, sync_folder
 from hansa_common.wire.protocol import Denial, TaskId, TaskNotice
+from hansa_server.federation.control import MESSAGE
 from hansa_server.federation.database import metadata, transaction
 
 OPEN: Final = "open"
@@ -248,8 +249,12 @@ class Tasks:
         return sorted({row.study for row in given_up})
 
     def close(self, ids: Iterable[str]) -> list[TaskId]:
-        """Stop waiting for these tasks, and return those that were open."""
-        closed = []
+        """Stop waiting for these tasks, and return those that were open.
+
+        Another app asks for nothing twice: its tasks go with their contents and replies.
+        """
+        closed: list[TaskId] = []
+        once: dict[str, list[str]] = {}
         with transaction(self._engine) as connection:
             for task in ids:
                 changed = connection.execute(
@@ -257,6 +262,11 @@ class Tasks:
                 )
                 closed += [TaskId.parse(task)] if changed.rowcount else []
                 self._open.pop(task, None)
+                parsed = TaskId.parse(task)
+                if parsed.step.startswith(MESSAGE):
+                    once.setdefault(parsed.study, []).append(task)
+        for study, gone in once.items():
+            self._drop(study, tasks.c.id.in_(gone))
         return closed
 
     def outcomes(self, ids: Collection[str]) -> list[Outcome]:

@@ -14,16 +14,20 @@ from hansa_common.settings import Strict
 from hansa_common.wire.codec import Kind, Parcel
 from hansa_server.app import envelope_to_records
 from hansa_server.engines.federation import FederationGrid
-from hansa_server.federation.control import Done, PulledOutcome, PullReply, PullRequest, PushRequest
+from hansa_server.federation.control import CloseRequest, Done, PulledOutcome, PullReply, PullRequest, PushRequest
 
 
 class Coordinator:
     """Has the same reply for every task."""
 
     path: Path
+    closed: tuple[str, ...] = ()
 
     def call(self, _method: str, request: Strict, _reply: type[Strict], **_options: Any) -> Strict:
         if isinstance(request, PushRequest):
+            return Done()
+        if isinstance(request, CloseRequest):
+            self.closed += request.tasks
             return Done()
         assert isinstance(request, PullRequest)
         size = self.path.stat().st_size
@@ -37,6 +41,7 @@ def exchange(folder: Path, asked: RecordDict, make: Callable[[], Parcel]) -> Mes
     coordinator.path = folder / "reply"
     coordinator.path.write_bytes(b"".join(make().pieces()))  # Flower makes messages only where a grid is
     (reply,) = grid.send_and_receive([grid.create_message(asked, "train", 1, "")])
+    assert len(coordinator.closed) == (asked is FLOWER)  # what another app was told is not kept
     return reply
 
 
