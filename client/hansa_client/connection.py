@@ -89,6 +89,7 @@ class Connection:
         self._unknown = False  # a coordinator that was restored from a backup does not know later certificates
         self._renewal = 0.0  # Unix time in seconds at which the certificate in use is to be renewed
         self._heard = 0.0  # on the loop's clock
+        self._uploads: set[asyncio.Timeout] = set()
 
     async def run(self) -> None:
         """Attach, again and again, until cancelled."""
@@ -129,7 +130,25 @@ class Connection:
             self._channel = channel
             with _grpc_errors(self._membership.address):
                 stream = channel.unary_stream(f"/{FEDERATION}/Attach")(dump(request))
-                await self._read(stream)
+                try:
+                    await self._read(stream)
+                finally:
+                    self._end_uploads()
+
+    @contextlib.asynccontextmanager
+    async def _upload_limit(self) -> AsyncIterator[asyncio.Timeout]:
+        """Limit an upload's time, and end it with its session: gRPC lets a write on a broken channel wait for ever."""
+        async with asyncio.timeout(_CHUNK_SECONDS) as limit:
+            self._uploads.add(limit)
+            try:
+                yield limit
+            finally:
+                self._uploads.discard(limit)
+
+    def _end_uploads(self) -> None:
+        for limit in self._uploads:
+            if not limit.expired():
+                limit.reschedule(0.0)
 
     async def _read(self, stream: Any) -> None:
         silence = _FIRST_NOTICE
@@ -297,7 +316,7 @@ class Connection:
         with _grpc_errors(self._membership.address):
             call = self._live().stream_unary(f"/{FEDERATION}/Upload")()
             try:
-                async with asyncio.timeout(_CHUNK_SECONDS) as limit:
+                async with self._upload_limit() as limit:
                     await call.write(dump(header))
                     async for chunk in _chunks(path, offset):
                         await call.write(chunk)
@@ -307,7 +326,7 @@ class Connection:
                     await call.done_writing()
                     content = await call
             except TimeoutError:
-                raise Unreachable(f"The coordinator took no bytes for {_CHUNK_SECONDS:.0f} s.") from None
+                raise Unreachable("The coordinator took no bytes for too long, or the session ended.") from None
             except asyncio.InvalidStateError:  # the other end answered in the middle: with a refusal
                 content = await call
             finally:

@@ -6,10 +6,11 @@ the invitation did not certify, and the invitation's secret is never sent.
 
 import hashlib
 import time
+from typing import Final
 
 from hansa_client.calls import call, call_federation, enrolment_channel
 from hansa_client.folder import SiteFolder, SiteMembership
-from hansa_common.errors import IdentityError, UsageError
+from hansa_common.errors import IdentityError, PeerRefused, UsageError
 from hansa_common.identity import NodeKeys, pin_of
 from hansa_common.invitation import Invitation, prove, transcript
 from hansa_common.organisation import BindingRequest
@@ -20,12 +21,16 @@ from hansa_common.wire.protocol import (
     BeginReply,
     BeginRequest,
     CertificateReply,
+    Denial,
     Empty,
     EnrolRequest,
     LeaveRequest,
     Nonce,
     RecoverRequest,
 )
+
+_NOT_HEARD: Final = (Denial.NOT_A_MEMBER, Denial.REVOKED, Denial.FROZEN, Denial.UNKNOWN)
+"""Why a coordinator takes no word of a site, not even that it leaves."""
 
 
 def prepare(folder: SiteFolder, invitation: Invitation) -> BindingRequest:
@@ -139,17 +144,34 @@ def recover(folder: SiteFolder) -> None:
         folder.save_certificate(call(channel, ENROLMENT, "Recover", request, CertificateReply))
 
 
-def leave(folder: SiteFolder) -> None:
+def leave(folder: SiteFolder) -> str:
     """Tell the coordinator that this site leaves, and delete its keys and certificate; models and the record stay.
+
+    Returns:
+        What the coordinator said where it takes no word of this site, because it shut it out or never let it in; empty
+        where it was told.
 
     Raises:
         PeerRefused, Unreachable: As the coordinator or the network has it; nothing is deleted.
     """
+    try:
+        _say_goodbye(folder)
+    except PeerRefused as error:
+        if error.denial not in _NOT_HEARD:
+            raise
+        folder.forget()
+        return error.message
+    folder.forget()
+    return ""
+
+
+def _say_goodbye(folder: SiteFolder) -> None:
     membership = folder.membership()
+    if time.time() >= folder.certificate_times()[1]:
+        recover(folder)
     left_at = int(time.time())
     statement = {"site": membership.site, "left_at": left_at}
     request = LeaveRequest(
         site=membership.site, left_at=left_at, signature=sign(folder.keys().signing, "leave", statement)
     )
     call_federation(folder, "Leave", request, Empty)
-    folder.forget()

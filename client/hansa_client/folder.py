@@ -218,7 +218,7 @@ class SiteFolder:
         with storage(self.path, "delete from", advice="Run it again once the disk is mended."):
             for name in ("membership.json", "certificate.pem", "authorities.pem", "roster.json", "counter"):
                 (self.path / name).unlink(missing_ok=True)
-            for name in ("request.json", "binding.json", "paused"):
+            for name in ("request.json", "binding-request.json", "binding.json", "paused", "agent.sock"):
                 (self.path / name).unlink(missing_ok=True)
             for name in ("keys", ".keys", "proposals", "decisions", "outbox", "incoming", "apps"):
                 if (self.path / name).exists():

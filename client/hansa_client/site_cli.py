@@ -162,19 +162,36 @@ def stop(*, folder: Folder = DEFAULT_FOLDER) -> None:
 
 @app.command()
 def leave(
-    *, folder: Folder = DEFAULT_FOLDER, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    *,
+    folder: Folder = DEFAULT_FOLDER,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not tell the coordinator: it is gone, or cannot be reached.")
+    ] = False,
 ) -> None:
     """Leave the federation: keys, certificate and approvals are deleted; models and the record stay."""
     from hansa_client.enrolment import leave as say_goodbye  # noqa: PLC0415
     from hansa_client.folder import SiteFolder  # noqa: PLC0415
 
     site = SiteFolder(folder)
-    membership = site.membership()
+    own = (None if site.has_joined else site.request()) or site.membership()
     if not yes:
-        typer.confirm(f"Leave {membership.federation} and delete the keys of {membership.site}?", abort=True)
+        typer.confirm(f"Leave {own.federation} and delete the keys of {own.site}?", abort=True)
     site.lock()
-    say_goodbye(site)
-    typer.echo(f"{membership.site} has left {membership.federation}.")
+    if offline or not site.has_joined:
+        site.forget()
+        untold = "It was not asked."
+    else:
+        try:
+            untold = say_goodbye(site)
+        except Unreachable as error:
+            raise Unreachable(
+                f"{error.message} Nothing is deleted.",
+                advice="Try again later, or leave without telling it: hansa site leave --offline",
+            ) from None
+    typer.echo(f"{own.site} has left {own.federation}: its keys and its certificate are deleted.")
+    if untold:
+        typer.echo(f"The coordinator was not told: {untold} If it still has {own.site}, let its operator know.")
 
 
 @app.command()
