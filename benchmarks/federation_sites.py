@@ -6,12 +6,15 @@ the worker and the outbox, which would cost the machine 200 processes.
 """
 
 import asyncio
+import logging
 import random
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
+
+import structlog
 
 from benchmarks.echo_client import _parse, _reply
 from hansa_client.connection import Connection
@@ -106,4 +109,5 @@ async def main(folder: Path, faults: float) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2])))

@@ -379,7 +379,7 @@ def _grpc_errors(address: str) -> Any:
             f"{address} cannot be reached: {error.code().name.lower()}.",
             advice="It is tried again by itself; 'hansa site check' finds the cause.",
         ) from None
-    except asyncio.InvalidStateError:
+    except (asyncio.InvalidStateError, grpc.aio.UsageError):  # the second: a call on a channel that was just closed
         raise Unreachable(f"The connection to {address} ended.") from None
     except asyncio.CancelledError:
         task = asyncio.current_task()

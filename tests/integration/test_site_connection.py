@@ -7,12 +7,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from tests.chaos.members import Members
 
 from hansa_client.connection import Connection
 from hansa_client.folder import SiteFolder
 from hansa_common.errors import HansaError, PeerRefused, Unreachable
-from hansa_common.wire.protocol import AnyNotice, TaskId
+from hansa_common.wire.protocol import AnyNotice, Empty, ProposalsReply, TaskId
 
 TASK = TaskId(study="small", step="train-1", attempt=1, site="site-1")
 UPLOADS = 120
@@ -55,3 +56,22 @@ def test_no_upload_outlives_the_session_that_a_killed_coordinator_leaves(tmp_pat
         asyncio.run(kill_in_the_middle(federation.pid))
     assert len(over) == len(refused) == UPLOADS
     assert max(over) < MOMENT
+
+
+def test_a_call_on_a_connection_that_was_just_closed_is_no_crash(tmp_path: Path) -> None:
+    async def listen(_notice: AnyNotice) -> None:
+        return
+
+    async def call_after_the_end() -> None:
+        connection = Connection(SiteFolder(tmp_path / "site-1"), listen, lambda _error: None)
+        running = asyncio.create_task(connection.run())
+        await connection.attached.wait()
+        await connection.drop()
+        connection.session = "not known to be over"  # as it is for a moment while a channel is being closed
+        with pytest.raises(Unreachable):
+            await connection.call("Proposals", Empty(), ProposalsReply)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    with Members(tmp_path, ("site-1",)):
+        asyncio.run(call_after_the_end())
