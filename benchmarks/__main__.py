@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import cifar10, exchange, federation, many_sites, server_memory, simulation
+from benchmarks import cifar10, exchange, federation, many_sites, recovery, server_memory, simulation
 from benchmarks.machine import describe, use_cores
 
 BENCHMARKS: dict[str, Callable[[int], None]] = {
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "cifar10": cifar10.run,
     "exchange": exchange.run,
     "federation": federation.run,
+    "recovery": recovery.run,
     "soak": federation.soak,
 }
 
