@@ -18,9 +18,6 @@ from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
 from hansa_common.errors import MessageError
@@ -30,6 +27,7 @@ from hansa_common.messages import Envelope, RawArray, Refusal, decode
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import TaskId
 from hansa_server.app import envelope_from_records, envelope_to_records
+from hansa_server.engines.grid import OwnGrid
 from hansa_server.federation.control import (
     MESSAGE,
     CloseRequest,
@@ -46,7 +44,6 @@ _WAIT: Final = 0.5  # seconds that a pull waits for a first reply
 _AT_ONCE: Final = 4 << 20  # bytes of replies in memory at a time, beside one that is larger
 _SLACK: Final = 8 << 20  # bytes of a reply beside its vector: header and counts
 _LARGEST: Final = 16 << 30  # bytes of a reply whose size nothing tells
-_SERVER_NODE: Final = 1  # Flower's id of the node that a ServerApp runs on
 _STEPS: Final = {"initial-task": "initial"}
 
 
@@ -58,7 +55,7 @@ class _Content:
     max_reply: int
 
 
-class FederationGrid(Grid):
+class FederationGrid(OwnGrid):
     """A Flower Grid whose nodes are the sites of a federation.
 
     Args:
@@ -71,39 +68,14 @@ class FederationGrid(Grid):
 
     def __init__(self, *, control: Control, folder: Path, study: str, attempt: int, sites: Sequence[str]) -> None:
         self.names = {index + 1: site for index, site in enumerate(sites)}
+        super().__init__(self.names)
         self._control = control
         self._folder = folder
         self._study = study
         self._attempt = attempt
-        self._run = Run.create_empty(run_id=uuid.uuid4().int >> 65)
         self._waiting: dict[str, tuple[str, Message]] = {}  # message id -> task, message without content
         with storage(folder, "create"):
             folder.mkdir(parents=True, exist_ok=True)
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, self._run.run_id, _SERVER_NODE
-
-    def set_run(self, run: Run) -> None:
-        """See Flower's Grid."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """See Flower's Grid."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """See Flower's Grid."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """See Flower's Grid."""
-        return list(self.names)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Ask sites; returns once the tasks are durable.

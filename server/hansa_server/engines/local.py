@@ -23,9 +23,6 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import context_to_proto
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from hansa_server.engines.frames import (
     Frame,
@@ -39,12 +36,12 @@ from hansa_server.engines.frames import (
     restore,
     send,
 )
+from hansa_server.engines.grid import OwnGrid
 
 _WAIT = 0.2  # seconds that a pull waits for a first reply
 _LARGE = 4 << 20  # bytes; of replies above this size one at a time is in this process's memory
 _LONGEST = 30 * 86_400.0  # seconds; a socket takes no timeout of centuries
 _JOIN_SECONDS = 5.0
-_SERVER_NODE = 1  # Flower's id of the node that a ServerApp runs on
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -85,7 +82,7 @@ class WorkerLostError(Exception):
     """A worker process died, or had to be ended."""
 
 
-class LocalGrid(Grid):
+class LocalGrid(OwnGrid):
     """A Flower Grid whose nodes are simulated by worker processes.
 
     Args:
@@ -108,7 +105,7 @@ class LocalGrid(Grid):
         log: Path | None = None,
     ) -> None:
         empty = flatten(RecordDict())
-        self._run = Run.create_empty(run_id=uuid.uuid4().int >> 65)
+        super().__init__(range(1, nodes + 1))
         self._run_config = run_config or {}
         self._nodes = {
             index + 1: _Node({PARTITION_ID_KEY: index, NUM_PARTITIONS_KEY: nodes}, empty) for index in range(nodes)
@@ -122,7 +119,6 @@ class LocalGrid(Grid):
         self._closed = False
         count = min(workers or len(os.sched_getaffinity(0)), nodes)
         self._lanes = [_Lane(self, number, client_app, folder or Path.cwd(), log) for number in range(count)]
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, self._run.run_id, _SERVER_NODE
 
     def start(self) -> None:
         """Start the worker processes; they load the ClientApp while this process goes on."""
@@ -138,30 +134,6 @@ class LocalGrid(Grid):
             lane.stop()
         for lane in self._lanes:
             lane.join()
-
-    def set_run(self, run: Run) -> None:
-        """See Flower's Grid."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """See Flower's Grid."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """See Flower's Grid."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """See Flower's Grid."""
-        return list(self._nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages; those whose node took longest last time go first.
