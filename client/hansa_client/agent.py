@@ -31,6 +31,7 @@ from hansa_client.worker_process import WorkerProcess
 from hansa_common.app_plan import AppPlan
 from hansa_common.errors import (
     AnsweredBefore,
+    DiskTooFull,
     HansaError,
     IdentityError,
     MessageError,
@@ -43,7 +44,7 @@ from hansa_common.errors import (
     UsageError,
 )
 from hansa_common.failpoints import reach
-from hansa_common.files import write_whole
+from hansa_common.files import storage, write_whole
 from hansa_common.messages import Delivered, DeliverTask, Envelope, Message, decode, encode
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
@@ -250,7 +251,10 @@ class Agent:
             raise TaskRefused(f"The task is larger than this site's limit of {limits.max_task_mb} MB.")
         free = shutil.disk_usage(self._folder.path).free
         if free < notice.size + limits.min_free_disk_mb * 1_000_000:
-            raise TaskRefused("The site's disk is too full for this task.")
+            raise DiskTooFull(
+                f"The task would leave less than {limits.min_free_disk_mb} MB of this disk.",
+                advice="Free space, or lower limits.min_free_disk_mb in site.toml.",
+            )
 
     def _answer(self, notice: TaskNotice, parcel: Parcel) -> Parcel:
         """Do a task in a thread of its own; whatever fails is a typed refusal."""
@@ -279,7 +283,8 @@ class Agent:
         if hashlib.sha256(vector.data).hexdigest() != header.sha256:
             raise MessageError("The model's bytes are not those that its digest is of.")
         folder = self._folder.path / "models" / notice.task.study
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage(folder, "create"):
+            folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(values) for name, values in header.spec.split(vector)}
         metadata = {"study": notice.task.study, "plan_digest": header.plan_digest, "sha256": header.sha256}
         write_whole(folder / "model.safetensors", save(tensors, metadata))
@@ -297,11 +302,14 @@ class Agent:
             StorageError: The disk is full or fails: nothing leaves.
         """
         code = _refused_code(reply)
-        entry = self._outbox.put(notice.task, reply)
-        if code:
-            self._journal.append("task-refused", task=str(notice.task), code=code)
-        else:
-            self._journal.append("reply-released", task=str(notice.task), bytes=entry.size, sha256=entry.sha256)
+
+        def record(entry: Entry) -> None:
+            if code:
+                self._journal.append("task-refused", task=str(entry.task), code=code)
+            else:
+                self._journal.append("reply-released", task=str(entry.task), bytes=entry.size, sha256=entry.sha256)
+
+        self._outbox.put(notice.task, reply, record)
         self._to_send.set()
 
     async def _send(self) -> None:
@@ -344,7 +352,8 @@ class Agent:
 
     def _incoming(self, notice: TaskNotice) -> Path:
         folder = self._folder.path / "incoming"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with storage(folder, "create"):
+            folder.mkdir(mode=0o700, exist_ok=True)
         for leftover in folder.iterdir():
             if leftover.name != notice.sha256:
                 leftover.unlink(missing_ok=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import structlog
 
+from hansa_common.files import LogFile
+
 
 def configure(path: Path) -> None:
     """Structured lines of ids and decisions; what this site refused and why stands in full, for it stays here."""
@@ -20,7 +22,7 @@ def configure(path: Path) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=path.open("a", encoding="utf-8")),
+        logger_factory=structlog.WriteLoggerFactory(file=LogFile(path)),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
 

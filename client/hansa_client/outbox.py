@@ -6,8 +6,7 @@ is acknowledged. Nothing is trained, noised or masked twice.
 """
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from hansa_common.errors import StorageError
 from hansa_common.failpoints import reach
-from hansa_common.files import storage, sync_folder, write_whole
+from hansa_common.files import storage, sync_file, sync_folder, write_whole
 from hansa_common.roster import Hash
 from hansa_common.settings import Strict
 from hansa_common.wire.codec import Parcel
@@ -49,8 +48,13 @@ class Outbox:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._entries = {str(entry.task): entry for entry in self._read()}
 
-    def put(self, task: TaskId, parcel: Parcel) -> Entry:
+    def put(self, task: TaskId, parcel: Parcel, record: Callable[[Entry], None]) -> None:
         """Write a reply, durably.
+
+        Args:
+            task: What it is the reply to.
+            parcel: The reply.
+            record: Notes it in the site's record, before it can leave: where that fails there is no reply.
 
         Raises:
             StorageError: The disk is full or fails; there is no reply.
@@ -65,16 +69,16 @@ class Outbox:
                         digest.update(piece)
                         size += file.write(piece)
                     file.flush()
-                    os.fsync(file.fileno())
+                    sync_file(file.fileno(), "site.reply.sync")
                 temporary.replace(path)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
             sync_folder(self._folder)
         entry = Entry(task=task, size=size, sha256=digest.hexdigest())
+        record(entry)
         self._write(entry)
         reach("site.reply.after-write")
-        return entry
 
     def find(self, task: TaskId) -> Entry | None:
         """Return what there is of a task's reply."""

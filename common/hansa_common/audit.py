@@ -18,7 +18,7 @@ from pydantic import Field
 from hansa_common.canonical import digest
 from hansa_common.errors import JournalError, StorageError
 from hansa_common.failpoints import reach
-from hansa_common.files import sync_folder
+from hansa_common.files import sync_file, sync_folder
 from hansa_common.settings import Strict
 
 _FIRST = "0" * 64
@@ -164,4 +164,4 @@ def _append(path: Path, content: bytes) -> None:
 def _write_durably(descriptor: int, content: bytes) -> None:
     if os.write(descriptor, content) != len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.fsync(descriptor)
+    sync_file(descriptor, "journal.sync")

@@ -213,6 +213,13 @@ class SitePaused(TaskRefused):
     public = "The site is paused by its operator."
 
 
+class DiskTooFull(TaskRefused):
+    """The task would leave less of the site's disk free than its settings ask for."""
+
+    code = "disk-too-full"
+    public = "The site's disk is too full for this task; its operator must free space."
+
+
 class JournalError(HansaError):
     """A hash-chained record was changed, cut or cannot be read."""
 

@@ -1,7 +1,9 @@
 """Files that are there whole, durably, or as they were before."""
 
 import contextlib
+import io
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno(), "file.sync")
             Path(temporary).chmod(mode)
             reach("file.before-rename")
             Path(temporary).replace(path)
@@ -32,6 +34,22 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def sync_file(descriptor: int, place: str) -> None:
+    """Make a file's content durable, once: after a failure nothing that was written counts, whatever a second try says.
+
+    The kernel takes pages that it could not write for clean, so a second fsync succeeds and proves nothing.
+
+    Args:
+        descriptor: Of the file.
+        place: Name of the fail point.
+
+    Raises:
+        OSError: The disk fails.
+    """
+    reach(place)
+    os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -85,3 +103,21 @@ def storage(
         yield
     except OSError as error:
         raise StorageError(f"Cannot {verb} {path}: {error.strerror}.", advice=advice) from error
+
+
+class LogFile(io.TextIOWrapper):
+    """A log that ends nothing: what the disk does not take goes to standard error.
+
+    Args:
+        path: Of the file; lines are added at its end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "a"), encoding="utf-8", write_through=True)
+
+    def write(self, text: str) -> int:
+        """Write a line."""
+        try:
+            return super().write(text)
+        except OSError:
+            return sys.stderr.write(text)

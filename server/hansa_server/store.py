@@ -256,4 +256,5 @@ class HeldUpdates:
     def close(self) -> None:
         """Give the disk space back."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what the disk did not take is thrown away with the rest
+                self._file.close()

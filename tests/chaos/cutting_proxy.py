@@ -13,24 +13,6 @@ _RETRANSMISSION = 0.2  # seconds until TCP sends a lost segment again (Linux's l
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """What goes wrong once.
-
-    Attributes:
-        kind: ``rst`` and ``fin`` end every connection, ``silence`` holds everything back and ends nothing,
-            ``refuse`` ends every connection and closes new ones as soon as they are accepted.
-        after: Bytes that still go up, over all connections from now on, before it happens.
-        seconds: How long a silence lasts.
-        connections: How many new connections are closed (``refuse``).
-    """
-
-    kind: Literal["rst", "fin", "silence", "refuse"]
-    after: int = 0
-    seconds: float = 0.0
-    connections: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
     """What the path is like all the time.
 
@@ -45,6 +27,30 @@ class Weather:
     piece: int = 0
     delay: float = 0.0
     loss: float = 0.0
+
+
+_FAIR = Weather()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What goes wrong once.
+
+    Attributes:
+        kind: ``rst`` and ``fin`` end every connection, ``silence`` holds everything back and ends nothing,
+            ``refuse`` ends every connection and closes new ones as soon as they are accepted, ``weather`` changes what
+            the path is like.
+        after: Bytes that still go up, over all connections from now on, before it happens.
+        seconds: How long a silence or the weather lasts.
+        connections: How many new connections are closed (``refuse``).
+        weather: What the path is like for that time.
+    """
+
+    kind: Literal["rst", "fin", "silence", "refuse", "weather"]
+    after: int = 0
+    seconds: float = 0.0
+    connections: int = 0
+    weather: Weather = _FAIR
 
 
 class CuttingProxy(Relay):
@@ -70,7 +76,7 @@ class CuttingProxy(Relay):
         self._fault: Fault | None = None
         self._left = 0
         self._refusals = 0
-        self._weather = Weather()
+        self._weather = self._usual = _FAIR
         self._open = asyncio.Event()
         self._open.set()
 
@@ -90,7 +96,7 @@ class CuttingProxy(Relay):
         """Change what the path is like, for open connections too."""
 
         async def work() -> None:
-            self._weather = weather
+            self._weather = self._usual = weather
 
         self._do(work())
 
@@ -98,7 +104,7 @@ class CuttingProxy(Relay):
         """Nothing is wrong any more."""
 
         async def work() -> None:
-            self._fault, self._refusals, self._weather = None, 0, Weather()
+            self._fault, self._refusals, self._usual = None, 0, _FAIR
             self._mend()
 
         self._do(work())
@@ -155,6 +161,9 @@ class CuttingProxy(Relay):
         if fault.kind == "silence":
             self._open.clear()
             self._loop.call_later(fault.seconds, self._mend)
+        elif fault.kind == "weather":
+            self._weather = fault.weather
+            self._loop.call_later(fault.seconds, self._mend)
         elif fault.kind == "fin":
             for writer in tuple(self._writers):
                 writer.close()
@@ -163,10 +172,11 @@ class CuttingProxy(Relay):
                 reset(writer)
         if fault.kind == "refuse" and fault.connections:
             self._refusals = fault.connections
-        elif fault.kind != "silence":
+        elif fault.kind not in ("silence", "weather"):
             self._mend()
         self.fired.set()
 
     def _mend(self) -> None:
+        self._weather = self._usual
         self._open.set()
         self.healed.set()

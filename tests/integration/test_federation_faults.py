@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.chaos.cutting_proxy import CuttingProxy, Fault
+from tests.chaos.cutting_proxy import CuttingProxy, Fault, Weather
 from tests.chaos.federation import Federation, Site
 from tests.chaos.supervisor import Supervisor
 
-from hansa_common.failpoints import NAMES, VARIABLE
+from hansa_common.failpoints import NAMES, SYNCS, VARIABLE
 from hansa_common.plan import StudyPlan, dump_plan
 from hansa_common.wire.protocol import CHUNK
 from hansa_server.results import Results
@@ -18,8 +18,9 @@ from hansa_server.results import Results
 SITES = ("site-1", "site-2")
 Make = Callable[..., Federation]
 BOTH = ("file.before-rename", "journal.append")
-ON_SERVER = tuple(name for name in NAMES if not name.startswith("site."))
-AT_SITE = tuple(name for name in NAMES if name.startswith("site.") or name in BOTH)
+KILLS = tuple(name for name in NAMES if name not in SYNCS)
+ON_SERVER = tuple(name for name in KILLS if not name.startswith("site."))
+AT_SITE = tuple(name for name in KILLS if name.startswith("site.") or name in BOTH)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def large_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> Path:
     data = {"kind": "image", "channels": 3, "height": 224, "width": 224, "classes": list("0123456789")}
     plan = make_plan(
         replaced={"simulation": None, "data": data | {"minimum_examples": 10}},
-        rounds={"count": 7, "deadline_seconds": 120.0},
+        rounds={"count": 8, "deadline_seconds": 600.0},
         training={"batch_size": 10},
     )
     path = tmp_path / "large.toml"
@@ -85,42 +86,104 @@ def large_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> Path:
     return path
 
 
+@pytest.fixture
+def federation(make_federation: Make, large_study: Path) -> Federation:
+    data = f'[data.default]\nadapter = "npz"\npath = "{large_study.with_name("images.npz")}"\n'
+    return make_federation(SITES, data=dict.fromkeys(SITES, data))
+
+
+SLOW, PIECES = Weather(rate=64_000), Weather(piece=1)
 CUTS = (
     Fault(kind="rst", after=2_500_000),
     Fault(kind="fin", after=600_000),
     Fault(kind="silence", after=3_500_000, seconds=2.0),
     Fault(kind="refuse", after=4_000_000, connections=2),
+    Fault(kind="weather", after=1_500_000, seconds=2.0, weather=SLOW),
+    Fault(kind="weather", after=5_000_000, seconds=2.0, weather=PIECES),
 )
+INITIAL = 6_100_000  # bytes of the initial parameters, which one site sends
+IN_FLIGHT = 2_000_000  # bytes in the sockets' buffers on loopback, which the proxy took and a cut threw away
 
 
-def _has_released(site: Site, step: str) -> bool:
-    return step in (site.folder / "journal.jsonl").read_text()
+def _has(site: Site, event: str, step: str) -> bool:
+    lines = (site.folder / "journal.jsonl").read_text().splitlines()
+    return any(f'"{event}"' in line and f"{step}:" in line for line in lines)
 
 
-def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
-    make_federation: Make, large_study: Path, cutting_proxy: Callable[[int], CuttingProxy], tmp_path: Path
-) -> None:
-    data = f'[data.default]\nadapter = "npz"\npath = "{tmp_path / "images.npz"}"\n'
-    federation = make_federation(SITES, data=dict.fromkeys(SITES, data))
-    calm = federation.run(large_study)
-    assert calm.state == "completed", calm.reason
+def attached(federation: Federation, site: str) -> int:
+    lines = (federation.folder / "server.log").read_text().splitlines()
+    return sum('"event": "attached"' in line and f'"site": "{site}"' in line for line in lines)
+
+
+def _start_behind(federation: Federation, proxy: CuttingProxy, study: Path) -> str:
     site = federation.sites["site-1"]
-    proxy = cutting_proxy(federation.federation_port)
     site.agent.stop()
     site.connect_through(proxy.port)
     federation.start_sites(site)
-    study = federation.propose(large_study)
-    federation.approve(study)
+    started = federation.propose(study)
+    federation.approve(started)
+    return started
+
+
+def _check_same(federation: Federation, calm: str, other: str) -> Results:
+    row = federation.wait_ended(other)
+    assert row.state == "completed", row.reason
+    one, found = results(federation, calm), results(federation, other)
+    assert found.model_sha256 == one.model_sha256
+    assert [len(numbered.sites) for numbered in found.rounds] == [2] * len(one.rounds)
+    return found
+
+
+def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
+    federation: Federation, large_study: Path, cutting_proxy: Callable[[int], CuttingProxy]
+) -> None:
+    calm = federation.run(large_study)
+    assert calm.state == "completed", calm.reason
+    proxy, site = cutting_proxy(federation.federation_port), federation.sites["site-1"]
+    before = attached(federation, "site-2")
+    study = _start_behind(federation, proxy, large_study)
     for number, fault in enumerate(CUTS, start=2):
-        federation.wait_for(partial(_has_released, site, f"train-{number}:"), f"round {number}")
+        federation.wait_for(partial(_has, site, "reply-released", f"train-{number}"), f"round {number}")
         proxy.arm(fault)
         federation.wait_for(proxy.fired.is_set, f"the fault {fault.kind}", seconds=60.0)
         federation.wait_for(proxy.healed.is_set, "its end", seconds=60.0)
-    row = federation.wait_ended(study)
-    assert row.state == "completed", row.reason
-    one, other = results(federation, calm.study), results(federation, study)
-    assert other.model_sha256 == one.model_sha256
-    assert [len(found.sites) for found in other.rounds] == [2] * 7
-    whole = sum(found.bytes_up for found in other.rounds) // 2 + 6_100_000  # and the initial parameters
-    in_flight = 2_000_000  # bytes in the sockets' buffers on loopback, which the proxy took and a cut threw away
-    assert proxy.up < whole + len(CUTS) * (CHUNK + in_flight)
+    found = _check_same(federation, calm.study, study)
+    assert attached(federation, "site-2") == before
+    whole = sum(numbered.bytes_up for numbered in found.rounds) // 2 + INITIAL
+    assert proxy.up < whole + len(CUTS) * (CHUNK + IN_FLIGHT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weather", [SLOW, PIECES], ids=["64 KB a second", "1 byte at a time"])
+def test_a_whole_upload_over_a_bad_path_takes_its_time_and_nothing_is_sent_twice(
+    federation: Federation, large_study: Path, cutting_proxy: Callable[[int], CuttingProxy], weather: Weather
+) -> None:
+    calm = federation.run(large_study)
+    proxy, site = cutting_proxy(federation.federation_port), federation.sites["site-1"]
+    study = _start_behind(federation, proxy, large_study)
+    federation.wait_for(partial(_has, site, "reply-released", "train-2"), "round 2")
+    connections, before, other = proxy.accepted, proxy.up, attached(federation, "site-2")
+    proxy.set(weather)
+    federation.wait_for(partial(_has, site, "reply-acknowledged", "train-2"), "the upload", seconds=500.0)
+    assert proxy.accepted == connections
+    assert proxy.up - before < INITIAL + CHUNK
+    proxy.heal()
+    _check_same(federation, calm.study, study)
+    assert attached(federation, "site-2") == other
+
+
+@pytest.mark.slow
+def test_an_upload_goes_on_behind_20_seconds_of_silence(
+    federation: Federation, large_study: Path, cutting_proxy: Callable[[int], CuttingProxy]
+) -> None:
+    calm = federation.run(large_study)
+    proxy, site = cutting_proxy(federation.federation_port), federation.sites["site-1"]
+    study = _start_behind(federation, proxy, large_study)
+    federation.wait_for(partial(_has, site, "reply-released", "train-2"), "round 2")
+    before, other = proxy.up, attached(federation, "site-2")
+    proxy.arm(Fault(kind="silence", after=3_500_000, seconds=20.0))
+    federation.wait_for(proxy.healed.is_set, "the end of the silence", seconds=60.0)
+    federation.wait_for(partial(_has, site, "reply-acknowledged", "train-2"), "the upload", seconds=3.0)
+    assert proxy.up - before < INITIAL + CHUNK + IN_FLIGHT
+    _check_same(federation, calm.study, study)
+    assert attached(federation, "site-2") == other

@@ -4,11 +4,13 @@ Each line is one call of an ``Observer``, as JSON; ``follow`` makes the same cal
 later. A line is progress for people and nothing is decided by it.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from hansa_common.files import LogFile
 from hansa_common.messages import Opened
 from hansa_server.results import RoundResult
 from hansa_server.study import Observer
@@ -24,7 +26,7 @@ class EventLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / EVENTS).open("a", encoding="utf-8", buffering=1)
+        self._file = LogFile(folder / EVENTS)
 
     def opened(self, sites: Mapping[str, Opened], failed: Mapping[str, str]) -> None:
         """See ``Observer``."""
@@ -76,7 +78,8 @@ class EventReader:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                yield json.loads(line)
+                with contextlib.suppress(ValueError):  # a full disk took half of a line
+                    yield json.loads(line)
 
 
 def show(event: Mapping[str, Any], observer: Observer) -> None:

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from hansa_common.app_plan import read_any
 from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, UsageError
+from hansa_common.files import LogFile
 from hansa_common.heap import keep_small
 from hansa_common.settings import Strict
 from hansa_common.wire import tls
@@ -73,7 +74,7 @@ def serve(path: Path, passphrase: bytes, *, protocols: tuple[int, ...] = PROTOCO
     keep_small()
     folder = FederationFolder.open(path)
     folder.lock()
-    with folder.log.open("a", encoding="utf-8") as log:
+    with LogFile(folder.log) as log:
         _configure_logs(log)
         asyncio.run(_Coordinator(folder, passphrase, protocols).run())
 

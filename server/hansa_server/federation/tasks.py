@@ -6,6 +6,7 @@ that were stored. A reply is a file that is complete, synced and renamed before 
 committed before the site is told; the site's copy goes only then.
 """
 
+import errno
 import hashlib
 import os
 import time
@@ -19,7 +20,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from hansa_common.errors import PeerRefused
 from hansa_common.failpoints import reach
-from hansa_common.files import storage, sync_folder
+from hansa_common.files import storage, sync_file, sync_folder
 from hansa_common.wire.protocol import Denial, TaskId, TaskNotice
 from hansa_server.federation.control import MESSAGE
 from hansa_server.federation.database import metadata, transaction
@@ -331,7 +332,7 @@ class Incoming:
             if not self._name.exists() or self._name.read_text() != f"{size} {sha256}":
                 self.path.unlink(missing_ok=True)
                 self._name.write_text(f"{size} {sha256}")
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)
             self.stored = os.fstat(self._file.fileno()).st_size
 
     def write(self, chunk: bytes) -> None:
@@ -344,8 +345,8 @@ class Incoming:
         if self.stored + len(chunk) > self._size:
             raise PeerRefused("The reply is longer than announced.", denial=Denial.TOO_LARGE)
         with storage(self.path, "store", advice="Free space or mend the disk; the site sends it again."):
-            self._file.write(chunk)
-            self._file.flush()
+            if self._file.write(chunk) != len(chunk):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.stored += len(chunk)
 
     def complete(self) -> None:
@@ -353,10 +354,14 @@ class Incoming:
 
         Raises:
             PeerRefused: These are not the bytes that were announced; the part is thrown away.
-            StorageError: The disk is full or fails.
+            StorageError: The disk fails; the part is thrown away.
         """
         with storage(self.path, "store", advice="Free space or mend the disk; the site sends it again."):
-            os.fsync(self._file.fileno())
+            try:
+                sync_file(self._file.fileno(), "server.reply.sync")
+            except OSError:
+                self.path.unlink(missing_ok=True)
+                raise
             with self.path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != self._sha256:

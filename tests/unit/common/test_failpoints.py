@@ -54,6 +54,8 @@ def test_several_are_armed_together_and_off_by_default(tmp_path: Path) -> None:
         "site.send@0:/m",
         "site.send@²:/m",
         "site.send@x:/m",
+        "site.send@1!:/m",
+        "file.sync@!:/m",
         "site.send@1:/m,site.send@2:/n",
     ],
 )
