@@ -25,7 +25,10 @@ GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
 START = "hansa server start"
 SITES = ("site-1", "site-2")
 
-pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="the guide's backup needs sqlite3")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("sqlite3") is None, reason="the guide's backup needs sqlite3"),
+]
 
 
 def commands() -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A federation under faults: nothing is lost or counted twice, and the model is that of the run without them."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.chaos.cutting_proxy import CuttingProxy, Fault, Weather
 from tests.chaos.federation import Federation, Site
 from tests.chaos.supervisor import Supervisor
 
+from hansa_common.audit import read
 from hansa_common.failpoints import NAMES, SYNCS, VARIABLE
 from hansa_common.plan import StudyPlan, dump_plan
 from hansa_common.wire.protocol import CHUNK
@@ -153,18 +155,38 @@ def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
     assert proxy.up < whole + len(CUTS) * (CHUNK + IN_FLIGHT)
 
 
+def _cut_in_round_2(federation: Federation, proxy: CuttingProxy, study: Path, fault: Fault) -> tuple[str, str]:
+    """Have this happen during an upload; return the study and the step whose reply is on its way."""
+    site = federation.sites["site-1"]
+    started = _start_behind(federation, proxy, study)
+    federation.wait_for(partial(_has, site, "reply-released", "train-2"), "round 2")
+    proxy.arm(fault)
+    federation.wait_for(proxy.fired.is_set, "the fault", seconds=60.0)
+    last = [entry for entry in read(site.folder / "journal.jsonl") if entry.event == "reply-released"][-1]
+    step = str(last.details["task"]).split(":")[1]
+    assert not _has(site, "reply-acknowledged", step)
+    return started, step
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("weather", [SLOW, PIECES], ids=["64 KB a second", "1 byte at a time"])
+@pytest.mark.parametrize(
+    ("weather", "least"), [(SLOW, 60.0), (PIECES, 5.0)], ids=["64 KB a second", "1 byte at a time"]
+)
 def test_a_whole_upload_over_a_bad_path_takes_its_time_and_nothing_is_sent_twice(
-    federation: Federation, large_study: Path, cutting_proxy: Callable[[int], CuttingProxy], weather: Weather
+    federation: Federation,
+    large_study: Path,
+    cutting_proxy: Callable[[int], CuttingProxy],
+    weather: Weather,
+    least: float,
 ) -> None:
     calm = federation.run(large_study)
     proxy, site = cutting_proxy(federation.federation_port), federation.sites["site-1"]
-    study = _start_behind(federation, proxy, large_study)
-    federation.wait_for(partial(_has, site, "reply-released", "train-2"), "round 2")
-    connections, before, other = proxy.accepted, proxy.up, attached(federation, "site-2")
-    proxy.set(weather)
-    federation.wait_for(partial(_has, site, "reply-acknowledged", "train-2"), "the upload", seconds=500.0)
+    fault = Fault(kind="weather", after=100_000, seconds=3_600.0, weather=weather)
+    other = attached(federation, "site-2")
+    study, step = _cut_in_round_2(federation, proxy, large_study, fault)
+    started, before, connections = time.monotonic(), proxy.up, proxy.accepted
+    federation.wait_for(partial(_has, site, "reply-acknowledged", step), "the upload", seconds=500.0)
+    assert time.monotonic() - started > least
     assert proxy.accepted == connections
     assert proxy.up - before < INITIAL + CHUNK
     proxy.heal()
@@ -178,12 +200,12 @@ def test_an_upload_goes_on_behind_20_seconds_of_silence(
 ) -> None:
     calm = federation.run(large_study)
     proxy, site = cutting_proxy(federation.federation_port), federation.sites["site-1"]
-    study = _start_behind(federation, proxy, large_study)
-    federation.wait_for(partial(_has, site, "reply-released", "train-2"), "round 2")
-    before, other = proxy.up, attached(federation, "site-2")
-    proxy.arm(Fault(kind="silence", after=3_500_000, seconds=20.0))
+    other = attached(federation, "site-2")
+    fault = Fault(kind="silence", after=3_500_000, seconds=20.0)
+    study, step = _cut_in_round_2(federation, proxy, large_study, fault)
+    before = proxy.up
     federation.wait_for(proxy.healed.is_set, "the end of the silence", seconds=60.0)
-    federation.wait_for(partial(_has, site, "reply-acknowledged", "train-2"), "the upload", seconds=3.0)
+    federation.wait_for(partial(_has, site, "reply-acknowledged", step), "the upload", seconds=3.0)
     assert proxy.up - before < INITIAL + CHUNK + IN_FLIGHT
     _check_same(federation, calm.study, study)
     assert attached(federation, "site-2") == other
