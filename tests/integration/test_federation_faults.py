@@ -108,6 +108,7 @@ IN_FLIGHT = 2_000_000  # bytes in the sockets' buffers on loopback, which the pr
 
 
 def _has(site: Site, event: str, step: str) -> bool:
+    """Tell whether a site's record has this about ``study:step``."""
     lines = (site.folder / "journal.jsonl").read_text().splitlines()
     return any(f'"{event}"' in line and f"{step}:" in line for line in lines)
 
@@ -145,7 +146,7 @@ def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
     before = attached(federation, "site-2")
     study = _start_behind(federation, proxy, large_study)
     for number, fault in enumerate(CUTS, start=2):
-        federation.wait_for(partial(_has, site, "reply-released", f"train-{number}"), f"round {number}")
+        federation.wait_for(partial(_has, site, "reply-released", f"{study}:train-{number}"), f"round {number}")
         proxy.arm(fault)
         federation.wait_for(proxy.fired.is_set, f"the fault {fault.kind}", seconds=60.0)
         federation.wait_for(proxy.healed.is_set, "its end", seconds=60.0)
@@ -155,15 +156,15 @@ def test_cut_in_every_way_an_upload_loses_at_most_one_chunk(
     assert proxy.up < whole + len(CUTS) * (CHUNK + IN_FLIGHT)
 
 
-def _cut_in_round_2(federation: Federation, proxy: CuttingProxy, study: Path, fault: Fault) -> tuple[str, str]:
-    """Have this happen during an upload; return the study and the step whose reply is on its way."""
+def _cut(federation: Federation, proxy: CuttingProxy, study: Path, fault: Fault) -> tuple[str, str]:
+    """Have this happen during the upload of an update; return the study, and ``study:step`` of the update."""
     site = federation.sites["site-1"]
     started = _start_behind(federation, proxy, study)
-    federation.wait_for(partial(_has, site, "reply-released", "train-2"), "round 2")
+    federation.wait_for(partial(_has, site, "reply-released", f"{started}:train-1"), "round 1")
     proxy.arm(fault)
     federation.wait_for(proxy.fired.is_set, "the fault", seconds=60.0)
     last = [entry for entry in read(site.folder / "journal.jsonl") if entry.event == "reply-released"][-1]
-    step = str(last.details["task"]).split(":")[1]
+    step = str(last.details["task"]).rsplit(":", 2)[0]
     assert not _has(site, "reply-acknowledged", step)
     return started, step
 
@@ -183,7 +184,7 @@ def test_a_whole_upload_over_a_bad_path_takes_its_time_and_nothing_is_sent_twice
     proxy, site = cutting_proxy(federation.federation_port), federation.sites["site-1"]
     fault = Fault(kind="weather", after=100_000, seconds=3_600.0, weather=weather)
     other = attached(federation, "site-2")
-    study, step = _cut_in_round_2(federation, proxy, large_study, fault)
+    study, step = _cut(federation, proxy, large_study, fault)
     started, before, connections = time.monotonic(), proxy.up, proxy.accepted
     federation.wait_for(partial(_has, site, "reply-acknowledged", step), "the upload", seconds=500.0)
     assert time.monotonic() - started > least
@@ -202,7 +203,7 @@ def test_an_upload_goes_on_behind_20_seconds_of_silence(
     proxy, site = cutting_proxy(federation.federation_port), federation.sites["site-1"]
     other = attached(federation, "site-2")
     fault = Fault(kind="silence", after=3_500_000, seconds=20.0)
-    study, step = _cut_in_round_2(federation, proxy, large_study, fault)
+    study, step = _cut(federation, proxy, large_study, fault)
     before = proxy.up
     federation.wait_for(proxy.healed.is_set, "the end of the silence", seconds=60.0)
     federation.wait_for(partial(_has, site, "reply-acknowledged", step), "the upload", seconds=3.0)
