@@ -17,9 +17,11 @@ import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
 from hansa_common.canonical import digest
+from hansa_common.combinations import STRATEGIES, decide
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.models import ARCHITECTURES
+from hansa_common.privacy_plan import PrivacyPlan
 from hansa_common.settings import Strict, parse, read_toml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -163,6 +165,7 @@ class SourcePlan(Strict):
         return _collect_options(values, "adapter", "path")
 
 
+_FEWEST_MASKED, _MOST_MASKED = 3, 100  # sites that mask together
 _MAX_ALPHA = 1e6  # sites are alike to the last example long before
 
 
@@ -266,6 +269,7 @@ class StudyPlan(Strict):
     aggregation: AggregationPlan = AggregationPlan()
     rounds: RoundsPlan
     evaluation: EvaluationPlan = EvaluationPlan()
+    privacy: PrivacyPlan = PrivacyPlan()
     federation: FederationPlan | None = None
     """All members at the time of the proposal, where it is left out."""
     simulation: SimulationPlan | None = None
@@ -290,7 +294,59 @@ class StudyPlan(Strict):
             )
         if self.simulation is not None:
             self._check_simulation(self.simulation)
+        self._check_privacy()
         return self
+
+    def _check_privacy(self) -> None:
+        masked, noised = self.privacy.secure_aggregation, self.privacy.differential
+        if masked is None and noised is None:
+            return
+        strategy = self.aggregation.strategy
+        if strategy not in STRATEGIES:
+            raise ValueError(f"privacy: nobody decided whether aggregation.strategy = '{strategy}' may be combined.")
+        decision = decide(
+            strategy=strategy,
+            ring_bits=masked.ring_bits if masked else None,
+            kind=noised.kind if noised else None,
+            codec="float32",
+        )
+        if not decision.allowed:
+            raise ValueError(f"privacy: {decision.text}")
+        if masked is not None or (noised is not None and noised.kind != "example"):
+            self._check_whole_cohort()
+        if noised is not None and noised.kind == "example":
+            self._check_example_level()
+
+    def _check_whole_cohort(self) -> None:
+        if self.rounds.sites_per_round is not None:
+            raise ValueError(
+                "rounds.sites_per_round: the protection is for the sum over the plan's list of sites, and a cohort "
+                "that the server draws could be filled by it; leave this key out."
+            )
+        sites = self.federation.sites if self.federation else ()
+        count = len(sites) or (self.simulation.sites or len(self.simulation.names) if self.simulation else 0)
+        if count and not _FEWEST_MASKED <= count <= _MOST_MASKED and self.privacy.secure_aggregation is not None:
+            raise ValueError(
+                f"privacy.secure_aggregation: found {count} sites; allowed is {_FEWEST_MASKED} to {_MOST_MASKED}, for "
+                "of two sites each knows the other's update from the sum."
+            )
+
+    def _check_example_level(self) -> None:
+        training = self.training
+        depends = {
+            "training.epochs": training.epochs is not None,
+            "training.class_weights": training.class_weights == "balanced",
+            "training.augmentation.mixup": bool(training.augmentation.mixup),
+            "training.gradient_clip": training.gradient_clip is not None,
+            "data.standardise": getattr(self.data, "standardise", "none") == "site",
+        }
+        found = [name for name, is_set in depends.items() if is_set]
+        if found:
+            raise ValueError(
+                f"{found[0]}: with privacy.differential.kind = 'example' nothing but noised gradients may depend on "
+                "the data; use training.steps, fixed class weights, no mixup, no gradient_clip (the bound is "
+                "privacy.differential.clipping_bound) and no standardisation by the site."
+            )
 
     def _check_model(self) -> None:
         try:
@@ -346,7 +402,10 @@ class StudyPlan(Strict):
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
-        return digest(self.approved().model_dump(mode="json"))
+        values = self.approved().model_dump(mode="json")
+        if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
+            del values["privacy"]
+        return digest(values)
 
 
 def plan_from_json(text: str) -> StudyPlan:

@@ -1,0 +1,102 @@
+"""Which protections go together with which aggregation strategy and codec: decided once, for plans and for people.
+
+``decide`` answers for every combination there is. A strategy or codec that is not listed here cannot be combined with a
+protection: a test walks the product of all registries and fails on one that nobody decided.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from hansa_common.privacy_plan import DifferentialKind
+
+Needs = Literal["sum", "all"]
+RingBits = Literal[16, 32]
+
+STRATEGIES: Final[Mapping[str, Needs]] = {"fedavg": "sum"}
+"""What each aggregation strategy must see: the weighted sum of the updates, or every update by itself."""
+
+CODECS: Final[Mapping[str, bool]] = {"float32": True}
+"""How an update travels, and whether the sum of what travels is what the sum of the updates would be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What becomes of a combination.
+
+    Attributes:
+        allowed: A plan may ask for it.
+        text: Why not, or what it means for those who take part.
+    """
+
+    allowed: bool
+    text: str
+
+
+def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind | None, codec: str) -> Decision:
+    """Say whether a plan may combine these, and what that means.
+
+    Args:
+        strategy: Of the aggregation.
+        ring_bits: Of secure aggregation; ``None`` without.
+        kind: Of differential privacy; ``None`` without.
+        codec: Of the updates.
+
+    Raises:
+        KeyError: Nobody decided on this strategy or codec.
+    """
+    needs, linear = STRATEGIES[strategy], CODECS[codec]
+    refused = (
+        _refused_by_masks(strategy, needs, codec, linear=linear)
+        if ring_bits is not None
+        else _refused_without_masks(kind)
+    ) or _refused_by_noise(strategy, needs, ring_bits, kind)
+    if refused:
+        return Decision(allowed=False, text=refused)
+    return Decision(allowed=True, text=f"{_SEES[ring_bits is not None]} {_TELLS[kind]}")
+
+
+_SEES: Final = {
+    False: "The coordinator reads each site's update.",
+    True: "The coordinator reads the sum over the sites only, unless it colludes with more sites than the plan "
+    "tolerates.",
+}
+_TELLS: Final[Mapping[DifferentialKind | None, str]] = {
+    None: "Nothing limits what it can work out from it about single examples.",
+    "example": "What it can work out about one person of a site is limited by epsilon and delta, whoever reads it.",
+    "site_server": "The model limits what others can work out about one site; the coordinator, who adds the noise, is "
+    "trusted.",
+    "site_distributed": "What anybody can work out about one site is limited by epsilon and delta, the coordinator "
+    "included.",
+}
+
+
+def _refused_by_masks(strategy: str, needs: Needs, codec: str, *, linear: bool) -> str:
+    if needs == "all":
+        return (
+            f"aggregation.strategy = '{strategy}' compares the sites' updates, and secure aggregation shows their sum "
+            "only: choose a strategy that needs the sum, or leave out [privacy.secure_aggregation]."
+        )
+    if not linear:
+        return f"codec '{codec}' is not linear: masks would not cancel in the sum."
+    return ""
+
+
+def _refused_without_masks(kind: DifferentialKind | None) -> str:
+    if kind != "site_distributed":
+        return ""
+    return (
+        "privacy.differential.kind = 'site_distributed' adds a part of the noise at each site, which protects only the "
+        "sum: add [privacy.secure_aggregation]."
+    )
+
+
+def _refused_by_noise(strategy: str, needs: Needs, ring_bits: RingBits | None, kind: DifferentialKind | None) -> str:
+    if needs == "all" and kind in ("site_server", "site_distributed"):
+        return (
+            f"privacy.differential.kind = '{kind}' adds noise to the sum of the updates, and aggregation.strategy = "
+            f"'{strategy}' needs each of them: choose a strategy that needs the sum, or kind = 'example'."
+        )
+    if kind == "site_distributed" and ring_bits == 16:  # noqa: PLR2004
+        return "privacy.secure_aggregation.ring_bits = 16 leaves no room for noise: kind = 'site_distributed' needs 32."
+    return ""
