@@ -28,7 +28,7 @@ _MAX_DIMENSIONS: Final = 8
 _MAX_NESTED: Final = 2 * MAX_ARRAYS + 1  # lists: an empty one is 2 bytes in the table and 60 in memory
 _MAX_COMMAS: Final = (3 + _MAX_DIMENSIONS) * MAX_ARRAYS
 _HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
-_ITEM_BYTES: Final = {"<f4": 4, "<i8": 8, "|u1": 1}
+_ITEM_BYTES: Final = {"<f4": 4, "<i8": 8, "|u1": 1, "<u2": 2, "<u4": 4, "<u8": 8}
 
 
 class Kind(IntEnum):
