@@ -206,6 +206,13 @@ class AnsweredBefore(TaskRefused):
     public = "The site answered this task before; resume the study if the coordinator was restored from a backup."
 
 
+class PolicyRefused(TaskRefused):
+    """The site's own policy does not allow what the plan asks for."""
+
+    code = "policy"
+    public = "The site's policy does not allow this plan."
+
+
 class SitePaused(TaskRefused):
     """The site's operator has paused it."""
 

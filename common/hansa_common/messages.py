@@ -52,7 +52,8 @@ Statement = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{2}){1,500}$")]
 class _Header(Strict):
     protocol: Literal[1] = 1
     carries_vector: ClassVar[bool] = False
-    carries_counts: ClassVar[bool] = False
+    carries_counts: ClassVar[bool | None] = False
+    """``None``: unless the plan's protection keeps them at the site."""
     carries_masked: ClassVar[bool] = False
     carries_sums: ClassVar[bool] = False
     carries_statement: ClassVar[bool | None] = False
@@ -121,7 +122,7 @@ class Update(_Header):
 
     kind: Literal["update"] = "update"
     carries_vector: ClassVar[bool] = True
-    carries_counts: ClassVar[bool] = True
+    carries_counts: ClassVar[bool | None] = None
     plan_digest: Digest
     round: RoundNumber
     attempt: Attempt
@@ -151,7 +152,7 @@ class Evaluated(_Header):
     """Site to server: counts named ``validation`` and ``test``."""
 
     kind: Literal["evaluated"] = "evaluated"
-    carries_counts: ClassVar[bool] = True
+    carries_counts: ClassVar[bool | None] = None
     plan_digest: Digest
     site: SiteName
     seconds: Seconds
@@ -188,9 +189,10 @@ class MaskedUpdate(_Header):
     """
 
     kind: Literal["masked-update"] = "masked-update"
+    carries_counts: ClassVar[bool | None] = None
     carries_masked: ClassVar[bool] = True
     carries_sums: ClassVar[bool] = True
-    carries_statement: ClassVar[bool | None] = None
+    carries_statement: ClassVar[bool | None] = True
     plan_digest: Digest
     round: RoundNumber
     attempt: Attempt
@@ -203,7 +205,9 @@ class MaskedEvaluated(_Header):
     """Site to server: the counts of ``EvaluateTask`` under masks."""
 
     kind: Literal["masked-evaluated"] = "masked-evaluated"
+    carries_counts: ClassVar[bool | None] = None
     carries_sums: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = True
     plan_digest: Digest
     round: RoundNumber
     attempt: Attempt
@@ -267,7 +271,7 @@ class Baseline(_Header):
     """Site to server: the baseline's counts on test splits, named by site."""
 
     kind: Literal["baseline"] = "baseline"
-    carries_counts: ClassVar[bool] = True
+    carries_counts: ClassVar[bool | None] = True
     plan_digest: Digest
     subject: Literal["local", "pooled"]
     site: SiteName
@@ -417,7 +421,7 @@ def decode(envelope: Envelope, *, classes: int | None = None) -> Message:
     _check_type("masked", masked, "<u2", "<u4")
     _check_type("sums", sums, "<u8")
     _check_type("statement", statement, "|u1")
-    if bool(arrays) and not (header.carries_counts or header.carries_sums):
+    if bool(arrays) and header.carries_counts is False:
         raise MessageError(f"A '{header.kind}' message has no counts.")
     message = Message(
         header=header,
@@ -436,7 +440,7 @@ def _misfits(message: Message) -> str:
     """Say what a message carries or lacks against its header, beside the vector; empty where all is well."""
     header = message.header
     for name, wanted, found in (
-        ("counts", None if header.carries_sums else header.carries_counts, bool(message.counts)),
+        ("counts", header.carries_counts, bool(message.counts)),
         ("masked update", header.carries_masked, message.masked is not None),
         ("masked sums", header.carries_sums, message.sums is not None),
         ("statement", header.carries_statement, bool(message.statement)),
