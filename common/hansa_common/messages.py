@@ -44,7 +44,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
 Loss = Annotated[float, Field(ge=0.0, le=1e30)]
 Text = Annotated[str, Field(max_length=2_000)]
-Attempt = Annotated[int, Field(ge=1, le=1_000_000)]
+Attempt = Annotated[int, Field(ge=1, lt=1 << 16)]
 Statement = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{2}){1,500}$")]
 """Bytes of the secure aggregation's protocol in hexadecimal digits."""
 
@@ -113,7 +113,7 @@ class TrainTask(_Header):
     plan_digest: Digest
     round: RoundNumber
     attempt: Attempt
-    next_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    next_attempt: Annotated[int, Field(ge=0, lt=1 << 16)] = 0
     """With secure aggregation: attempt of the next round, whose setup comes with the update; 0 asks for none."""
 
 
