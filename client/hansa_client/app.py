@@ -27,7 +27,10 @@ def _load_state(context: Context) -> SiteState:
     record = context.state.get("hansa")
     state = SiteState(index=int(context.node_config["partition-id"]))
     if isinstance(record, ConfigRecord):
-        state.plan_json, state.masks = str(record["plan"]), bytes(record["masks"])
+        plan, masks = record["plan"], record["masks"]
+        assert isinstance(plan, str)
+        assert isinstance(masks, bytes)
+        state.plan_json, state.masks = plan, masks
     return state
 
 

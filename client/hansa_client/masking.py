@@ -111,22 +111,25 @@ class Masking:
         header = task.header
         assert isinstance(header, MaskingTask)
         self.session.enrol(self._enrolled())
-        common = {"plan_digest": header.plan_digest, "round": header.round, "attempt": header.attempt}
+        digest, number, attempt = header.plan_digest, header.round, header.attempt
         match header:
             case SetupTask():
                 self.restore_keys(header.study_keys)
-                setup = self.session.setup(header.round, header.attempt, self._keys)
-                return Message(header=SetUp(site=self._site, **common), statement=setup.to_bytes())
+                setup = self.session.setup(number, attempt, self._keys)
+                done = SetUp(plan_digest=digest, round=number, attempt=attempt, site=self._site)
+                return Message(header=done, statement=setup.to_bytes())
             case ConfirmTask():
                 survivors = Survivors.from_bytes(task.statement, self.terms)
                 self._require_turn(header, survivors)
                 confirmation = self.session.confirm(survivors, head=self._head())
-                return Message(header=Confirmed(site=self._site, **common), statement=confirmation.to_bytes())
+                signed = Confirmed(plan_digest=digest, round=number, attempt=attempt, site=self._site)
+                return Message(header=signed, statement=confirmation.to_bytes())
             case UnmaskTask():
                 shown = [Confirmation.from_bytes(bytes.fromhex(one), self.terms) for one in header.confirmations]
                 self._require_turn(header, shown[0])
                 answer = self.session.unmask(shown, announcement=self._announcement())
-                return Message(header=Unmasked(site=self._site, **common), statement=answer.to_bytes())
+                opened = Unmasked(plan_digest=digest, round=number, attempt=attempt, site=self._site)
+                return Message(header=opened, statement=answer.to_bytes())
 
     def cover(self, task: Message, vector: Words, sums: Sums) -> bytes:
         """Mask an encoded update and counts in place; return the statement that goes with them.

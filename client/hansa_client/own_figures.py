@@ -33,9 +33,7 @@ class OwnFigures(Strict):
     """Of the last model."""
 
 
-def keep(
-    folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]
-) -> None:
+def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
     """Add what one task counted.
 
     Args:

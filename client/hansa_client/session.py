@@ -303,7 +303,7 @@ def _handle(envelope: Envelope, state: SiteState) -> Envelope:
             return encode(masking.answer(message))
         _require_announcement(message, plan)
         if isinstance(message.header, TrainTask | EvaluateTask):
-            require_budget(plan, work.site.name, message.header)
+            require_budget(plan, message.header)
         release = Release(plan=plan, parameters=work.parameters, max_bytes=MAX_REPLY, masking=masking)
         return release.reply(message, work.do(replace(message, statement=b"")))
     finally:

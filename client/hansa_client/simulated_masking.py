@@ -15,6 +15,7 @@ from hansa_common.messages import Message, Opened, SetupTask
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import terms_of
 from hansa_common.secagg import SiteMemory
+from hansa_common.secagg.site_session import unsafe_export_secrets, unsafe_restore_secrets
 from hansa_common.settings import Strict
 from hansa_common.signing import public_hex
 
@@ -53,7 +54,7 @@ class SimulatedMasking(Masking):
         )
         self.restore_keys(self._held.study_keys)
         if self._held.secrets:
-            self.session.unsafe_restore_secrets(bytes.fromhex(self._held.secrets))
+            unsafe_restore_secrets(self.session, self._held.secrets)
 
     def introduce(self, header: Opened) -> Opened:
         """Return the answer to the opening exchange with both keys in it: no roster has those of a simulation."""
@@ -73,7 +74,7 @@ class SimulatedMasking(Masking):
 
     def state(self) -> bytes:
         """Return all that the next process needs."""
-        secrets = self.session.unsafe_export_secrets().hex()
+        secrets = unsafe_export_secrets(self.session)
         return self._held.model_copy(update={"secrets": secrets}).model_dump_json().encode()
 
     def memory(self) -> SiteMemory:

@@ -10,9 +10,9 @@ import numpy as np
 from hansa_common.messages import Sums, Update
 from hansa_common.metrics import ClassificationCounts, num_sums
 from hansa_common.metrics.counts import LOSS_ONE, MAX_LOSS
+from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy_plan import PrivacyPlan
-from hansa_common.parameters import Vector
 from hansa_common.secagg import FixedPoint, Rounding, Terms, Words
 
 

@@ -59,8 +59,8 @@ class Exchange(Protocol):
     def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
         """Send each node its message and yield the answers, one for each request, in order of arrival.
 
-        Ends when all have answered or the deadline has passed; the others are not waited for any more. Requests that share one ``Message`` object share its
-        bytes too. ``classes`` is ``K``, to parse counts.
+        Ends when all have answered or the deadline has passed; the others are not waited for any more. Requests that
+        share one ``Message`` object share its bytes too. ``classes`` is ``K``, to parse counts.
 
         Raises:
             StudyInterrupted: The operator stopped the study.

@@ -197,7 +197,7 @@ class MaskedRounds:
             except SiteBlamed as error:
                 raise StudyFailed(
                     f"Round {job.number}: {error.message}",
-                    advice=f"The study pauses. Ask {error.site} what happened, or expel it; then resume. {error.advice}",
+                    advice=f"The study pauses: ask {error.site} what happened, or expel it; then resume. {error.advice}",
                 ) from None
 
     def _attempt(self, job: Job, decided: Decided) -> MaskedSum:
@@ -252,7 +252,7 @@ class MaskedRounds:
         self._setups = {turn: setups for turn, setups in self._setups.items() if turn > (number, attempt)}
         for site, setup in held.items():
             with _concerning(site, missing):
-                session.add_setup(site, setup)
+                session.add_setup(setup)
         header = SetupTask(
             plan_digest=self._digest,
             round=number,
@@ -263,7 +263,7 @@ class MaskedRounds:
         rest = [site for site in self._keys if site not in held]
         for site, answer in self._ask([(site, Message(header=header)) for site in rest], self._deadline()):
             with _concerning(site, missing):
-                session.add_setup(site, self._read(Setup, SetUp, site, answer))
+                session.add_setup(self._read(Setup, SetUp, site, answer))
 
     def _collect_masked(
         self,
@@ -308,9 +308,7 @@ class MaskedRounds:
         if (setup.turn.round, setup.turn.attempt) == (number + 1, self._first):
             self._setups.setdefault((number + 1, self._first), {})[site] = setup
 
-    def _collect_confirmations(
-        self, session: ServerSession, decided: Decided, survivors: Survivors
-    ) -> tuple[str, ...]:
+    def _collect_confirmations(self, session: ServerSession, decided: Decided, survivors: Survivors) -> tuple[str, ...]:
         """Return who signed the set; once enough have, the others get a moment more, in case that one drops out."""
         header = ConfirmTask(plan_digest=self._digest, round=decided.round, attempt=decided.attempt)
         task = Message(header=header, statement=survivors.to_bytes())

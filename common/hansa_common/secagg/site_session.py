@@ -17,6 +17,7 @@ The rules that keep one update hidden, in the order in which they are checked:
 Whatever makes a step durable is called before the step's result exists; a call that fails there can be repeated.
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
 
@@ -133,6 +134,10 @@ class SiteSession:
         used = self._memory.used
         return None if used is None or used.survivors is None else self._turn(used.round, used.attempt)
 
+    def enrol(self, directory: Directory) -> None:
+        """Take this site's roster as it is now: whoever was taken out of it is not believed any more."""
+        self._directory = dict(directory)
+
     # -- 0. Identity ---------------------------------------------------------------------------------------------------
 
     def study_key_statement(self) -> StudyKey:
@@ -149,13 +154,13 @@ class SiteSession:
         Args:
             round_number: The round; may be ahead of the one under way.
             attempt: From 1.
-            keys: The study keys of all sites of the plan that are enrolled.
+            keys: The study keys of the sites that take part.
 
         Raises:
             RoundReplayed: The turn is over.
             SetupLost: The turn's setup was dealt out before a restart.
             KeyRefused: A study key is not that of the site it names.
-            TooFewSites: Fewer sites are enrolled than a sum needs.
+            TooFewSites: Fewer sites have a key than a sum needs.
             RolledBack: This site stopped.
         """
         self._require_running()
@@ -174,7 +179,7 @@ class SiteSession:
 
     def _check_keys(self, keys: Sequence[StudyKey]) -> dict[str, bytes]:
         study_keys = check_keys(keys, self._terms, self._directory)
-        if study_keys[self._site] != public_bytes(self._study_key):
+        if study_keys.get(self._site) != public_bytes(self._study_key):
             raise KeyRefused(f"Another study key is given out for '{self._site}' than its own.", site=self._site)
         return study_keys
 
@@ -429,6 +434,27 @@ class SiteSession:
     def _keep(self, memory: SiteMemory) -> None:
         self._save(memory)
         self._memory = memory
+
+
+def unsafe_export_secrets(session: SiteSession) -> str:
+    """Return the secrets of the setups that wait to be used: for simulated sites, whose tasks change processes.
+
+    UNSAFE at a real site: secrets that are written down outlive the round, and a copy of them is a second mask.
+    """
+    held = [
+        {"setup": each.setup.to_bytes().hex(), "key": each.key.private_bytes_raw().hex(), "seed": each.seed.hex()}
+        for each in session._secrets.values()  # noqa: SLF001 - of this module
+    ]
+    return json.dumps(held)
+
+
+def unsafe_restore_secrets(session: SiteSession, exported: str) -> None:
+    """Take back what ``unsafe_export_secrets`` gave, in another process."""
+    for each in json.loads(exported):
+        setup = Setup.from_bytes(bytes.fromhex(each["setup"]), session._terms)  # noqa: SLF001 - of this module
+        key = X25519PrivateKey.from_private_bytes(bytes.fromhex(each["key"]))
+        secrets = Secrets(setup=setup, key=key, seed=bytes.fromhex(each["seed"]))
+        session._secrets[setup.turn] = secrets  # noqa: SLF001 - of this module
 
 
 def _apply(vector: Words, counts: Words, add: Sequence[MaskKeys], subtract: Sequence[MaskKeys]) -> None:
