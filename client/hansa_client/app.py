@@ -37,7 +37,7 @@ def _load_state(context: Context) -> SiteState:
 def envelope_to_records(envelope: Envelope) -> RecordDict:
     """Put a message into Flower's records."""
     arrays = {
-        name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=array.data)
+        name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=bytes(array.data))
         for name, array in envelope.arrays.items()
     }
     return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": ArrayRecord(arrays)})

@@ -110,7 +110,7 @@ class Gate:
         node = {"partition-id": index, "num-partitions": len(plan.sites)}
         header = json.dumps({"node": node, "run": plan.run_config}).encode()
         answer = work.flower(plan.client_app, Envelope(header=header, arrays=arrays), timeout=notice.seconds)
-        write_whole(state, answer.arrays["state"].data, mode=0o600)
+        write_whole(state, bytes(answer.arrays["state"].data), mode=0o600)
         return Parcel(kind=Kind.FLOWER, envelope=Envelope(header=b"", arrays={"message": answer.arrays["message"]}))
 
     def _state_path(self, study: str) -> Path:

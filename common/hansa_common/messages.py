@@ -350,11 +350,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawArray:
-    """An array on the wire: ``data`` is little-endian and C-contiguous."""
+    """An array on the wire: ``data`` is little-endian and C-contiguous, a view of bytes where a file is mapped."""
 
     dtype: str
     shape: tuple[int, ...]
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,9 +458,9 @@ def _check_type(name: str, values: _AnyArray | None, *allowed: str) -> None:
 
 
 def _pack(values: _AnyArray, dtype: str) -> RawArray:
-    """Make wire bytes; a vector that already is a view of a ``bytes`` object is not copied."""
+    """Make wire bytes; a vector that already is a view of a ``bytes`` object, or of a mapped file, is not copied."""
     base = values.base
-    if isinstance(base, bytes) and len(base) == values.nbytes and values.dtype == dtype:
+    if isinstance(base, bytes | memoryview) and len(base) == values.nbytes and values.dtype == dtype:
         return RawArray(dtype=dtype, shape=values.shape, data=base)
     return RawArray(dtype=dtype, shape=values.shape, data=values.astype(dtype, copy=False).tobytes())
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MessageType, RecordDict
 from flwr.app import Message as FlowerMessage
@@ -63,6 +64,7 @@ class GridExchange:
         self._grid = grid
         self._stop = stop
         self._expected = expected
+        self._views: bool = getattr(grid, "takes_views", False)
 
     def nodes(self) -> list[int]:
         """Return the Grid's nodes, once all that are expected are there."""
@@ -84,7 +86,7 @@ class GridExchange:
         for node, message in requests:
             if id(message) not in contents:
                 envelope = encode(message)
-                contents[id(message)] = (envelope_to_records(envelope), envelope.num_bytes)
+                contents[id(message)] = (envelope_to_records(envelope, views=self._views), envelope.num_bytes)
             content, size = contents[id(message)]
             outgoing.append(FlowerMessage(content, node, _message_type(message), ttl=timeout))
             self.bytes_down += size
@@ -128,13 +130,17 @@ def _parse(node: int, reply: FlowerMessage, classes: int) -> Answer:
         return Answer(node=node, failure=f"It sent bytes that are no valid message: {error}")
 
 
-def envelope_to_records(envelope: Envelope) -> RecordDict:
-    """Put a message into Flower's records."""
-    arrays = {
-        name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=array.data)
-        for name, array in envelope.arrays.items()
-    }
-    return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": ArrayRecord(arrays)})
+def envelope_to_records(envelope: Envelope, *, views: bool = False) -> RecordDict:
+    """Put a message into Flower's records; ``views`` tells whether views of mapped files may stay such."""
+    arrays = ArrayRecord(
+        {
+            name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=b"" if views else bytes(array.data))
+            for name, array in envelope.arrays.items()
+        }
+    )
+    for name, array in envelope.arrays.items() if views else ():
+        arrays[name].data = cast("bytes", array.data)  # Flower's constructor takes nothing but ``bytes``
+    return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": arrays})
 
 
 def envelope_from_records(records: RecordDict) -> Envelope:

@@ -1,16 +1,13 @@
 """From a study to its results, and from results to the files of a run."""
 
-import hashlib
 import platform
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Literal
 
-import numpy as np
-from safetensors.numpy import save
-
 from hansa_common.metrics import ClassificationCounts
+from hansa_common.parameters import sha256_of
 from hansa_common.plan import dump_plan
 from hansa_server.figures import baseline_summary, mean_over_sites, merge, scores_of, summary, worst
 from hansa_server.report import metrics_csv, model_card, partition_svg, render
@@ -133,7 +130,7 @@ def _confusion(counts: ClassificationCounts) -> tuple[tuple[int, ...], ...]:
 
 
 def _sha256(study: Study) -> str:
-    return "" if study.parameters is None else hashlib.sha256(study.parameters.astype("<f4").tobytes()).hexdigest()
+    return "" if study.parameters is None else sha256_of(study.parameters)
 
 
 def _environment(study: Study) -> dict[str, str]:
@@ -153,9 +150,8 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
         StorageError: The disk is full or fails; no file is half-written.
     """
     if study.parameters is not None and study.spec is not None:
-        tensors = {name: np.ascontiguousarray(values) for name, values in study.spec.split(study.parameters)}
         metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
-        folder.write("model.safetensors", save(tensors, metadata))
+        folder.write_tensors("model.safetensors", dict(study.spec.split(study.parameters)), metadata)
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-import numpy as np
-
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
 from hansa_common.messages import (
@@ -32,15 +30,16 @@ from hansa_common.messages import (
     TrainTask,
 )
 from hansa_common.metrics import ClassificationCounts
-from hansa_common.parameters import ParameterSpec, Vector, is_finite
+from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_server import cohort
 from hansa_server.exchange import Answer, Exchange
 from hansa_server.figures import scores_of, summary
 from hansa_server.results import RoundResult, SiteRound
 from hansa_server.rounds import Phase, Round, quorum_of
-from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
-from hansa_server.strategies import build_strategy
+from hansa_server.store import Checkpoint, Progress, RunFolder
+from hansa_server.strategies import build_strategy, next_parameters
+from hansa_server.vectors import HeldUpdates, keep
 
 _MOST_NAMED = 8  # sites in one error message; the report has them all
 
@@ -149,7 +148,7 @@ class Study:
         self.setup_seconds, self.rounds_seconds = progress.setup_seconds, progress.rounds_seconds
         self._bytes = {"up": progress.bytes_up, "down": progress.bytes_down}
         self._strategy.restore(dict(checkpoint.strategy))
-        self.parameters = _as_bytes(checkpoint.parameters)
+        self.parameters = checkpoint.parameters
 
     def run(self, exchange: Exchange) -> None:
         """Conduct the study to its end.
@@ -207,7 +206,7 @@ class Study:
             if answer.message and isinstance(header := answer.message.header, Initial):
                 vector = answer.message.vector
                 if vector is not None and vector.size == header.spec.size and is_finite(vector):
-                    return header.spec, _as_bytes(vector)
+                    return header.spec, keep(chunks(vector), vector.size, self._folder.path)
             raise StudyFailed(f"{first} could not initialise the model: {_problem(answer)}")
         raise RuntimeError("An exchange yields an answer for each request.")
 
@@ -226,7 +225,6 @@ class Study:
             deadline=started + plan.deadline_seconds,
             parameters=self.parameters.size,
             examples={site: (self.sites[site].train, self.sites[site].validation) for site in sites},
-            strategy=self._strategy,
             held=held,
         )
         self._observer.round_started(number, sites)
@@ -236,17 +234,11 @@ class Study:
         with contextlib.closing(held):
             for answer in self._ask(exchange, [(node, task) for node in names]):
                 self._take(current, names[answer.node], answer)
-                del answer  # its array must be gone before others are folded in, and before the next one comes
-                current.fold_held()
-        if current.tick(current.deadline) is Phase.VOID:
-            self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
-        following = self._strategy.finish(self.parameters)
-        if not is_finite(following):
-            raise StudyFailed(
-                f"Round {number} would give a model with NaN or infinity: finite updates, too large to add up.",
-                advice="Look at the sites' training losses; the checkpoint of the round before is kept.",
-            )
-        self.parameters = _as_bytes(following)
+                del answer  # its array must be gone before the next one comes
+            if current.tick(current.deadline) is Phase.VOID:
+                self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
+            following = next_parameters(self._strategy, self.parameters, current.contributions())
+            self.parameters = keep(_finite(following, number), self.parameters.size, self._folder.path)
         return _round_result(current, time.monotonic() - started, exchange.bytes_up - up, exchange.bytes_down - down)
 
     def _take(self, current: Round, site: str, answer: Answer) -> None:
@@ -402,9 +394,15 @@ def _are_declared(opened: Opened, counts: Mapping[str, ClassificationCounts]) ->
     )
 
 
-def _as_bytes(vector: Vector) -> Vector:
-    """Return the vector as a view of one immutable byte string, which goes out as it is, without a copy."""
-    return np.frombuffer(vector.tobytes(), dtype="<f4")
+def _finite(following: Iterator[Vector], number: int) -> Iterator[Vector]:
+    """Pass the next parameters on, part by part, unless they are none."""
+    for part in following:
+        if not is_finite(part):
+            raise StudyFailed(
+                f"Round {number} would give a model with NaN or infinity: finite updates, too large to add up.",
+                advice="Look at the sites' training losses; the checkpoint of the round before is kept.",
+            )
+        yield part
 
 
 def _round_result(closed: Round, seconds: float, bytes_up: int, bytes_down: int) -> RoundResult:
