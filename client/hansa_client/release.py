@@ -28,7 +28,7 @@ from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy import clip_l2
-from hansa_common.protection import encode_update, evaluation_sums, round_sums, weight_of
+from hansa_common.protection import counts_leave, encode_update, evaluation_sums, round_sums, update_bound
 
 _NO_SUMS: Sums = np.zeros(0, np.uint64)
 
@@ -88,8 +88,7 @@ class Release:
     @property
     def _counts_leave(self) -> bool:
         """Counts leave, alone or under masks; with differential privacy only those that the work has noised."""
-        noised = self.plan.privacy.differential
-        return noised is None or noised.metrics_noise is not None
+        return counts_leave(self.plan.privacy)
 
     @property
     def _shows_own(self) -> bool:
@@ -113,9 +112,10 @@ class Release:
                 "The update holds NaN or infinity.",
                 advice="Training diverged: lower training.learning_rate or set training.gradient_clip; nothing left.",
             )
-        bound = self.plan.privacy.update_bound
+        sites = self.masking.terms.n if self.masking is not None else 0
+        bound = update_bound(self.plan, sites=sites, dimension=delta.size)
         if bound is not None:
-            delta = clip_l2(delta, bound)
+            delta = clip_l2(delta, bound).vector
         if self.masking is not None:
             return self._masked_update(self.masking, task, header, delta, counts)
         if self._is_noised:
@@ -126,8 +126,7 @@ class Release:
     def _masked_update(
         self, masking: Masking, task: Message, header: Update, delta: Vector, counts: ClassificationCounts
     ) -> Message:
-        weight = weight_of(self.plan.privacy, header.num_examples)
-        vector = encode_update(self.plan, masking.terms, delta, weight)
+        vector = encode_update(self.plan, masking.terms, delta, header.num_examples)
         sums = round_sums(counts, header) if self._counts_leave else _NO_SUMS
         statement = masking.cover(task, vector, sums)
         return Message(
@@ -148,7 +147,7 @@ class Release:
     def _evaluated(self, task: Message, header: Evaluated, reply: Message) -> Message:
         seconds = 0.0 if self._is_noised else header.seconds
         counts = reply.counts if self._counts_leave else {}
-        if self.masking is None:
+        if self.masking is None or not self._counts_leave:
             return Message(header=header.model_copy(update={"seconds": seconds}), counts=counts)
         sums = evaluation_sums(counts["validation"], counts["test"]) if counts else _NO_SUMS
         statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)

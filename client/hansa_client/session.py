@@ -32,6 +32,7 @@ from hansa_common.messages import (
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import is_finite
 from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
+from hansa_common.protection import counts_leave
 
 if TYPE_CHECKING:  # torch stays out of the agent
     from hansa_client.work import Work
@@ -46,9 +47,9 @@ def _require_announcement(task: Message, plan: StudyPlan) -> None:
     Raises:
         TaskRefused: The task announces no round of secure aggregation.
     """
-    leaves = isinstance(task.header, TrainTask) or (
-        isinstance(task.header, EvaluateTask) and task.header.subject == "site"
-    )
+    header = task.header
+    counts = isinstance(header, EvaluateTask) and header.subject == "site" and counts_leave(plan.privacy)
+    leaves = isinstance(header, TrainTask) or counts
     if leaves and plan.privacy.secure_aggregation is not None and not task.statement:
         raise TaskRefused("The plan asks for secure aggregation, and the task announces no round of it.")
 
@@ -302,8 +303,6 @@ def _handle(envelope: Envelope, state: SiteState) -> Envelope:
         if masking is not None and isinstance(message.header, MaskingTask):
             return encode(masking.answer(message))
         _require_announcement(message, plan)
-        if isinstance(message.header, TrainTask | EvaluateTask):
-            require_budget(plan, message.header)
         release = Release(plan=plan, parameters=work.parameters, max_bytes=MAX_REPLY, masking=masking)
         return release.reply(message, work.do(replace(message, statement=b"")))
     finally:

@@ -429,7 +429,7 @@ def decode(envelope: Envelope, *, classes: int | None = None) -> Message:
         counts=_parse_counts(arrays, classes),
         masked=masked,
         sums=sums,
-        statement=envelope.arrays["statement"].data if statement is not None else b"",
+        statement=bytes(envelope.arrays["statement"].data) if statement is not None else b"",
     )
     if problem := _misfits(message):
         raise MessageError(f"A '{header.kind}' message {problem}.")

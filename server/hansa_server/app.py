@@ -20,7 +20,7 @@ from hansa_common.messages import (
     decode,
     encode,
 )
-from hansa_server.exchange import Answer, Exchange
+from hansa_server.exchange import Answer, Deadline, Exchange
 
 _STYPE = "hansa.raw"
 _POLL = 0.01  # seconds between looks at a Grid that does not wait by itself
@@ -65,6 +65,7 @@ class GridExchange:
         self._stop = stop
         self._expected = expected
         self._views: bool = getattr(grid, "takes_views", False)
+        self._abandon: Callable[[list[str]], None] | None = getattr(grid, "abandon", None)
 
     def nodes(self) -> list[int]:
         """Return the Grid's nodes, once all that are expected are there."""
@@ -78,7 +79,7 @@ class GridExchange:
             raise StudyFailed(f"{len(found)} of {self._expected} nodes are there after {_NODES_SECONDS:.0f} s.")
         return found
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, timeout: float, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
         """See ``Exchange.ask``."""
         self._check_stop()
         contents: dict[int, tuple[RecordDict, int]] = {}
@@ -88,18 +89,21 @@ class GridExchange:
                 envelope = encode(message)
                 contents[id(message)] = (envelope_to_records(envelope, views=self._views), envelope.num_bytes)
             content, size = contents[id(message)]
-            outgoing.append(FlowerMessage(content, node, _message_type(message), ttl=timeout))
+            outgoing.append(FlowerMessage(content, node, _message_type(message), ttl=deadline.left))
             self.bytes_down += size
         waiting = dict(zip(self._grid.push_messages(outgoing), (node for node, _ in requests), strict=True))
         del contents, outgoing
-        deadline = time.monotonic() + timeout
-        while waiting and time.monotonic() < deadline:
-            self._check_stop()
-            replies = list(self._grid.pull_messages(list(waiting)))
-            if not replies:
-                self._stop.wait(_POLL)
-            while replies:
-                yield self._take(replies.pop(), waiting, classes)  # no name here: only the caller holds its array
+        try:
+            while waiting and deadline.left:
+                self._check_stop()
+                replies = list(self._grid.pull_messages(list(waiting)))
+                if not replies:
+                    self._stop.wait(_POLL)
+                while replies:
+                    yield self._take(replies.pop(), waiting, classes)  # no name here: only the caller holds its array
+        finally:
+            if waiting and self._abandon is not None:
+                self._abandon(list(waiting))
 
     def _take(self, reply: FlowerMessage, waiting: dict[str, int], classes: int) -> Answer:
         answer = _parse(waiting.pop(reply.metadata.reply_to_message_id), reply, classes)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hansa_common.messages import Message
+from hansa_common.messages import Message, Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,3 +65,11 @@ class Exchange(Protocol):
         Raises:
             StudyInterrupted: The operator stopped the study.
         """
+
+
+def problem_of(answer: Answer) -> str:
+    """Say why an answer is not what was asked for."""
+    if answer.message is None:
+        return answer.failure or "It did not reply before the deadline."
+    header = answer.message.header
+    return header.reason if isinstance(header, Refusal) else f"It sent '{header.kind}', which was not asked for."

@@ -24,7 +24,6 @@ from hansa_common.messages import (
     MaskedUpdate,
     Message,
     Opened,
-    Refusal,
     SetUp,
     SetupTask,
     Sums,
@@ -49,7 +48,7 @@ from hansa_common.secagg import (
 )
 from hansa_common.settings import Strict
 from hansa_server.exchange import Answer as Reply
-from hansa_server.exchange import Deadline
+from hansa_server.exchange import Deadline, problem_of
 from hansa_server.store import RunFolder
 
 ATTEMPTS: Final = 8  # of one round in one run; each costs a training
@@ -398,14 +397,6 @@ class MaskedRounds:
 
     def _save(self, decided: Decided) -> None:
         self._folder.write(_FILE, decided.model_dump_json())
-
-
-def problem_of(answer: Reply) -> str:
-    """Say why an answer is not what was asked for."""
-    if answer.message is None:
-        return answer.failure or "It did not reply before the deadline."
-    header = answer.message.header
-    return header.reason if isinstance(header, Refusal) else f"It sent '{header.kind}', which was not asked for."
 
 
 @contextlib.contextmanager

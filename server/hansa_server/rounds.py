@@ -19,7 +19,9 @@ from typing import Protocol
 from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Message, Update
 from hansa_common.metrics import ClassificationCounts
-from hansa_common.parameters import Vector, largest
+from hansa_common.parameters import Vector, l2_norm, largest
+from hansa_common.privacy_plan import PrivacyPlan
+from hansa_common.protection import counted_examples, counts_leave
 from hansa_server.strategies import Contribution
 
 _LARGEST = 1e9
@@ -49,7 +51,7 @@ class Accepted:
     """An update that counts, without its delta."""
 
     header: Update
-    counts: ClassificationCounts = field(repr=False)
+    counts: ClassificationCounts | None = field(repr=False)
 
 
 def quorum_of(share: float, sites: int) -> int:
@@ -71,6 +73,7 @@ class Round:
         examples: What each site of the cohort declared when the study was opened: the size of its training split, the
             weight it may use, and of its validation split.
         held: Where updates wait until the round closes.
+        privacy: What protects the updates: no site is taken at its word that it clipped.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Round:
         parameters: int,
         examples: Mapping[str, tuple[int, int]],
         held: Held,
+        privacy: PrivacyPlan,
     ) -> None:
         self.plan_digest = plan_digest
         self.number = number
@@ -97,6 +101,7 @@ class Round:
         self._parameters = parameters
         self._examples = examples
         self._held = held
+        self._privacy = privacy
         self._phase = Phase.OPEN
 
     @property
@@ -117,7 +122,7 @@ class Round:
         except UpdateRefused as error:
             self.fail(site, str(error))
             raise
-        self.accepted[site] = Accepted(header=update, counts=message.counts["validation"])
+        self.accepted[site] = Accepted(header=update, counts=message.counts.get("validation"))
         self._held.put(site, delta)
 
     def fail(self, site: str, reason: str) -> None:
@@ -148,10 +153,14 @@ class Round:
         if self._phase is not Phase.COUNTS:
             raise RuntimeError(f"Round {self.number} does not count.")
         return [
-            Contribution(site=site, delta=self._held.get(site), num_examples=header.num_examples, steps=header.steps)
+            Contribution(
+                site=site,
+                delta=self._held.get(site),
+                num_examples=counted_examples(self._privacy, self.accepted[site].header.num_examples),
+                steps=self.accepted[site].header.steps,
+            )
             for site in self.cohort
             if site in self.accepted
-            for header in (self.accepted[site].header,)
         ]
 
     def _check(self, site: str, message: Message) -> tuple[Update, Vector]:
@@ -170,7 +179,8 @@ class Round:
                 site=site,
             )
         training, validation = self._examples[site]
-        if header.num_examples != training or header.num_examples < 1:
+        untold = self._privacy.differential is not None
+        if header.num_examples != training or (header.num_examples < 1) != untold:
             raise UpdateRefused(
                 f"{site} weighs its update with {header.num_examples:,} examples; it declared "
                 f"{training:,} when the study was opened.",
@@ -178,8 +188,7 @@ class Round:
             )
         if delta.size != self._parameters:
             raise UpdateRefused(f"{site} sent {delta.size:,} values; the model has {self._parameters:,}.", site=site)
-        counts = message.counts.get("validation")
-        if len(message.counts) != 1 or counts is None or counts.has_histograms or counts.num_examples != validation:
+        if not self._counts_fit(message.counts, validation):
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
         size = largest(delta)
         if not math.isfinite(header.train_loss) or not math.isfinite(size):
@@ -194,4 +203,20 @@ class Round:
                 site=site,
                 advice="Its training diverged, or it is faulty; the other sites go on.",
             )
+        bound = self._privacy.update_bound
+        if bound is not None and (norm := l2_norm(delta)) > bound:
+            raise UpdateRefused(
+                f"{site} sent an update of norm {norm:.6g}; the plan's clipping bound is {bound:g}.",
+                site=site,
+                advice="It did not clip: it runs another release step than the plan asks for.",
+            )
         return header, delta
+
+    def _counts_fit(self, counts: Mapping[str, ClassificationCounts], validation: int) -> bool:
+        """Tell whether these are the counts that the plan lets out."""
+        if not counts_leave(self._privacy):
+            return not counts
+        found = counts.get("validation")
+        if len(counts) != 1 or found is None or found.has_histograms:
+            return False
+        return self._privacy.differential is not None or found.num_examples == validation

@@ -79,7 +79,7 @@ def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyRepl
     folder.lock()
     folder.save_plan(plan)
     events = EventLog(path)
-    study = Study(plan=plan, folder=folder, engine="federation", observer=events, attempt=row.attempt)
+    study = Study(plan=plan, folder=folder, engine="federation", observer=events, names=row.sites, attempt=row.attempt)
 
     def whole(exchange: Exchange) -> None:
         study.run(exchange)
