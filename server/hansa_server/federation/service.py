@@ -5,6 +5,7 @@ these keys. Bulk data flows only within a session, so a copied key that attaches
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -145,7 +146,7 @@ class FederationService:
                 path, size = self._hub.content(site, request.task)
                 if request.offset > size:
                     raise PeerRefused("The offset is behind the end.", denial=Denial.OFFSET)
-                async with self._turns.wait():
+                async with self._turns.wait() if size > CHUNK else contextlib.nullcontext():
                     async for chunk in _read_chunks(path, request.offset, size):
                         if session.ended is not None:
                             raise PeerRefused("The session has ended.", denial=session.ended)

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-_AT_ONCE: Final = 8
-_TURN: Final = 0.25  # seconds after which a transfer goes on beside the others' turns
+_AT_ONCE: Final = 4
+_TURN: Final = 1.0  # seconds after which a transfer goes on beside the others' turns
 _PATIENCE: Final = 5.0  # seconds to wait for a turn at most; a site gives a silent server up after three times that
 
 
