@@ -1,7 +1,7 @@
 """Secure aggregation at a simulated site: the real protocol, with keys that the simulation makes up.
 
-Consecutive tasks of one simulated site may be done by different processes of this machine, so all that a real site keeps
-in its memory and on its disk travels with the site's state. A real site never writes its secrets down.
+Consecutive tasks of one simulated site may be done by different processes of this machine, so all that a real site
+keeps in its memory and on its disk travels with the site's state. A real site never writes its secrets down.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,6 @@ from hansa_common.messages import Message, Opened, SetupTask
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import terms_of
 from hansa_common.secagg import SiteMemory
-from hansa_common.secagg.site_session import unsafe_export_secrets, unsafe_restore_secrets
 from hansa_common.settings import Strict
 from hansa_common.signing import public_hex
 
@@ -54,7 +53,7 @@ class SimulatedMasking(Masking):
         )
         self.restore_keys(self._held.study_keys)
         if self._held.secrets:
-            unsafe_restore_secrets(self.session, self._held.secrets)
+            self.session.unsafe_restore_secrets(bytes.fromhex(self._held.secrets))
 
     def introduce(self, header: Opened) -> Opened:
         """Return the answer to the opening exchange with both keys in it: no roster has those of a simulation."""
@@ -74,7 +73,7 @@ class SimulatedMasking(Masking):
 
     def state(self) -> bytes:
         """Return all that the next process needs."""
-        secrets = unsafe_export_secrets(self.session)
+        secrets = self.session.unsafe_export_secrets().hex()
         return self._held.model_copy(update={"secrets": secrets}).model_dump_json().encode()
 
     def memory(self) -> SiteMemory:

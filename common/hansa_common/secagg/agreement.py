@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hansa_common.errors import IdentityError, KeyRefused, MaskingRefused, NotConfirmed, TooFewSites
 from hansa_common.secagg.masking import KEY_BYTES as STREAM_KEY_BYTES
+from hansa_common.secagg.masking import MaskKeys
 from hansa_common.secagg.messages import KEY_BYTES, Confirmation, Setup, Signed, StudyKey
 from hansa_common.secagg.sharing import SHARE_BYTES, Rand
 from hansa_common.secagg.terms import Terms, Turn
@@ -30,14 +31,6 @@ Directory = Mapping[str, str]
 _NONCE = bytes(12)  # each box has a key of its own
 _FIELD = (1 << 255) - 19  # of Curve25519
 _SignedMessage = TypeVar("_SignedMessage", bound=Signed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskKeys:
-    """The keys of one mask: of the vector's stream and of the counts' stream."""
-
-    vector: bytes = field(repr=False)
-    counts: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """A site's setup for one turn: dealing two secrets out, and checking what others dealt."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -144,3 +145,29 @@ def open_setup(setup: Setup, site: str, study_key: X25519PrivateKey) -> Shares:
             advice="One of the two sites, or the server between them, is at fault.",
         )
     return shares
+
+
+def unsafe_pack(secrets: Sequence[Secrets], shares: Mapping[str, Shares]) -> bytes:
+    """Write secrets and shares down; see ``SiteSession.unsafe_export_secrets``."""
+    value = {
+        "secrets": [[one.setup.to_bytes().hex(), one.key.private_bytes_raw().hex(), one.seed.hex()] for one in secrets],
+        "shares": {site: [both.seed.hex(), both.key.hex()] for site, both in shares.items()},
+    }
+    return json.dumps(value).encode()
+
+
+def unsafe_unpack(data: bytes, terms: Terms) -> tuple[list[Secrets], dict[str, Shares]]:
+    """Read what ``unsafe_pack`` wrote; it comes from this machine, and nothing is checked."""
+    value = json.loads(data)
+    secrets = []
+    for setup, key, seed in value["secrets"]:
+        secrets.append(
+            Secrets(
+                setup=Setup.from_bytes(bytes.fromhex(setup), terms),
+                key=X25519PrivateKey.from_private_bytes(bytes.fromhex(key)),
+                seed=bytes.fromhex(seed),
+            )
+        )
+    return secrets, {
+        site: Shares(seed=bytes.fromhex(seed), key=bytes.fromhex(key)) for site, (seed, key) in value["shares"].items()
+    }

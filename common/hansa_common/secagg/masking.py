@@ -6,6 +6,7 @@ vector in the core's cache while all masks are added to it, so memory is read an
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,14 @@ _BLOCK = 16  # bytes; what update_into asks for beyond the data's length, less o
 _ZEROS = memoryview(bytes(CHUNK))
 
 Words = npt.NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskKeys:
+    """The keys of one mask: of the vector's stream and of the counts' stream."""
+
+    vector: bytes = field(repr=False)
+    counts: bytes = field(repr=False)
 
 
 class KeyStream:
@@ -64,6 +73,12 @@ def apply(words: Words, *, add: Sequence[bytes] = (), subtract: Sequence[bytes] 
         for stream, operation in streams:
             stream.fill(stream_bytes, chunk.nbytes)
             operation(chunk, mask, out=chunk)
+
+
+def apply_masks(vector: Words, counts: Words, *, add: Sequence[MaskKeys], subtract: Sequence[MaskKeys]) -> None:
+    """Add and subtract whole masks in place: the vector's streams and the counts' streams."""
+    apply(vector, add=[keys.vector for keys in add], subtract=[keys.vector for keys in subtract])
+    apply(counts, add=[keys.counts for keys in add], subtract=[keys.counts for keys in subtract])
 
 
 def require_words(words: npt.NDArray[Any], dtype: np.dtype[Any], *, size: int | None = None) -> None:

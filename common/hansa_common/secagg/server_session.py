@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hansa_common.errors import RoundVoid, SiteBlamed, UpdateRefused
 from hansa_common.secagg.agreement import (
     Directory,
-    MaskKeys,
     commit_seed,
     exchange,
     is_committed,
@@ -25,7 +24,7 @@ from hansa_common.secagg.agreement import (
     public_bytes,
     self_keys,
 )
-from hansa_common.secagg.masking import Words, apply
+from hansa_common.secagg.masking import MaskKeys, Words, apply_masks
 from hansa_common.secagg.messages import (
     HASH_BYTES,
     Announcement,
@@ -258,8 +257,7 @@ class ServerSession:
             raise RuntimeError(f"Masked inputs were not added again after a restart: {', '.join(missing)}.")
         add, subtract = self._masks(survivors)
         self._opened = True
-        apply(self._vector, add=[keys.vector for keys in add], subtract=[keys.vector for keys in subtract])
-        apply(self._counts, add=[keys.counts for keys in add], subtract=[keys.counts for keys in subtract])
+        apply_masks(self._vector, self._counts, add=add, subtract=subtract)
         return self._vector, self._counts
 
     def _masks(self, survivors: Survivors) -> tuple[list[MaskKeys], list[MaskKeys]]:

@@ -17,7 +17,6 @@ The rules that keep one update hidden, in the order in which they are checked:
 Whatever makes a step durable is called before the step's result exists; a call that fails there can be repeated.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 
@@ -41,7 +40,6 @@ from hansa_common.errors import (
 )
 from hansa_common.secagg.agreement import (
     Directory,
-    MaskKeys,
     Shares,
     check_confirmations,
     check_keys,
@@ -51,8 +49,16 @@ from hansa_common.secagg.agreement import (
     self_keys,
     signed,
 )
-from hansa_common.secagg.dealing import Accepted, Secrets, deal, open_announcement, open_setup
-from hansa_common.secagg.masking import Words, apply, require_words
+from hansa_common.secagg.dealing import (
+    Accepted,
+    Secrets,
+    deal,
+    open_announcement,
+    open_setup,
+    unsafe_pack,
+    unsafe_unpack,
+)
+from hansa_common.secagg.masking import Words, apply_masks, require_words
 from hansa_common.secagg.memory import SiteMemory, Used
 from hansa_common.secagg.messages import (
     HASH_BYTES,
@@ -118,20 +124,16 @@ class SiteSession:
         own = public_bytes(study_key).hex()
         if memory.study_key != own:  # what was sealed for another key cannot be opened, so it is over
             memory = SiteMemory(study_key=own, floor=memory.floor)
-        self._memory = memory
+        self.memory = memory
+        """What is durable, or was when this session began."""
 
     def __repr__(self) -> str:
         return f"SiteSession(site={self._site!r}, plan={self._terms.plan_digest[:16]!r})"
 
     @property
-    def memory(self) -> SiteMemory:
-        """What is durable, or was when this session began."""
-        return self._memory
-
-    @property
     def opened(self) -> Turn | None:
         """The newest turn if a set of survivors was signed in it: it counts as opened, whatever the server says."""
-        used = self._memory.used
+        used = self.memory.used
         return None if used is None or used.survivors is None else self._turn(used.round, used.attempt)
 
     def enrol(self, directory: Directory) -> None:
@@ -167,13 +169,13 @@ class SiteSession:
         turn = self._turn(round_number, attempt)
         if (held := self._secrets.get(turn)) is not None:
             return held.setup
-        if self._memory.is_over(turn):
+        if self.memory.is_over(turn):
             raise RoundReplayed(f"A setup was asked for {turn}, which is over.")
-        if self._memory.find(turn) is not None:
+        if self.memory.find(turn) is not None:
             raise _lost(turn)
         study_keys = self._check_keys(keys)
         secrets = deal(self._terms, turn, self._site, study_keys=study_keys, signing=self._signing, rand=self._rand)
-        self._keep(self._memory.issuing(turn, secrets.setup.digest()))
+        self._keep(self.memory.issuing(turn, secrets.setup.digest()))
         self._secrets[turn] = secrets
         return secrets.setup
 
@@ -205,7 +207,7 @@ class SiteSession:
         self._require_own(announcement)
         if self._accepted is not None and (self._accepted.turn, self._accepted.digest) == (turn, digest):
             return
-        issued = self._memory.find(turn)
+        issued = self.memory.find(turn)
         if issued is None:
             raise RoundReplayed(f"{turn} is over for this site.")
         if issued.announcement not in {None, digest.hex()}:
@@ -214,7 +216,7 @@ class SiteSession:
                 advice="Ask the other sites what they were sent; the server may be trying to cancel masks.",
             )
         if issued.announcement is None:
-            self._keep(self._memory.seeing(turn, digest))
+            self._keep(self.memory.seeing(turn, digest))
         secrets = self._secrets.get(turn)
         if secrets is None:
             raise _lost(turn)
@@ -247,11 +249,11 @@ class SiteSession:
         self.accept(announcement)
         accepted, turn = self._accepted, announcement.turn
         assert accepted is not None
-        members = self._terms.pack(accepted.sites)
-        self._keep(self._memory.using(turn, announcement=accepted.digest, members=members, model=model_digest))
+        members = self._terms.pack(announcement.sites)
+        self._keep(self.memory.using(turn, announcement=accepted.digest, members=members, model=model_digest))
         secrets = self._secrets.pop(turn)
         self._accepted, self._shares = None, accepted.shares
-        self._secrets = {each: held for each, held in self._secrets.items() if not self._memory.is_over(each)}
+        self._secrets = {each: held for each, held in self._secrets.items() if not self.memory.is_over(each)}
         bound = {"announcement": accepted.digest, "model": model_digest}
         own = self_keys(turn, self._site, seed=secrets.seed, **bound)
         pairs = {
@@ -260,7 +262,7 @@ class SiteSession:
         }
         add = [own, *(keys for other, keys in pairs.items() if self._site < other)]
         subtract = [keys for other, keys in pairs.items() if self._site > other]
-        _apply(vector, counts, add, subtract)
+        apply_masks(vector, counts, add=add, subtract=subtract)
         return MaskedInput(
             terms=self._terms, turn=turn, site=self._site, announcement=accepted.digest, model=model_digest
         )
@@ -275,9 +277,9 @@ class SiteSession:
             raise SetupRefused("The setup that is given out for this site is not signed by it.", site=self._site)
         if own.study_key != public_bytes(self._study_key):
             raise RoundReplayed(f"{turn} was set up with an earlier study key of this site.")
-        if self._memory.is_over(turn):
+        if self.memory.is_over(turn):
             raise RoundReplayed(f"{turn} is over for this site: each setup is used once.")
-        issued = self._memory.find(turn)
+        issued = self.memory.find(turn)
         if issued is None or issued.setup != own.digest().hex():
             raise self._stop(f"a setup for {turn}")
 
@@ -326,7 +328,7 @@ class SiteSession:
             signature=NO_SIGNATURE,
         )
         confirmation = signed(unsigned, self._signing)
-        self._keep(self._memory.saying(survivors=bitmap, confirmation=confirmation.to_bytes()))
+        self._keep(self.memory.saying(survivors=bitmap, confirmation=confirmation.to_bytes()))
         return confirmation
 
     # -- 4. Unmask -----------------------------------------------------------------------------------------------------
@@ -347,8 +349,6 @@ class SiteSession:
             SecondStory: Another announcement is given than the one this site saw.
         """
         self._require_running()
-        for confirmation in confirmations:
-            self._require_plan(confirmation)
         self._require_remembered(confirmations)
         if not confirmations:
             raise NotConfirmed("No signature of the set of survivors is shown.")
@@ -373,16 +373,17 @@ class SiteSession:
             signature=NO_SIGNATURE,
         )
         answer = signed(unsigned, self._signing)
-        self._keep(self._memory.saying(answer=answer.to_bytes()))
+        self._keep(self.memory.saying(answer=answer.to_bytes()))
         self._shares = {}
         return answer
 
     def _require_remembered(self, confirmations: Sequence[Confirmation]) -> None:
         """Stop at a set that this site signed and does not remember."""
-        used = self._memory.used
+        used = self.memory.used
         own = public_bytes(self._study_key)
         for one in confirmations:
-            newer = self._memory.floor is None or (one.turn.round, one.turn.attempt) >= self._memory.floor
+            self._require_plan(one)
+            newer = self.memory.floor is None or (one.turn.round, one.turn.attempt) >= self.memory.floor
             known = used is not None and used.confirmation == one.to_bytes().hex()
             if one.site != self._site or one.study_key != own or known or not newer:
                 continue
@@ -397,6 +398,20 @@ class SiteSession:
             raise SecondStory("Another announcement is given than the one that this site masked in.")
         return {setup.site: open_setup(setup, self._site, self._study_key) for setup in announcement.setups}
 
+    # -- Simulation ----------------------------------------------------------------------------------------------------
+
+    def unsafe_export_secrets(self) -> bytes:
+        """Return what must never leave a real site's memory; for simulations that move a site between processes.
+
+        Whoever has it and the masked input has the update, and a copy that is used twice is a two-time pad.
+        """
+        return unsafe_pack(list(self._secrets.values()), self._shares)
+
+    def unsafe_restore_secrets(self, data: bytes) -> None:
+        """Take over what another session of the same simulated site exported, and goes on with no more."""
+        secrets, self._shares = unsafe_unpack(data, self._terms)
+        self._secrets = {each.setup.turn: each for each in secrets}
+
     # -- All steps -----------------------------------------------------------------------------------------------------
 
     def _turn(self, round_number: int, attempt: int) -> Turn:
@@ -407,15 +422,15 @@ class SiteSession:
             raise MessageError(f"The {message.name} is of another plan.")
 
     def _require_running(self) -> None:
-        if self._memory.stopped:
-            raise _rolled_back(self._memory.stopped)
+        if self.memory.stopped:
+            raise _rolled_back(self.memory.stopped)
 
     def _require_used(self, turn: Turn) -> Used:
         self._require_running()
-        used = self._memory.used
+        used = self.memory.used
         if used is not None and (used.round, used.attempt) == (turn.round, turn.attempt):
             return used
-        if self._memory.is_over(turn):
+        if self.memory.is_over(turn):
             raise RoundReplayed(f"{turn} is over for this site.")
         raise OutOfTurn(f"This site did not mask in {turn}.")
 
@@ -427,39 +442,13 @@ class SiteSession:
 
     def _stop(self, what: str) -> RolledBack:
         found = f"This site signed {what} and does not remember it: its state was restored from an older copy"
-        self._keep(self._memory.model_copy(update={"stopped": found}))
+        self._keep(self.memory.model_copy(update={"stopped": found}))
         self._secrets, self._accepted, self._shares = {}, None, {}
         return _rolled_back(found)
 
     def _keep(self, memory: SiteMemory) -> None:
         self._save(memory)
-        self._memory = memory
-
-
-def unsafe_export_secrets(session: SiteSession) -> str:
-    """Return the secrets of the setups that wait to be used: for simulated sites, whose tasks change processes.
-
-    UNSAFE at a real site: secrets that are written down outlive the round, and a copy of them is a second mask.
-    """
-    held = [
-        {"setup": each.setup.to_bytes().hex(), "key": each.key.private_bytes_raw().hex(), "seed": each.seed.hex()}
-        for each in session._secrets.values()  # noqa: SLF001 - of this module
-    ]
-    return json.dumps(held)
-
-
-def unsafe_restore_secrets(session: SiteSession, exported: str) -> None:
-    """Take back what ``unsafe_export_secrets`` gave, in another process."""
-    for each in json.loads(exported):
-        setup = Setup.from_bytes(bytes.fromhex(each["setup"]), session._terms)  # noqa: SLF001 - of this module
-        key = X25519PrivateKey.from_private_bytes(bytes.fromhex(each["key"]))
-        secrets = Secrets(setup=setup, key=key, seed=bytes.fromhex(each["seed"]))
-        session._secrets[setup.turn] = secrets  # noqa: SLF001 - of this module
-
-
-def _apply(vector: Words, counts: Words, add: Sequence[MaskKeys], subtract: Sequence[MaskKeys]) -> None:
-    apply(vector, add=[keys.vector for keys in add], subtract=[keys.vector for keys in subtract])
-    apply(counts, add=[keys.counts for keys in add], subtract=[keys.counts for keys in subtract])
+        self.memory = memory
 
 
 def _lost(turn: Turn) -> SetupLost:

@@ -102,11 +102,12 @@ class League:
         )
 
     def announce(
-        self, server: ServerSession, names: Sequence[str] | None = None, *, turn: Any = (1, 1)
+        self, server: ServerSession, names: Sequence[str] | None = None, *, turn: tuple[int, int] = (1, 1)
     ) -> Announcement:
         for name in self.names if names is None else names:
-            server.add_setup(self.sessions[name].setup(*turn, self.keys))
-        return server.announce(MODEL)
+            server.add_setup(self.sessions[name].setup(turn[0], turn[1], self.keys))
+        self.last = server.announce(MODEL)
+        return self.last
 
     def masked(
         self, name: str, announcement: Announcement, *, seed: int = 0, model: bytes = MODEL

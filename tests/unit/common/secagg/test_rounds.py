@@ -209,3 +209,26 @@ def test_the_server_refuses_by_name_what_does_not_belong(league: Any, model: byt
     server.add_masked(masked, vector, counts)
     with pytest.raises(UpdateRefused, match="already"):
         server.add_masked(masked, vector, counts)
+
+
+def test_a_simulated_site_may_move_between_processes(make_league: Any) -> None:
+    league = make_league(4)
+    server, left = league.server(), league.names[:3]
+
+    def move() -> None:
+        for name in league.names:
+            secrets = league.sessions[name].unsafe_export_secrets()
+            league.start(name).unsafe_restore_secrets(secrets)
+
+    announcement = league.announce(server)
+    move()
+    for name in left:
+        server.add_masked(*league.masked(name, announcement))
+    survivors = server.survivors()
+    move()
+    for name in left:
+        server.add_confirmation(league.sessions[name].confirm(survivors))
+    move()
+    for answer in league.answers(server, left):
+        server.add_answer(answer)
+    assert league.lists(server) == league.expected(left)
