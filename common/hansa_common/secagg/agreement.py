@@ -89,8 +89,11 @@ def check_keys(keys: Sequence[StudyKey], terms: Terms, directory: Directory) -> 
 
     Raises:
         KeyRefused: A key is of a site that is not enrolled, badly signed, or not a key; ``site`` says whose.
-        TooFewSites: There are fewer than a sum needs.
+        TooFewSites: Fewer sites are enrolled, or have a key, than a sum needs.
     """
+    enrolled = sum(site in directory for site in terms.sites)
+    if enrolled < terms.required:
+        raise TooFewSites(f"{enrolled} of the plan's {terms.n} sites are enrolled; {terms.required} are needed.")
     found: dict[str, bytes] = {}
     probe = X25519PrivateKey.generate()
     for key in keys:
