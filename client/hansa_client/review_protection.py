@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, colluders, hides, threshold
+from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, colluders, hides, others, threshold
 from hansa_common.combinations import STRATEGIES, decide
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan, SecureAggregationPlan
@@ -62,8 +62,8 @@ def _masked(privacy: PrivacyPlan, masked: SecureAggregationPlan, sites: int) -> 
     else:
         yield "In the open: how long the work took. The number of your training examples stays here."
     yield (
-        "The sizes of the splits and the examples of each class stay here, unless the policy in your site.toml lets them "
-        "out; then the coordinator can read them and the counts of your site alone."
+        "The sizes of the splits and the examples of each class stay here, unless the policy in your site.toml lets "
+        "them out; then the coordinator can read them and the counts of your site alone."
     )
 
 
@@ -83,8 +83,8 @@ def _noised(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | Non
         where = "under the same masks" if masked is not None else "which the coordinator can read"
         yield (
             "Counts of right and wrong answers with noise, by class, in each round on the validation split and at the "
-            f"end on the test split too, {where}; the noise multiplier is {noised.metrics_noise:g}, and the same budget "
-            "pays for them."
+            f"end on the test split too, {where}; the noise multiplier is {noised.metrics_noise:g}, and the same "
+            "budget pays for them."
         )
         yield "No sizes, no losses and no times."
 
@@ -114,7 +114,8 @@ def _protects(
 
 def _masks(masked: SecureAggregationPlan, sites: int, *, has_noise: bool) -> Iterator[str]:
     few = hides(colluders(sites)) if sites else "It hides one site's update within each opened sum from the server."
-    yield f"Secure aggregation. {few} {NOT_MORE}{'' if has_noise else f' {ONLY_NOISE}'}"
+    yield f"Secure aggregation. {few}"
+    yield NOT_MORE if has_noise else f"{NOT_MORE} {ONLY_NOISE}"
     if masked.cohort == "changing":
         yield f"A round goes on without sites that drop out: {ISOLATED.format(whose='your')}."
     else:
@@ -124,18 +125,18 @@ def _masks(masked: SecureAggregationPlan, sites: int, *, has_noise: bool) -> Ite
 def _noise(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None, sites: int) -> Iterator[str]:
     if noised.kind == "example":
         whose = f"one person (column '{noised.unit}' says whose a row is)" if noised.unit else "one row"
-        yield f"Differential privacy for {whose}; this machine adds the noise, and nobody else needs to be trusted for it."
+        yield f"Differential privacy for {whose}; this machine adds the noise, and nobody else is trusted with that."
     elif noised.kind == "site_server":
         reads = "the sum of the updates" if masked is not None else "your update"
         yield (
-            f"Differential privacy for your site as a whole, against those who get the model. You trust the coordinator: "
-            f"it reads {reads} and adds the noise."
+            "Differential privacy for your site as a whole, against those who get the model. You trust the "
+            f"coordinator: it reads {reads} and adds the noise."
         )
     else:
-        few = f" with up to {colluders(sites)} other sites that collude" if sites else ""
+        few = f", with {others(colluders(sites))} that collude with it" if sites else ""
         yield (
-            "Differential privacy for your site as a whole: each site adds its share of the noise under the masks, so it "
-            f"holds against the coordinator too,{few or ' if few sites collude with it'}."
+            "Differential privacy for your site as a whole: each site adds its share of the noise under the masks, so "
+            f"it holds against the coordinator too{few or ', if few sites collude with it'}."
         )
     yield _meaning(noised)
     yield (

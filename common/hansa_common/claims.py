@@ -20,8 +20,12 @@ ONLY_NOISE: Final = "Only differential privacy limits what a sum tells."
 
 def hides(colluders: int) -> str:
     """Say what secure aggregation gives against so many sites that collude with the server."""
-    others = f"up to {colluders} other {'site' if colluders == 1 else 'sites'}"
-    return f"It hides one site's update within each opened sum from the server and {others}."
+    return f"It hides one site's update within each opened sum from the server and {others(colluders)}."
+
+
+def others(colluders: int) -> str:
+    """Write ``up to 3 other sites``."""
+    return f"up to {colluders} other {'site' if colluders == 1 else 'sites'}"
 
 
 def threshold(sites: int) -> int:
