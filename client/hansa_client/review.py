@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from hansa_client.review_protection import protects, what_leaves
 from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.contract import ArrayContract, ImageContract
 from hansa_common.display import printable
@@ -65,20 +66,8 @@ def _study(plan: StudyPlan) -> list[str]:
             ),
         ),
     )
-    lines += _rows(
-        "What leaves",
-        (
-            (
-                "In each round: the change of the model's weights, the number of training examples, the training loss, "
-                "and counts of right and wrong answers on the validation split, by class."
-            ),
-            (
-                "At the beginning: the number of examples in each split and class. At the end: the same counts on the "
-                "test split. The coordinator can read all of it."
-            ),
-            "No example, no name of a file and no text of an error.",
-        ),
-    )
+    lines += _rows("What leaves", what_leaves(plan))
+    lines += _rows("What protects it", protects(plan))
     names = ", ".join(_sites(plan))
     lines += _rows("Who gets the model", (f"The coordinator, and every site that takes part: {names}.",))
     return lines

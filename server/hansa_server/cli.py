@@ -1,6 +1,6 @@
 """The server's sub-commands of ``hansa``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hansa_common.errors import StudyFailed, UsageError
 from hansa_common.plan import StudyPlan, parse_plan, read_plan
-from hansa_server.results import Results
+from hansa_server.results import Final, Results, Scores
 
 _SIMULATION = "What to simulate"
 _MACHINE = "Where it runs"
@@ -174,23 +174,47 @@ def _refuse(option: str, given: Mapping[str, object], *, allowed: frozenset[str]
 
 
 def summarise(console: Console, results: Results, folder: Path) -> None:
-    """Print the four figures and where the report is."""
+    """Print the four figures, or what protection leaves of them, and where the report is."""
+    from hansa_server.report import protection  # noqa: PLC0415 - jinja2 is slow, and --help must not wait for it
+
     final = results.final
     if final is None:
         return
     table = Table.grid(padding=(0, 2))
-    for name, accuracy, note in (
-        ("weighted mean", final.weighted_mean.accuracy, ""),
-        ("site mean", final.site_mean.accuracy, ""),
-        ("worst site", final.worst_site.accuracy, final.worst_site.site),
-    ):
-        table.add_row(name, "-" if accuracy is None else f"{accuracy:.1%}", Text(note))
-    against = final.worst_site_against_local
-    table.add_row(
-        "worst site against its own model",
-        f"{100 * against.difference:+.1f} points" if against else "not measured",
-        "" if against or results.engine == "federation" else "run with --baselines",
-    )
-    console.print("Accuracy on the sites' test splits", style="bold")
+    for name, figure, note in _closing_figures(results, final):
+        table.add_row(name, figure, Text(note))
+    noised = ", counted with noise" if protection.has_noised_counts(results) else ""
+    console.print(f"Accuracy on the sites' test splits{noised}", style="bold")
     console.print(table)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _closing_figures(results: Results, final: Final) -> Iterator[tuple[str, str, str]]:
+    """Yield name, figure and note of what is known; with protection that is less."""
+    from hansa_server.report import protection  # noqa: PLC0415 - see summarise
+
+    whole = final.weighted_mean
+    yield "weighted mean", _percent(whole), "" if whole else "no counts of right and wrong answers are known"
+    if protection.keeps_site_figures(results):
+        yield "site mean, worst site", "-", protection.why_kept(results)
+    else:
+        yield "site mean", _percent(final.site_mean), ""
+        yield "worst site", _percent(final.worst_site), final.worst_site.site if final.worst_site else ""
+        against = final.worst_site_against_local
+        is_simulated = results.engine != "federation"
+        yield (
+            "worst site against its own model",
+            f"{100 * against.difference:+.1f} points" if against else "not measured",
+            "run with --baselines" if not against and is_simulated else "",
+        )
+    if final.coordinator is not None and protection.is_protected(results):
+        yield "coordinator's own test set", _percent(final.coordinator), ""
+    noise = protection.noise_of(results)
+    if noise is not None and noise.epsilon is not None:
+        yield "epsilon spent", protection.spent(noise.epsilon), f"of {noise.epsilon_budget:g}, delta {noise.delta:g}"
+    elif noise is not None:
+        yield "epsilon, at most", f"{noise.epsilon_budget:g}", f"delta {noise.delta:g}; each site's ledger knows more"
+
+
+def _percent(scores: Scores | None) -> str:
+    return "-" if scores is None or scores.accuracy is None else f"{scores.accuracy:.1%}"

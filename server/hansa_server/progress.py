@@ -48,8 +48,9 @@ class Plain(Quiet):
 
     def opened(self, sites: Mapping[str, Opened], failed: Mapping[str, str]) -> None:
         """Say who takes part."""
-        examples = sum(opened.train for opened in sites.values())
-        self._say(f"{len(sites)} sites opened the study, {examples:,} training examples in all")
+        examples = _examples(sites)
+        known = f", {examples:,} training examples in all" if examples is not None else ""
+        self._say(f"{len(sites)} sites opened the study{known}")
         for site, problem in sorted(failed.items()):
             self._say(f"{site} could not open the study: {problem}")
 
@@ -88,8 +89,9 @@ class Display(Quiet):
 
     def opened(self, sites: Mapping[str, Opened], failed: Mapping[str, str]) -> None:
         """Say who takes part."""
-        examples = sum(opened.train for opened in sites.values())
-        self._print(f"[bold]{len(sites)}[/] sites, [bold]{examples:,}[/] training examples in all")
+        examples = _examples(sites)
+        known = f", [bold]{examples:,}[/] training examples in all" if examples is not None else ""
+        self._print(f"[bold]{len(sites)}[/] sites{known}")
         for site, problem in sorted(failed.items()):
             self._print(f"[yellow]{escape(site)}[/] could not open the study: {escape(problem)}")
 
@@ -147,7 +149,7 @@ class Display(Quiet):
             style = {"done": "green", "working": "dim", "missing": "yellow"}[state]
             figures = before.get(site)
             accuracy = f"{figures.accuracy:.1%}" if figures and figures.accuracy is not None else ""
-            loss = f"loss {figures.train_loss:.4f}" if figures else ""
+            loss = f"loss {figures.train_loss:.4f}" if figures and figures.train_loss is not None else ""
             table.add_row(Text(site), Text(state, style=style), Text(accuracy), Text(loss))
         return table
 
@@ -178,13 +180,22 @@ class _Clock:
         return f"{seconds / 3600:.1f} h left"
 
 
+def _examples(sites: Mapping[str, Opened]) -> int | None:
+    """Return the training examples in all; ``None`` where a site keeps its size at home."""
+    sizes = [opened.train for opened in sites.values()]
+    return sum(sizes) if all(sizes) else None
+
+
 def _figures(result: RoundResult) -> str:
-    """The round's figures: training loss now, validation figures of the model it started from."""
+    """The round's figures, as far as there are: training loss now, validation of the model it started from."""
     incoming = result.incoming
-    text = f"train loss {result.train_loss:.4f}"
-    if incoming.weighted_mean_accuracy is None:
-        return text
-    return (
-        f"{text}  validation of model {result.round - 1}: accuracy {incoming.weighted_mean_accuracy:.1%}  "
-        f"worst {incoming.worst_site} {incoming.worst_site_accuracy:.1%}"
-    )
+    parts = [f"train loss {result.train_loss:.4f}"] if result.train_loss is not None else []
+    if incoming.weighted_mean_accuracy is not None:
+        parts.append(f"validation of model {result.round - 1}: accuracy {incoming.weighted_mean_accuracy:.1%}")
+        if incoming.worst_site is not None and incoming.worst_site_accuracy is not None:
+            parts.append(f"worst {incoming.worst_site} {incoming.worst_site_accuracy:.1%}")
+    if result.void_attempts:
+        parts.append(
+            f"repeated {len(result.void_attempts)} times" if len(result.void_attempts) > 1 else "repeated once"
+        )
+    return "  ".join(parts) or "no figures leave the sites"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hansa_server.report import notation
+from hansa_server.report.protection import has_noised_counts
 from hansa_server.results import Results, SiteResult
 
 NORMAL_QUANTILE = 1.96
@@ -61,7 +62,12 @@ def compare(site: SiteResult) -> Comparison | None:
 
 
 def compare_all(results: Results) -> tuple[Comparison, ...]:
-    """Compare every site that has both figures, in the order of the results."""
+    """Compare every site that has both figures, in the order of the results; none by counts with noise in them.
+
+    The interval allows for the chance of few examples, not for noise that was added.
+    """
+    if has_noised_counts(results):
+        return ()
     return tuple(comparison for site in results.sites if (comparison := compare(site)) is not None)
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from hansa_server.report import notation
 from hansa_server.report.charts import Point, Series, line_chart
+from hansa_server.report.protection import has_noised_counts, noise_of
 from hansa_server.results import Results, Summary
 
 AXIS = "rounds of training"
@@ -12,14 +13,15 @@ Figure = Literal["weighted_mean_accuracy", "site_mean_accuracy", "worst_site_acc
 
 
 def accuracy_curves(results: Results, width: float) -> str:
-    """Draw validation accuracy: weighted mean, site mean, worst site; empty where nothing was measured."""
+    """Draw validation accuracy: weighted mean, site mean, worst site; what was not measured is left out."""
+    drawn = _measured(
+        Series(name="Weighted mean", points=_validated(results, "weighted_mean_accuracy"), style="first"),
+        Series(name="Site mean", points=_validated(results, "site_mean_accuracy"), style="second"),
+        Series(name="Worst site", points=_validated(results, "worst_site_accuracy"), style="third"),
+    )
     return line_chart(
-        "Validation accuracy of the shared model over the rounds: weighted mean, site mean and worst site",
-        (
-            Series(name="Weighted mean", points=_validated(results, "weighted_mean_accuracy"), style="first"),
-            Series(name="Site mean", points=_validated(results, "site_mean_accuracy"), style="second"),
-            Series(name="Worst site", points=_validated(results, "worst_site_accuracy"), style="third"),
-        ),
+        f"Validation accuracy of the shared model over the rounds: {_listed(drawn)}",
+        drawn,
         width=width,
         x_label=AXIS,
         write=notation.percent,
@@ -29,17 +31,20 @@ def accuracy_curves(results: Results, width: float) -> str:
 
 
 def loss_curves(results: Results, width: float) -> str:
-    """Draw training and validation loss, both weighted means over the sites."""
-    return line_chart(
-        "Loss of the shared model over the rounds: validation and training",
-        (
-            Series(name="Validation", points=_validated(results, "weighted_mean_loss"), style="first"),
-            Series(
-                name="Training",
-                points=tuple(Point(x=entry.round, y=entry.train_loss) for entry in results.rounds),
-                style="third",
-            ),
+    """Draw training and validation loss, both weighted means over the sites; empty where no losses left them."""
+    if has_noised_counts(results):
+        return ""
+    drawn = _measured(
+        Series(name="Validation", points=_validated(results, "weighted_mean_loss"), style="first"),
+        Series(
+            name="Training",
+            points=tuple(Point(x=entry.round, y=entry.train_loss) for entry in results.rounds),
+            style="third",
         ),
+    )
+    return line_chart(
+        f"Loss of the shared model over the rounds: {_listed(drawn)}",
+        drawn,
         width=width,
         x_label=AXIS,
         write=notation.loss,
@@ -49,28 +54,28 @@ def loss_curves(results: Results, width: float) -> str:
 
 
 def seconds_curve(results: Results, width: float) -> str:
-    """Draw how long each round took, and its slowest site."""
-    return line_chart(
-        "Seconds of each round, and of its slowest site",
-        (
-            Series(
-                name="Whole round",
-                points=tuple(Point(x=entry.round, y=entry.seconds) for entry in results.rounds),
-                style="first",
-            ),
-            Series(
-                name="Slowest site",
-                points=tuple(
-                    Point(
-                        x=entry.round,
-                        y=max((site.seconds for site in entry.sites), default=None),
-                        note=max(entry.sites, key=lambda site: site.seconds).site if entry.sites else "",
-                    )
-                    for entry in results.rounds
-                ),
-                style="third",
-            ),
+    """Draw how long each round took, and its slowest site where the sites tell their times."""
+    whole = Series(
+        name="Whole round",
+        points=tuple(Point(x=entry.round, y=entry.seconds) for entry in results.rounds),
+        style="first",
+    )
+    slowest = Series(
+        name="Slowest site",
+        points=tuple(
+            Point(
+                x=entry.round,
+                y=max((site.seconds for site in entry.sites), default=None),
+                note=max(entry.sites, key=lambda site: site.seconds).site if entry.sites else "",
+            )
+            for entry in results.rounds
         ),
+        style="third",
+    )
+    untold = noise_of(results) is not None  # times depend on the data, and stay at the sites as the counts do
+    return line_chart(
+        "Seconds of each round" if untold else "Seconds of each round, and of its slowest site",
+        (whole,) if untold else (whole, slowest),
         width=width,
         x_label="round",
         write=lambda seconds: notation.MISSING if seconds is None else notation.duration(seconds),
@@ -101,6 +106,16 @@ def bytes_curve(results: Results, width: float) -> str:
         write_tick=notation.size,
         from_zero=True,
     )
+
+
+def _measured(*series: Series) -> tuple[Series, ...]:
+    return tuple(line for line in series if any(point.y is not None for point in line.points))
+
+
+def _listed(series: tuple[Series, ...]) -> str:
+    """Name the lines in a sentence: ``Weighted mean, site mean and worst site`` in lower case."""
+    names = [line.name.lower() for line in series]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _validated(results: Results, figure: Figure) -> tuple[Point, ...]:

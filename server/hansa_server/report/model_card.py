@@ -2,15 +2,18 @@
 
 import html
 import re
+from collections.abc import Iterator
+from typing import Literal
 
 from hansa_common.contract import ArrayContract, ImageContract
 from hansa_common.plan import StudyPlan
-from hansa_server.report import notation
+from hansa_server.report import notation, protection
 from hansa_server.report.comparison import compare_all
 from hansa_server.report.narrative import headlines, result_sentences
 from hansa_server.results import Results, Scores, SiteResult
 
 CLASSES_LISTED = 50
+_ELSEWHERE = "It has been tested only on data of the sites above; how it does elsewhere nobody knows."
 _EXPOSURE = (
     "Only weight updates left the sites, but this run used neither secure aggregation nor differential privacy: the "
     "server saw each site's update, and updates and model may reveal something about single examples."
@@ -43,6 +46,7 @@ def model_card(results: Results, plan: StudyPlan) -> str:
         f"## Data\n\n{_data(results, plan)}",
         f"## Metrics\n\n{_metrics(results)}",
         f"## How it was trained\n\n{_training(results, plan)}",
+        *((f"## Privacy\n\n{_privacy(results)}",) if protection.is_protected(results) else ()),
         f"## Limits\n\n{_limits(results)}",
         f"## Provenance\n\n{_provenance(results)}",
         "## How to load it\n\nIn the folder of the run, with `hansa` and a build of PyTorch installed:\n\n" + LOADING,
@@ -77,20 +81,22 @@ def _data(results: Results, plan: StudyPlan) -> str:
     origin = f"Origin: {_plain(results.data_origin)}."
     if results.partition is not None:
         origin += f" The sites are simulated: one data set, split on one machine by `{_code(results.partition)}`."
-    rows = [
-        f"| {_plain(site.site)} | {' | '.join(notation.count(size) for size in _sizes(site))} |"
-        for site in results.sites
-    ]
+    rows = [f"| {_plain(site.site)} | {' | '.join(_sizes(site))} |" for site in results.sites]
     table = "\n".join(("| site | training | validation | test |", "|---|--:|--:|--:|", *rows))
     classes = ", ".join(_plain(name) for name in results.classes[:CLASSES_LISTED])
     if len(results.classes) > CLASSES_LISTED:
         classes += f" and {len(results.classes) - CLASSES_LISTED} more"
+    if results.sites and not any(site.examples for site in results.sites):
+        names = ", ".join(_plain(site.site) for site in results.sites)
+        table = f"The sites kept their numbers of examples at home: {names}."
     return f"{kind}; classes: {classes}. {origin}\n\n{table}"
 
 
-def _sizes(site: SiteResult) -> tuple[int, int, int]:
-    examples = site.examples
-    return examples.get("train", 0), examples.get("validation", 0), examples.get("test", 0)
+def _sizes(site: SiteResult) -> Iterator[str]:
+    """Write the sizes of the three splits; what is not known is a dash."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+    for split in splits:
+        yield notation.count(site.examples[split]) if split in site.examples else notation.MISSING
 
 
 def _metrics(results: Results) -> str:
@@ -100,6 +106,8 @@ def _metrics(results: Results) -> str:
         unit = f" {headline.unit}" if headline.unit else ""
         command = f" `{headline.command}`" if headline.command else ""
         lines.append(f"* {headline.name}: **{headline.figure}{unit}**{site}, {_plain(headline.note)}{command}")
+    if protection.keeps_site_figures(results) and not any(site.federated for site in results.sites):
+        return "\n".join([*lines, "", f"The sites' own figures are {protection.why_kept(results)}."])
     lines += ["", "| site | test examples | accuracy | balanced accuracy | F1 | ROC AUC | ECE |", "|---|" + "--:|" * 6]
     lines += [f"| {_plain(site.site)} | {_cells(site.federated)} |" for site in results.sites]
     lines += ["", "Balanced accuracy, F1 and ROC AUC are means over classes; ECE is the expected calibration error."]
@@ -138,27 +146,66 @@ def _training(results: Results, plan: StudyPlan) -> str:
     )
 
 
+def _privacy(results: Results) -> str:
+    said = protection.account(results)
+    lines = [_plain(said.summary), ""]
+    lines += [
+        f"* {fact.name}: **{_plain(fact.value)}**{f', {_plain(fact.note)}' if fact.note else ''}" for fact in said.facts
+    ]
+    for title, words in said.paragraphs:
+        lines += ["", f"**{title}.** {_plain(words)}"]
+    return "\n".join(lines)
+
+
 def _limits(results: Results) -> str:
     limits = [
-        _EXPOSURE,
-        "It has been tested only on data of the sites above; how it does elsewhere nobody knows.",
+        _exposure(results),
+        _ELSEWHERE,
         "One run with one seed: another seed gives other figures, by an amount that was not measured.",
         "It has not been checked for decisions about people, nor compared between groups of people.",
     ]
-    if results.final is not None:
-        worst = results.final.worst_site
-        limits.insert(
-            0,
-            f"It is not equally good everywhere: {notation.percent(results.final.weighted_mean.accuracy)} over all "
-            f"test examples, but {notation.percent(worst.accuracy)} at {_plain(worst.site)}.",
-        )
-    else:
-        limits.insert(0, "**It has not been tested.** The study ended before the closing exchange.")
+    limits.insert(0, _tested(results))
+    if results.final is not None and results.final.weighted_mean is None:
+        limits.remove(_ELSEWHERE)
     if results.partition is not None:
         limits.append("The sites were simulated from one data set; real institutions differ more.")
     if results.baselines is None:
         limits.append("Whether a site does better with it than with a model of its own was not measured.")
     return "\n".join(f"* {limit}" for limit in limits)
+
+
+def _exposure(results: Results) -> str:
+    """Say what updates and model may give away."""
+    if not protection.is_protected(results):
+        return _EXPOSURE
+    noise = protection.noise_of(results)
+    if noise is None:
+        reveals = "the sum of the updates, and the model, may reveal something about single examples"
+    else:
+        whom = "one person of a site" if noise.kind == "example" else "one site"
+        reveals = f"what the model may reveal about {whom} is limited by epsilon and delta, which is not nothing"
+    return f"What the coordinator could read of each site is said under Privacy; {reveals}."
+
+
+def _tested(results: Results) -> str:
+    """Say how unequal it is over the sites, as far as anybody knows."""
+    final = results.final
+    if final is None:
+        return "**It has not been tested.** The study ended before the closing exchange."
+    if final.weighted_mean is None:
+        only = "; only the coordinator's own test set says something" if final.coordinator else ""
+        return f"**How good it is at the sites is not known**: no counts of right and wrong answers are{only}."
+    whole = notation.percent(final.weighted_mean.accuracy)
+    if final.worst_site is None:
+        return (
+            f"It may be much worse at one site than the {whole} over all test examples: the sites' own figures are "
+            f"{protection.why_kept(results)}."
+        )
+    worst = final.worst_site
+    return (
+        f"It is not equally good everywhere: {whole} over all test examples, but {notation.percent(worst.accuracy)} at "
+        f"{_plain(worst.site)}."
+    )
 
 
 def _provenance(results: Results) -> str:

@@ -1,10 +1,11 @@
 """The sentences of the report: how the study ended, what it reached, what to do next."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hansa_server.report import notation
+from hansa_server.report import notation, protection
 from hansa_server.report.comparison import Comparison
-from hansa_server.results import Results, Summary
+from hansa_server.results import Final, Results, Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +33,35 @@ def result_sentences(results: Results, comparisons: tuple[Comparison, ...]) -> s
     final = results.final
     if final is None:
         return _unfinished(results)
-    whole = final.weighted_mean
     rounds = notation.plural(len(results.rounds), "round")
-    sentence = (
-        f"After {rounds} at {notation.plural(len(results.sites), 'site')}, the shared model classifies "
-        f"{notation.percent(whole.accuracy)} of {notation.plural(whole.num_examples, 'test example')} correctly, and "
-        f"{notation.percent(final.worst_site.accuracy)} at {final.worst_site.site}, the site where it does worst."
-    )
+    start = f"After {rounds} at {notation.plural(len(results.sites), 'site')}, the shared model"
+    whole, worst = final.weighted_mean, final.worst_site
+    if whole is None:
+        return f"{start} is there. {_untested(results, final)}"
+    about = "about " if protection.has_noised_counts(results) else ""
+    tested = notation.plural(whole.num_examples, "test example")
+    sentence = f"{start} classifies {about}{notation.percent(whole.accuracy)} of {about}{tested} correctly"
+    if worst is not None:
+        sentence += f", and {about}{notation.percent(worst.accuracy)} at {worst.site}, the site where it does worst."
+    else:
+        sentence += ". The figures of single sites are missing: " + protection.why_kept(results) + "."
+    if about:
+        sentence += " The counts behind these figures have noise in them."
     return f"{sentence} {verdicts(comparisons)}" if comparisons else sentence
+
+
+def _untested(results: Results, final: Final) -> str:
+    """Say why there is no accuracy over the sites, and what the coordinator's own test set says."""
+    if protection.lets_no_counts_out(results):
+        why = "Differential privacy let no counts of right and wrong answers out, so nobody knows how good it is "
+        why += "over all sites; each site can test it on its own data."
+    else:
+        why = "The sites' counts could not be added up, so nobody knows how good it is over all sites."
+    if final.coordinator is None:
+        return why
+    tested = notation.plural(final.coordinator.num_examples, "example")
+    share = notation.percent(final.coordinator.accuracy)
+    return f"{why} It classifies {share} of the coordinator's own {tested} correctly."
 
 
 def verdicts(comparisons: tuple[Comparison, ...]) -> str:
@@ -61,38 +83,87 @@ def verdicts(comparisons: tuple[Comparison, ...]) -> str:
 
 
 def headlines(results: Results) -> tuple[Headline, ...]:
-    """Return the four figures: weighted mean, site mean, worst site, worst site against its own local-only model."""
+    """Return the four figures: weighted mean, site mean, worst site, worst site against its own local-only model.
+
+    Where protection keeps the sites' own figures at home there are fewer: what is known over all sites, what the
+    coordinator tested itself, one that says why the others are missing, and what the noise cost.
+    """
+    if protection.keeps_site_figures(results):
+        return tuple(_protected_headlines(results))
     final = results.final
     if final is None:
         note = _not_measured(results)
         names = ("Weighted mean accuracy", "Site mean accuracy", "Worst site", "Worst site against training alone")
         return tuple(Headline(name=name, figure=notation.MISSING, note=note) for name in names)
     return (
-        Headline(
-            name="Weighted mean accuracy",
-            figure=notation.percent(final.weighted_mean.accuracy),
-            note=f"all {notation.plural(final.weighted_mean.num_examples, 'test example')} together",
-        ),
-        Headline(
-            name="Site mean accuracy",
-            figure=notation.percent(final.site_mean.accuracy),
-            note=f"each of {notation.plural(len(results.sites), 'site')} counts the same",
-        ),
-        Headline(
-            name="Worst site",
-            figure=notation.percent(final.worst_site.accuracy),
-            note=f"on {notation.plural(final.worst_site.num_examples, 'test example')}",
-            site=final.worst_site.site,
-        ),
+        _weighted_mean(results, final),
+        _site_mean(results, final),
+        _worst_site(results, final),
         _against_local(results),
     )
+
+
+def _weighted_mean(results: Results, final: Final) -> Headline:
+    name, whole = "Weighted mean accuracy", final.weighted_mean
+    if whole is None:
+        why = (
+            "no counts left the sites" if protection.lets_no_counts_out(results) else "the counts could not be added up"
+        )
+        return Headline(name=name, figure=notation.MISSING, note=why)
+    examples = notation.plural(whole.num_examples, "test example")
+    note = (
+        f"about {examples}, counted with noise" if protection.has_noised_counts(results) else f"all {examples} together"
+    )
+    return Headline(name=name, figure=notation.percent(whole.accuracy), note=note)
+
+
+def _site_mean(results: Results, final: Final) -> Headline:
+    return Headline(
+        name="Site mean accuracy",
+        figure=notation.percent(final.site_mean.accuracy if final.site_mean else None),
+        note=f"each of {notation.plural(len(results.sites), 'site')} counts the same",
+    )
+
+
+def _worst_site(results: Results, final: Final) -> Headline:
+    name, worst = "Worst site", final.worst_site
+    if worst is None:
+        return Headline(name=name, figure=notation.MISSING, note="not measured")
+    noised = ", counted with noise" if protection.has_noised_counts(results) else ""
+    return Headline(
+        name=name,
+        figure=notation.percent(worst.accuracy),
+        note=f"on {'about ' if noised else ''}{notation.plural(worst.num_examples, 'test example')}{noised}",
+        site=worst.site,
+    )
+
+
+def _protected_headlines(results: Results) -> Iterator[Headline]:
+    final, noise = results.final, protection.noise_of(results)
+    if final is None:
+        yield Headline(name="Weighted mean accuracy", figure=notation.MISSING, note=_not_measured(results))
+    else:
+        yield _weighted_mean(results, final)
+        if final.coordinator is not None:
+            yield Headline(
+                name="Accuracy on the coordinator's own test set",
+                figure=notation.percent(final.coordinator.accuracy),
+                note=f"on {notation.plural(final.coordinator.num_examples, 'example')} that no site holds",
+            )
+    yield Headline(name="Site mean and worst site", figure=notation.MISSING, note=protection.why_kept(results))
+    if noise is not None and noise.epsilon is not None:
+        note = f"of {noise.epsilon_budget:g}, the study's budget; delta {noise.delta:g}"
+        yield Headline(name="Epsilon spent", figure=protection.spent(noise.epsilon), note=note)
+    elif noise is not None:
+        note = f"delta {noise.delta:g}; each site's own ledger knows what was spent"
+        yield Headline(name="Epsilon, at most", figure=f"{noise.epsilon_budget:g}", note=note)
 
 
 def _against_local(results: Results) -> Headline:
     name = "Worst site against training alone"
     against = results.final.worst_site_against_local if results.final is not None else None
     if against is None:
-        if results.baselines is not None:
+        if results.baselines is not None or protection.is_protected(results):
             return Headline(name=name, figure=notation.MISSING, note="not measured")
         return Headline(name=name, figure=notation.MISSING, note="not measured: run with", command="--baselines")
     return Headline(
@@ -122,11 +193,14 @@ def _unfinished(results: Results) -> str:
         return "No round was finished, so there is no model to judge."
     latest = latest_validation(results)
     start = "The study ended before its last model was tested."
+    if latest is None and protection.lets_no_counts_out(results):
+        return f"{start} Differential privacy lets no counts of right and wrong answers out."
     if latest is None:
         return f"{start} No site reported a validation figure."
     rounds, summary = latest
     trained = f"after {notation.plural(rounds, 'round')}" if rounds else "before the first round"
+    about = "about " if protection.has_noised_counts(results) else ""
     return (
         f"{start} The latest model that the sites validated, {trained}, classified "
-        f"{notation.percent(summary.weighted_mean_accuracy)} of their validation examples correctly."
+        f"{about}{notation.percent(summary.weighted_mean_accuracy)} of their validation examples correctly."
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hansa_server.report import curves, narrative, notation
+from hansa_server.report import curves, narrative, notation, protection
 from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart
 from hansa_server.report.comparison import compare_all
 from hansa_server.results import Results, Scores, SiteResult
@@ -92,11 +92,18 @@ def render(results: Results, plan_toml: str) -> str:
         comparisons=sorted(comparisons, key=lambda entry: entry.difference) if many else comparisons,
         verdicts=narrative.verdicts(comparisons) if comparisons else "",
         partition=_partition(results),
-        confusion=confusion_chart(results.final.confusion, results.classes) if results.final else "",
+        confusion=_confusion(results),
         confusions=_most_frequent(results),
         absent_classes=_absent_classes(results),
         overall=_overall(results),
-        by_site=[ScoreRow(name=site.site, scores=site.federated) for site in results.sites],
+        by_site=_by_site(results),
+        privacy=protection.account(results),
+        protected=protection.is_protected(results),
+        kept=protection.why_kept(results) if protection.keeps_site_figures(results) else "",
+        no_counts=protection.lets_no_counts_out(results),
+        noised=protection.has_noised_counts(results),
+        untold_times=protection.noise_of(results) is not None,
+        shown_sites=sum(bool(site.class_counts) for site in results.sites),
         absences=list(_absences(results)),
         stages=_stages(results),
         slowest_seconds=sum(max((site.seconds for site in entry.sites), default=0.0) for entry in results.rounds),
@@ -149,11 +156,17 @@ def _group(site: SiteResult, num_models: int) -> Group:
 
 
 def _partition(results: Results) -> str:
-    if not results.sites:
+    """Draw the sites that let their class counts out; nothing where none does."""
+    sites = [site for site in results.sites if site.class_counts]
+    if not sites:
         return ""
-    return partition_chart(
-        [site.site for site in results.sites], [site.class_counts for site in results.sites], results.classes
-    )
+    return partition_chart([site.site for site in sites], [site.class_counts for site in sites], results.classes)
+
+
+def _confusion(results: Results) -> str:
+    if results.final is None or not results.final.confusion:
+        return ""
+    return confusion_chart(results.final.confusion, results.classes)
 
 
 def _most_frequent(results: Results) -> list[tuple[str, str, int, int]]:
@@ -170,18 +183,24 @@ def _most_frequent(results: Results) -> list[tuple[str, str, int, int]]:
 
 
 def _absent_classes(results: Results) -> list[str]:
-    if results.final is None:
+    if results.final is None or not results.final.confusion:
         return []
     return [name for name, counts in zip(results.classes, results.final.confusion, strict=True) if not any(counts)]
 
 
-def _overall(results: Results) -> list[ScoreRow]:
-    if results.final is None:
+def _by_site(results: Results) -> list[ScoreRow]:
+    """Return a row for each site; none where protection keeps all of them at home."""
+    if protection.keeps_site_figures(results) and not any(site.federated for site in results.sites):
         return []
-    rows = [
-        ScoreRow(name="Weighted mean", scores=results.final.weighted_mean, kind="overall"),
-        ScoreRow(name="Site mean", scores=results.final.site_mean, kind="overall"),
-    ]
+    return [ScoreRow(name=site.site, scores=site.federated) for site in results.sites]
+
+
+def _overall(results: Results) -> list[ScoreRow]:
+    final = results.final
+    if final is None:
+        return []
+    measured = {"Weighted mean": final.weighted_mean, "Site mean": final.site_mean}
+    rows = [ScoreRow(name=name, scores=scores, kind="overall") for name, scores in measured.items() if scores]
     if results.baselines is not None:
         rows += [
             ScoreRow(

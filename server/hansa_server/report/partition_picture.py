@@ -8,10 +8,12 @@ from hansa_server.results import Results
 
 
 def partition_svg(results: Results) -> str:
-    """Return ``partition.svg`` of a study: sites by classes, with its own background, light or dark."""
-    return draw_partition(
-        [site.site for site in results.sites], [site.class_counts for site in results.sites], results.classes
-    )
+    """Return ``partition.svg`` of a study: sites by classes, with its own background, light or dark.
+
+    Sites that keep their class counts at home are not in it.
+    """
+    sites = [site for site in results.sites if site.class_counts]
+    return draw_partition([site.site for site in sites], [site.class_counts for site in sites], results.classes)
 
 
 def draw_partition(names: Sequence[str], class_counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from hansa_server.report.protection import has_noised_counts, noise_of
 from hansa_server.results import BaselineSummary, Final, Results, RoundResult, Scores, SiteResult, Summary
 
 COLUMNS = ("round", "site", "split", "figure", "value")
@@ -26,7 +27,10 @@ def metrics_csv(results: Results) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file)  # RFC 4180: lines end in CRLF; with LF alone a carriage return in a name is not quoted
     writer.writerow(COLUMNS)
+    kept = has_noised_counts(results)
     for round_number, site, split, figure, value in _rows(results):
+        if kept and split != "coordinator" and figure.endswith("loss"):
+            continue  # losses never leave beside noised counts: a 0 here would be a figure that nobody measured
         writer.writerow((round_number, _defused(site), split, figure, "" if value is None else repr(value)))
     return file.getvalue()
 
@@ -45,6 +49,9 @@ def _rows(results: Results) -> Iterator[Row]:
             against = final.worst_site_against_local
             yield last, against.site, "test", "worst_site_against_local", against.difference
         yield from _scores("", "coordinator", "", final.coordinator, last)
+    noise = noise_of(results)
+    if noise is not None and noise.epsilon is not None:
+        yield last, "", "", "epsilon", noise.epsilon
     if results.baselines is not None:
         yield from _three("local_only_", results.baselines.local_only, last)
         yield from _three("pooled_", results.baselines.pooled, last)
@@ -65,6 +72,8 @@ def _round(entry: RoundResult) -> Iterator[Row]:
         yield number, site.site, "", "train_seconds", site.train_seconds
     for name in entry.missing:
         yield number, name, "", "missing", 1
+    if entry.void_attempts:
+        yield number, "", "", "void_attempts", len(entry.void_attempts)
 
 
 def _summary(summary: Summary, number: int) -> Iterator[Row]:
@@ -75,7 +84,8 @@ def _summary(summary: Summary, number: int) -> Iterator[Row]:
 def _site(site: SiteResult, classes: tuple[str, ...], last: int) -> Iterator[Row]:
     for split, examples in site.examples.items():
         yield last, site.site, split, "examples", examples
-    for name, examples in zip(classes, site.class_counts, strict=True):
+    held = zip(classes, site.class_counts, strict=True) if site.class_counts else ()  # none where they stay at the site
+    for name, examples in held:
         yield last, site.site, "", f"examples:{name}", examples
     yield last, site.site, "", "rounds_contributed", site.rounds_contributed
     yield from _scores(site.site, "test", "", site.federated, last)

@@ -12,6 +12,9 @@ from hansa_server.results import (
     Baselines,
     BaselineSummary,
     Final,
+    Masks,
+    Noise,
+    Protection,
     Results,
     RoundResult,
     Scores,
@@ -237,3 +240,125 @@ def plan() -> StudyPlan:
             "simulation": {"data": {"adapter": "cifar10", "path": "cifar10"}, "sites": 4},
         }
     )
+
+
+MASKS = Masks(ring_bits=32, coordinate_range=0.5, cohort="fixed", sites=4, threshold=3, colluders=1)
+UNMEASURED = dict.fromkeys(Summary.model_fields)
+NOT_FROM_CONFUSION = {"loss": 0.0, "roc_auc": None, "calibration_error": None}
+
+
+def noise(kind: str, **changes: Any) -> Noise:
+    values: dict[str, Any] = {
+        "kind": kind,
+        "clipping_bound": 0.75,
+        "noise_multiplier": 4.25,
+        "epsilon_budget": 8.0,
+        "delta": 1e-5,
+        "epsilon": None if kind == "example" else 3.4141,
+        "unit": "patient_id" if kind == "example" else "site",
+    }
+    return Noise(**(values | changes))
+
+
+def _over_all(summary: Summary) -> Summary:
+    single = dict.fromkeys(("site_mean_accuracy", "worst_site_accuracy", "worst_site"))
+    return summary.model_copy(update=single)
+
+
+def protect(results: Results, *, masks: Masks | None, noise: Noise | None) -> Results:
+    """Take from results what this protection keeps at the sites, as the server would never have had it."""
+    no_counts = noise is not None and noise.metrics_noise is None
+    noised = noise is not None and not no_counts
+    kept = masks is not None or no_counts
+    sites = tuple(
+        site.model_copy(
+            update={"examples": {}, "class_counts": ()}
+            | ({"federated": None, "confusion": None, "local_only": None, "pooled": None} if kept else {})
+        )
+        for site in results.sites
+    )
+    rounds = tuple(
+        entry.model_copy(
+            update={
+                "incoming": Summary(**UNMEASURED)
+                if no_counts
+                else _over_all(entry.incoming)
+                if kept
+                else entry.incoming,
+                "train_loss": entry.train_loss if noise is None else None,
+                "sites": tuple(
+                    site.model_copy(
+                        update={"num_examples": None, "train_loss": None}
+                        | ({"accuracy": None, "loss": None} if kept else {})
+                        | ({"seconds": 0.0, "train_seconds": 0.0} if noise is not None else {})
+                    )
+                    for site in entry.sites
+                ),
+            }
+        )
+        for entry in results.rounds
+    )
+    final = results.final
+    if final is not None:
+        whole = final.weighted_mean
+        if noised and whole is not None:
+            whole = whole.model_copy(update=NOT_FROM_CONFUSION)
+        changes: dict[str, Any] = {"weighted_mean": whole, "worst_site_against_local": None}
+        if kept:
+            changes |= {"site_mean": None, "worst_site": None, "validation": _over_all(final.validation)}
+        if no_counts:
+            changes |= {"weighted_mean": None, "confusion": (), "validation": Summary(**UNMEASURED)}
+        final = final.model_copy(update=changes)
+    protection = Protection(
+        weights="examples" if noise is None else "equal", clipping_bound=None, masks=masks, noise=noise
+    )
+    changed = {"sites": sites, "rounds": rounds, "final": final, "protection": protection}
+    return Results.model_validate(results.model_copy(update=changed).model_dump(mode="python"))
+
+
+def _repeated(results: Results) -> Results:
+    """Let the third round be repeated twice for one reason and once for another."""
+    attempts = ("Visby <b>fell</b> silent", "Visby <b>fell</b> silent", "2 of 4 sites answered")
+    rounds = list(results.rounds)
+    rounds[2] = rounds[2].model_copy(update={"void_attempts": attempts})
+    return results.model_copy(update={"rounds": tuple(rounds)})
+
+
+def protected(case: str, **shape: Any) -> Results:
+    """Build the results of a protected study by the name of its protection."""
+    results = build(**shape)
+    changing = MASKS.model_copy(update={"cohort": "changing"})
+    return {
+        "masked": lambda: protect(results, masks=MASKS, noise=None),
+        "changing": lambda: _repeated(protect(results, masks=changing, noise=None)),
+        "site_server": lambda: protect(results, masks=None, noise=noise("site_server")),
+        "masked site_server": lambda: protect(results, masks=MASKS, noise=noise("site_server")),
+        "example": lambda: protect(results, masks=None, noise=noise("example")),
+        "example, noised counts": lambda: protect(results, masks=None, noise=noise("example", metrics_noise=6.5)),
+        "masked example, noised counts": lambda: protect(
+            results, masks=MASKS, noise=noise("example", metrics_noise=6.5)
+        ),
+        "site_distributed": lambda: protect(results, masks=MASKS, noise=noise("site_distributed")),
+    }[case]()
+
+
+CASES = (
+    "masked",
+    "changing",
+    "site_server",
+    "masked site_server",
+    "example",
+    "example, noised counts",
+    "masked example, noised counts",
+    "site_distributed",
+)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make_protected() -> Callable[..., Results]:
+    return protected

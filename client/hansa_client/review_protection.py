@@ -1,0 +1,171 @@
+"""What leaves a site under a plan's protection, and what that protection is worth, in plain words before signing."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, colluders, hides, others, threshold
+from hansa_common.combinations import STRATEGIES, decide
+from hansa_common.plan import StudyPlan
+from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan, SecureAggregationPlan
+
+_NEVER: Final = "No example, no name of a file and no text of an error."
+
+
+def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
+    """Say what leaves the site, in each round, at the beginning and at the end."""
+    masked, noised = plan.privacy.secure_aggregation, plan.privacy.differential
+    if noised is not None:
+        return (*_noised(noised, masked, _count(plan)), _NEVER)
+    if masked is not None:
+        return (*_masked(plan.privacy, masked, _count(plan)), _NEVER)
+    return (
+        (
+            "In each round: the change of the model's weights, the number of training examples, the training loss, "
+            "and counts of right and wrong answers on the validation split, by class."
+        ),
+        (
+            "At the beginning: the number of examples in each split and class. At the end: the same counts on the "
+            "test split. The coordinator can read all of it."
+        ),
+        _NEVER,
+    )
+
+
+def protects(plan: StudyPlan) -> tuple[str, ...]:
+    """Say what the protection gives and whom one trusts; nothing for a plan without ``[privacy]``."""
+    privacy = plan.privacy
+    if privacy == PrivacyPlan():
+        return ()
+    return tuple(_protects(plan, privacy, privacy.secure_aggregation, privacy.differential))
+
+
+def _count(plan: StudyPlan) -> int:
+    """Return how many sites the plan lists; 0 for a plan that leaves it to the coordinator's proposal."""
+    return len(plan.federation.sites) if plan.federation else 0
+
+
+def _only_the_sum(masked: SecureAggregationPlan, sites: int) -> str:
+    if masked.cohort == "fixed":
+        return f"only the sum over all {f'{sites} ' if sites else ''}sites can be read"
+    least = f"{threshold(sites)} of the {sites}" if sites else "two thirds of the"
+    return f"only the sum over at least {least} sites can be read"
+
+
+def _masked(privacy: PrivacyPlan, masked: SecureAggregationPlan, sites: int) -> Iterator[str]:
+    yield f"In each round: the change of the model's weights, under masks: {_only_the_sum(masked, sites)}."
+    yield (
+        "Under the same masks: counts of right and wrong answers on the validation split, by class, the training loss "
+        "and the number of examples it is a mean of; at the end, the counts on the validation and the test split."
+    )
+    if privacy.weights == "examples":
+        yield "In the open: the number of your training examples, and how long the work took."
+    else:
+        yield "In the open: how long the work took. The number of your training examples stays here."
+    yield (
+        "The sizes of the splits and the examples of each class stay here, unless the policy in your site.toml lets "
+        "them out; then the coordinator can read them and the counts of your site alone."
+    )
+
+
+def _noised(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None, sites: int) -> Iterator[str]:
+    change = "the change of the model's weights"
+    if noised.kind == "example":
+        change += ", from training with noise (DP-SGD)"
+    elif noised.kind == "site_distributed":
+        change += ", with your share of the noise"
+    if masked is not None:
+        yield f"In each round: {change}, under masks: {_only_the_sum(masked, sites)}."
+    else:
+        yield f"In each round: {change}. The coordinator can read it."
+    if noised.metrics_noise is None:
+        yield "No sizes, no training loss, no times, and no counts of right and wrong answers."
+    else:
+        where = "under the same masks" if masked is not None else "which the coordinator can read"
+        yield (
+            "Counts of right and wrong answers with noise, by class, in each round on the validation split and at the "
+            f"end on the test split too, {where}; the noise multiplier is {noised.metrics_noise:g}, and the same "
+            "budget pays for them."
+        )
+        yield "No sizes, no losses and no times."
+
+
+def _protects(
+    plan: StudyPlan,
+    privacy: PrivacyPlan,
+    masked: SecureAggregationPlan | None,
+    noised: DifferentialPrivacyPlan | None,
+) -> Iterator[str]:
+    if masked is None and noised is None:
+        yield "Nothing hides your update: neither masks nor noise."
+    if masked is not None:
+        yield from _masks(masked, _count(plan), has_noise=noised is not None)
+    if noised is not None:
+        yield from _noise(noised, masked, _count(plan))
+    yield from _weights_and_bounds(privacy, masked)
+    if (masked is not None or noised is not None) and plan.aggregation.strategy in STRATEGIES:
+        decision = decide(
+            strategy=plan.aggregation.strategy,
+            ring_bits=masked.ring_bits if masked else None,
+            kind=noised.kind if noised else None,
+            codec="float32",
+        )
+        yield f"In short: {decision.text}"
+
+
+def _masks(masked: SecureAggregationPlan, sites: int, *, has_noise: bool) -> Iterator[str]:
+    few = hides(colluders(sites)) if sites else "It hides one site's update within each opened sum from the server."
+    yield f"Secure aggregation. {few}"
+    yield NOT_MORE if has_noise else f"{NOT_MORE} {ONLY_NOISE}"
+    if masked.cohort == "changing":
+        yield f"A round goes on without sites that drop out: {ISOLATED.format(whose='your')}."
+    else:
+        yield "The cohort is fixed: a round counts with all sites or not at all."
+
+
+def _noise(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None, sites: int) -> Iterator[str]:
+    if noised.kind == "example":
+        whose = f"one person (column '{noised.unit}' says whose a row is)" if noised.unit else "one row"
+        yield f"Differential privacy for {whose}; this machine adds the noise, and nobody else is trusted with that."
+    elif noised.kind == "site_server":
+        reads = "the sum of the updates" if masked is not None else "your update"
+        yield (
+            "Differential privacy for your site as a whole, against those who get the model. You trust the "
+            f"coordinator: it reads {reads} and adds the noise."
+        )
+    else:
+        few = f", with {others(colluders(sites))} that collude with it" if sites else ""
+        yield (
+            "Differential privacy for your site as a whole: each site adds its share of the noise under the masks, so "
+            f"it holds against the coordinator too{few or ', if few sites collude with it'}."
+        )
+    yield _meaning(noised)
+    yield (
+        f"{'Gradients of a person are' if noised.kind == 'example' else 'Your update is'} clipped to an L2 norm of "
+        f"{noised.clipping_bound:g}; the noise multiplier is {noised.noise_multiplier:g}. A round that would cost more "
+        "than epsilon is refused."
+    )
+
+
+def _meaning(noised: DifferentialPrivacyPlan) -> str:
+    if noised.kind == "example":
+        whose = "one person's rows" if noised.unit else "one row"
+        whose += " of yours"
+    else:
+        whose = "your site's updates"
+    return (
+        f"Epsilon {noised.epsilon:g} and delta {noised.delta:g} for the whole study mean: whether {whose} took part or "
+        f"not, nothing that comes out is more than e to the power of {noised.epsilon:g} times as likely, but for a "
+        f"chance of {noised.delta:g}."
+    )
+
+
+def _weights_and_bounds(privacy: PrivacyPlan, masked: SecureAggregationPlan | None) -> Iterator[str]:
+    if privacy.weights == "equal":
+        yield "Every site counts the same."
+    else:
+        most = f", at most {privacy.maximum_examples:,}" if privacy.maximum_examples is not None else ""
+        yield f"A site counts by its training examples{most}; the weights are known to the server."
+    if privacy.clipping_bound is not None:
+        yield f"Your update is clipped to an L2 norm of {privacy.clipping_bound:g} before it leaves."
+    if masked is not None:
+        yield f"A coordinate of an update beyond {masked.coordinate_range:g} is cut off."
