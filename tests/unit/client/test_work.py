@@ -53,7 +53,7 @@ def test_a_baseline_of_a_simulation_is_not_protected(private_plan: StudyPlan) ->
     digest = private_plan.digest()
     start = do(work, InitialTask(plan_digest=digest)).vector
     for subject in ("local", "pooled"):
-        task = BaselineTask(plan_digest=digest, subject=subject)  # type: ignore[arg-type]
+        task = BaselineTask.model_validate({"plan_digest": digest, "subject": subject})
         first, second = (do(work, task, start) for _ in range(2))
         for name, counts in first.counts.items():
             assert counts.num_examples > 0
