@@ -106,14 +106,14 @@ def test_a_plan_that_protects_persons_asks_for_their_column(
     }
     training = {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 32, "steps": 1}
     plan = make_plan(privacy={"weights": "equal", "differential": differential}, replaced={"training": training})
-    arrays = {"x": simulated.dataset.features[simulated.own], "y": simulated.dataset.labels[simulated.own]}
+    x, y = simulated.dataset.features[simulated.own], simulated.dataset.labels[simulated.own]
     path = tmp_path / "rows.npz"
-    np.savez(path, **arrays)
+    np.savez(path, x=x, y=y)
     source = SourcePlan(adapter="npz", path=str(path))
     with pytest.raises(ContractViolation, match="the column 'patient' is missing"):
         real_site(plan, name="a", index=0, source=source)
-    patients = np.arange(len(arrays["y"])) // 3
-    np.savez(path, patient=patients, **arrays)
+    patients = np.arange(len(y)) // 3
+    np.savez(path, x=x, y=y, patient=patients)
     site = real_site(plan, name="a", index=0, source=source)
     assert site.dataset.columns["patient"].tolist() == [str(patient) for patient in patients]
     train, test = set(patients[site.splits.train]), set(patients[site.splits.test])
