@@ -1,9 +1,10 @@
 """Run the benchmarks named on the command line, or all of them, and print their tables as Markdown."""
 
 import argparse
+import os
 from collections.abc import Callable
 
-from benchmarks import cifar10, exchange, federation, many_sites, recovery, server_memory, simulation
+from benchmarks import cifar10, exchange, federation, many_sites, private_mnist, recovery, server_memory, simulation
 from benchmarks.machine import describe, use_cores
 
 BENCHMARKS: dict[str, Callable[[int], None]] = {
@@ -11,6 +12,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "many_sites": many_sites.run,
     "server_memory": server_memory.run,
     "cifar10": cifar10.run,
+    "private_mnist": private_mnist.run,
     "exchange": exchange.run,
     "federation": federation.run,
     "recovery": recovery.run,
@@ -23,10 +25,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="name", help=f"any of: {', '.join(BENCHMARKS)}; all without one")
     parser.add_argument("--cores", type=int, default=2, help="cores to use (default: 2)")
     parser.add_argument("--repeat", type=int, default=3, help="how often each is run, in turn (default: 3)")
+    parser.add_argument("--data", metavar="FOLDER", help="where real data lies; HANSA_TEST_DATA where left out")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    if arguments.data is not None:
+        os.environ["HANSA_TEST_DATA"] = arguments.data
     use_cores(arguments.cores)
     for name in arguments.names or BENCHMARKS:
         print(f"\n## {name}\n\n{describe()}", flush=True)

@@ -90,3 +90,33 @@ def test_data_that_breaks_the_contract_is_refused(make_plan: Callable[..., Study
     path = real.dataset.origin
     with pytest.raises(ContractViolation):
         real_site(plan, name="a", index=0, source=SourcePlan(adapter="npz", path=path))
+
+
+def test_a_plan_that_protects_persons_asks_for_their_column(
+    make_plan: Callable[..., StudyPlan], simulated: SiteData, tmp_path: Path
+) -> None:
+    differential = {
+        "kind": "example",
+        "clipping_bound": 1.0,
+        "noise_multiplier": 1.0,
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "sampling_rate": 0.1,
+        "unit": "patient",
+    }
+    training = {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 32, "steps": 1}
+    plan = make_plan(privacy={"weights": "equal", "differential": differential}, replaced={"training": training})
+    x, y = simulated.dataset.features[simulated.own], simulated.dataset.labels[simulated.own]
+    path = tmp_path / "rows.npz"
+    np.savez(path, x=x, y=y)
+    source = SourcePlan(adapter="npz", path=str(path))
+    with pytest.raises(ContractViolation, match="the column 'patient' is missing"):
+        real_site(plan, name="a", index=0, source=source)
+    patients = np.arange(len(y)) // 3
+    np.savez(path, x=x, y=y, patient=patients)
+    site = real_site(plan, name="a", index=0, source=source)
+    assert site.dataset.columns["patient"].tolist() == [str(patient) for patient in patients]
+    train, test = set(patients[site.splits.train]), set(patients[site.splits.test])
+    assert train
+    assert test
+    assert not train & test

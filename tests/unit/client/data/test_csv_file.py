@@ -99,3 +99,12 @@ def test_real_credit_data(real_data: Path) -> None:
     assert np.array_equal(dataset.labels, oracle[:, 3])
     assert {"AGE", "EDUCATION"} <= set(dataset.columns)
     assert "ID" not in dataset.columns
+
+
+def test_a_column_that_the_study_needs_is_returned(tmp_path: Path) -> None:
+    rows = "".join(f"1,no,p{number}\n" for number in range(1_100))
+    path = tmp_path / "patients.csv"
+    path.write_text("age,ill,patient\n" + rows)
+    assert "patient" not in ADAPTERS["csv"](Source(path=path), CONTRACT).columns
+    dataset = ADAPTERS["csv"](Source(path=path, columns=("patient",)), CONTRACT)
+    assert dataset.columns["patient"][-1] == "p1099"

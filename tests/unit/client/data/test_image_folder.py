@@ -61,6 +61,14 @@ def test_sites_are_folders_at_the_top(tmp_path: Path) -> None:
     assert dataset.labels.tolist() == [0, 1, 1]
 
 
+def test_persons_are_folders_within_the_classes(tmp_path: Path) -> None:
+    for name in ("cat/p1/a.png", "dog/p1/a.png", "cat/p2/a.png"):
+        write(tmp_path / name)
+    dataset = read(tmp_path, columns="person")
+    assert dataset.labels.tolist() == [0, 0, 1]
+    assert dataset.columns["person"].tolist() == ["p1", "p2", "p1"]
+
+
 def test_other_sizes_are_refused_by_name_or_resized(tmp_path: Path) -> None:
     write(tmp_path / "cat" / "good.png")
     for number in range(7):

@@ -140,3 +140,10 @@ def test_real_blood_cells_by_microscope_image(real_data: Path) -> None:
     with np.load(path) as arrays:
         assert np.array_equal(np.asarray(contract.classes)[dataset.labels], arrays["classes"][arrays["y"]])
     assert len(dataset.columns["image_id"]) == 1433
+
+
+def test_a_column_that_the_study_needs_is_returned_without_an_option(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, x=X, y=[0, 1], patient=["p1", "p2"])
+    dataset = ADAPTERS["npz"](Source(path=path, columns=("patient", "absent")), IMAGES)
+    assert {name: values.tolist() for name, values in dataset.columns.items()} == {"patient": ["p1", "p2"]}

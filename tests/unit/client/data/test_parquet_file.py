@@ -51,3 +51,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text("age,ill\n1,0\n")
     with pytest.raises(DataUnavailable, match="cannot be read as Parquet"):
         ADAPTERS["parquet"](Source(path=path), CONTRACT)
+
+
+def test_a_column_that_the_study_needs_is_returned(tmp_path: Path) -> None:
+    path = tmp_path / "patients.parquet"
+    count = 1_100
+    pd.DataFrame({"ward": "A", "age": 1, "ill": 0, "patient": range(count)}).to_parquet(path)
+    assert "patient" not in ADAPTERS["parquet"](Source(path=path), CONTRACT).columns
+    dataset = ADAPTERS["parquet"](Source(path=path, columns=("patient",)), CONTRACT)
+    assert dataset.columns["patient"][-1] == "1099"

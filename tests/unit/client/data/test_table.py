@@ -131,3 +131,21 @@ def test_numbers_survive_text_exactly(ages: list[float], data: st.DataObject, te
     dataset = read({"age": values, "ill": labels}, Column(name="age"))
     assert np.array_equal(dataset.features[:, 0], np.asarray(ages, dtype=np.float32))
     assert [("no", "yes")[label] for label in dataset.labels] == labels
+
+
+def test_a_column_that_is_asked_for_comes_whatever_its_values_are() -> None:
+    count = 1_500  # more than a column to split by may have
+    frame = pd.DataFrame({"age": "1", "ill": "no", "patient": [f"{number:>70}" for number in range(count)]})
+    asked = contract(Column(name="age"))
+    assert set(to_dataset(frame, asked, origin="", counting="").columns) == {"age", "ill"}
+    dataset = to_dataset(frame, asked, origin="", counting="", columns=("patient", "absent"))
+    assert set(dataset.columns) == {"age", "ill", "patient"}
+    assert dataset.columns["patient"].tolist() == [str(number) for number in range(count)]
+
+
+def test_whose_a_row_is_is_read_alike_from_numbers_and_texts() -> None:
+    asked = contract(Column(name="age", missing="drop"))
+    for ids in (["7", "8 ", " 7", ""], [7.0, 8.0, 7.0, None], ["7.0", "8", "7", None]):
+        frame = pd.DataFrame({"age": ["1", "2", "3", None], "ill": "no", "patient": ids})
+        dataset = to_dataset(frame, asked, origin="", counting="", columns=("patient",))
+        assert dataset.columns["patient"].tolist() == ["7", "8", "7"]  # the dropped row is gone here too
