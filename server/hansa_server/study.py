@@ -88,7 +88,7 @@ class Study:
         folder: RunFolder,
         engine: str,
         observer: Observer,
-        names: Sequence[str],
+        names: Sequence[str] = (),
         baselines: bool = False,
         attempt: int = 1,
     ) -> None:

@@ -1,16 +1,25 @@
 """A real site's half of a task: what it asks before anything runs, and what it lets out afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hansa_client.masking import Masking
 from hansa_client.session import SiteSession
 from hansa_client.site_data import real_site
 from hansa_client.work import Work
-from hansa_common.errors import ContractViolation, DataError, HansaError, NotApproved, TrainingError, WorkerLost
+from hansa_common.errors import (
+    ContractViolation,
+    DataError,
+    HansaError,
+    NotApproved,
+    TaskRefused,
+    TrainingError,
+    WorkerLost,
+)
 from hansa_common.messages import (
     BaselineTask,
     Envelope,
@@ -26,6 +35,7 @@ from hansa_common.messages import (
     decode,
     encode,
 )
+from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import SourcePlan, StudyPlan
 
@@ -55,6 +65,28 @@ class InProcess:
         return self.change(self._work.do(message))
 
 
+class Custody:
+    """Keeps in memory what a site keeps on its disk."""
+
+    shows_figures = False
+
+    def __init__(self) -> None:
+        self.spent: list[str] = []
+        self.figures: dict[int, list[str]] = {}
+        self.refuses: TaskRefused | None = None
+
+    def masking(self, plan: StudyPlan) -> Masking:
+        raise AssertionError(plan)
+
+    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask) -> None:
+        self.spent.append(task.kind)
+        if self.refuses is not None:
+            raise self.refuses
+
+    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
+        self.figures[round_number] = sorted(counts)
+
+
 class Site:
     """A site that approves what is in ``approved``."""
 
@@ -64,7 +96,10 @@ class Site:
         self.asked = 0
         self.work = InProcess()
         self.sources: dict[str, SourcePlan] = {plan.name: SourcePlan(adapter="digits")}
-        self._session = SiteSession(name=SITE, approve=self._approve, work=self.work, source=self.sources.get)
+        self.custody = Custody()
+        self._session = SiteSession(
+            name=SITE, approve=self._approve, work=self.work, source=self.sources.get, custody=self.custody
+        )
 
     def _approve(self, digest: str) -> None:
         self.asked += 1
@@ -276,3 +311,31 @@ def test_initial_parameters_that_are_not_finite_do_not_leave(site: Site) -> None
 
     site.work.change = poison
     assert code(site.handle(Message(header=InitialTask(plan_digest=site.plan.digest())))) == "release"
+
+
+def test_what_it_costs_is_entered_before_the_work_and_what_exceeds_it_never_reaches_the_worker(site: Site) -> None:
+    parameters = site.initial()
+    site.custody.refuses = TaskRefused("The budget is spent.")
+    site.work.calls.clear()
+    assert code(site.train(parameters)) == "task-refused"
+    assert site.custody.spent == ["train"]
+    assert site.work.calls == []
+
+
+def test_its_own_figures_stay_with_it(site: Site) -> None:
+    site.train()
+    digest = site.plan.digest()
+    site.handle(Message(header=EvaluateTask(plan_digest=digest), vector=site.initial()))
+    assert site.custody.figures == {0: ["validation"], 3: ["test", "validation"]}
+
+
+def test_nothing_of_a_masked_plan_is_done_for_a_task_that_announces_no_round(
+    make_plan: Callable[..., StudyPlan],
+) -> None:
+    masks = {"maximum_examples": 2_000, "secure_aggregation": {"coordinate_range": 1.0, "cohort": "fixed"}}
+    site = Site(make_plan(federation={"sites": ["site-a", SITE, "site-c"]}, privacy=masks))
+    parameters = np.zeros(650, np.float32)
+    assert code(site.train(parameters)) == "task-refused"
+    header = EvaluateTask(plan_digest=site.plan.digest())
+    assert code(site.handle(Message(header=header, vector=parameters))) == "task-refused"
+    assert site.work.calls == []

@@ -10,6 +10,7 @@ from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Evaluated, Message, Update
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
+from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan
 from hansa_server.rounds import Phase, Round, quorum_of
 from hansa_server.strategies import next_parameters
 from hansa_server.strategies.fedavg import FedAvg
@@ -56,7 +57,7 @@ def reply(
     return Message(header=Update(**(header | changes)), vector=vector, counts={name: counts() for name in names})
 
 
-def make(*, quorum: float = 0.5, shelf: Shelf | None = None) -> Round:
+def make(*, quorum: float = 0.5, shelf: Shelf | None = None, privacy: PrivacyPlan | None = None) -> Round:
     return Round(
         plan_digest=DIGEST,
         number=2,
@@ -67,6 +68,7 @@ def make(*, quorum: float = 0.5, shelf: Shelf | None = None) -> Round:
         parameters=P,
         examples={site: (10 + ord(site), 2) for site in SITES},
         held=shelf or Shelf(),
+        privacy=privacy or PrivacyPlan(),
     )
 
 
@@ -193,3 +195,46 @@ def test_nothing_is_taken_in_after_the_deadline() -> None:
 )
 def test_the_quorum_is_rounded_up(share: float, sites: int, needed: int) -> None:
     assert quorum_of(share, sites) == needed
+
+
+_CLIPPED = PrivacyPlan(clipping_bound=1.0)
+_NOISE = {"kind": "site_server", "clipping_bound": 1.0, "noise_multiplier": 1.0, "epsilon": 9.0, "delta": 1e-5}
+_NOISED = PrivacyPlan(weights="equal", differential=DifferentialPrivacyPlan(**_NOISE))  # type: ignore[arg-type]
+
+
+def _unit_vector(factor: float) -> Vector:
+    return np.full(P, factor / np.sqrt(P), np.float32)
+
+
+def test_no_site_is_taken_at_its_word_that_it_clipped() -> None:
+    current = make(privacy=_CLIPPED)
+    current.receive("a", reply("a", vector=_unit_vector(0.999)))
+    with pytest.raises(UpdateRefused, match=r"norm 1\.01"):
+        current.receive("b", reply("b", vector=_unit_vector(1.01)))
+
+
+def _untold(site: str, **changes: Any) -> Message:
+    return reply(site, vector=_unit_vector(0.5), names=(), **({"num_examples": 0} | changes))
+
+
+def test_with_noise_for_a_site_its_size_and_counts_are_neither_needed_nor_taken() -> None:
+    current = Round(
+        plan_digest=DIGEST,
+        number=2,
+        attempt=1,
+        cohort=SITES,
+        quorum=0.5,
+        deadline=100.0,
+        parameters=P,
+        examples=dict.fromkeys(SITES, (0, 0)),
+        held=Shelf(),
+        privacy=_NOISED,
+    )
+    current.receive("a", _untold("a"))
+    with pytest.raises(UpdateRefused, match="weighs its update"):
+        current.receive("b", _untold("b", num_examples=5))
+    with pytest.raises(UpdateRefused, match="other counts"):
+        current.receive("c", reply("c", vector=_unit_vector(0.5), num_examples=0))
+    current.receive("d", _untold("d"))
+    assert current.tick(0.0) is Phase.COUNTS
+    assert [update.num_examples for update in current.contributions()] == [1, 1]
