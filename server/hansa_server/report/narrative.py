@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hansa_server.report import notation, protection
 from hansa_server.report.comparison import Comparison
-from hansa_server.results import Final, Results, Summary
+from hansa_server.results import Final, Noise, Results, Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +34,21 @@ def result_sentences(results: Results, comparisons: tuple[Comparison, ...]) -> s
     if final is None:
         return _unfinished(results)
     rounds = notation.plural(len(results.rounds), "round")
-    start = f"After {rounds} at {notation.plural(len(results.sites), 'site')}, the shared model"
+    start = f"After {rounds} at {notation.plural(len(results.sites), 'site')}"
     whole, worst = final.weighted_mean, final.worst_site
     if whole is None:
-        return f"{start} is there. {_untested(results, final)}"
+        return f"{start} there is a shared model. {_untested(results, final)}"
     about = "about " if protection.has_noised_counts(results) else ""
     tested = notation.plural(whole.num_examples, "test example")
-    sentence = f"{start} classifies {about}{notation.percent(whole.accuracy)} of {about}{tested} correctly"
+    sentence = (
+        f"{start}, the shared model classifies {about}{notation.percent(whole.accuracy)} of {about}{tested} correctly"
+    )
     if worst is not None:
         sentence += f", and {about}{notation.percent(worst.accuracy)} at {worst.site}, the site where it does worst."
     else:
-        sentence += ". The figures of single sites are missing: " + protection.why_kept(results) + "."
+        sentence += "."
+        if protection.keeps_site_figures(results):
+            sentence += f" The sites' own figures are {protection.why_kept(results)}."
     if about:
         sentence += " The counts behind these figures have noise in them."
     return f"{sentence} {verdicts(comparisons)}" if comparisons else sentence
@@ -90,7 +94,7 @@ def headlines(results: Results) -> tuple[Headline, ...]:
     """
     if protection.keeps_site_figures(results):
         return tuple(_protected_headlines(results))
-    final = results.final
+    final, noise = results.final, protection.noise_of(results)
     if final is None:
         note = _not_measured(results)
         names = ("Weighted mean accuracy", "Site mean accuracy", "Worst site", "Worst site against training alone")
@@ -99,7 +103,7 @@ def headlines(results: Results) -> tuple[Headline, ...]:
         _weighted_mean(results, final),
         _site_mean(results, final),
         _worst_site(results, final),
-        _against_local(results),
+        _epsilon(noise) if noise is not None else _against_local(results),
     )
 
 
@@ -151,12 +155,16 @@ def _protected_headlines(results: Results) -> Iterator[Headline]:
                 note=f"on {notation.plural(final.coordinator.num_examples, 'example')} that no site holds",
             )
     yield Headline(name="Site mean and worst site", figure=notation.MISSING, note=protection.why_kept(results))
-    if noise is not None and noise.epsilon is not None:
-        note = f"of {noise.epsilon_budget:g}, the study's budget; delta {noise.delta:g}"
-        yield Headline(name="Epsilon spent", figure=protection.spent(noise.epsilon), note=note)
-    elif noise is not None:
+    if noise is not None:
+        yield _epsilon(noise)
+
+
+def _epsilon(noise: Noise) -> Headline:
+    if noise.epsilon is None:
         note = f"delta {noise.delta:g}; each site's own ledger knows what was spent"
-        yield Headline(name="Epsilon, at most", figure=f"{noise.epsilon_budget:g}", note=note)
+        return Headline(name="Epsilon, at most", figure=f"{noise.epsilon_budget:g}", note=note)
+    note = f"of {noise.epsilon_budget:g}, the study's budget; delta {noise.delta:g}"
+    return Headline(name="Epsilon spent", figure=protection.spent(noise.epsilon), note=note)
 
 
 def _against_local(results: Results) -> Headline:

@@ -130,7 +130,8 @@ def _clipped(bound: float) -> str:
 def _summary(results: Results) -> Iterator[str]:
     masks, noise = masks_of(results), noise_of(results)
     if masks is not None:
-        yield "Secure aggregation: updates and counts left the sites under masks that cancel in the sum only."
+        what = "updates" if lets_no_counts_out(results) else "updates and counts"
+        yield f"Secure aggregation: {what} left the sites under masks that cancel in the sum only."
     if noise is not None:
         yield f"Differential privacy: {_KINDS[noise.kind]}."
 

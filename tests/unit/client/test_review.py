@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -5,7 +6,9 @@ import pytest
 
 from hansa_client.review import describe
 from hansa_common.app_plan import AppPlan
+from hansa_common.combinations import RingBits, decide
 from hansa_common.plan import StudyPlan
+from hansa_common.privacy_plan import DifferentialKind
 from hansa_common.roster import CoordinatorPins, Organisation, Roster
 from hansa_common.wire.protocol import Proposal
 
@@ -64,3 +67,129 @@ def test_a_plan_cannot_command_the_terminal_of_who_reads_it(make_plan: Callable[
     text = page(make_plan(purpose=f"good{hostile}What leaves          nothing"))
     assert hostile[0] not in text.replace("\n", "")
     assert len(text.splitlines()) == len(plain.splitlines())
+
+
+FOUR = {"sites": ["Hospital A", "Hospital B", "Hospital C", "Hospital D"]}
+MASKS = {"coordinate_range": 0.5, "cohort": "fixed"}
+SITE_LEVEL = {"clipping_bound": 0.75, "noise_multiplier": 4.25, "epsilon": 8.0, "delta": 1e-5}
+EXAMPLE = SITE_LEVEL | {"kind": "example", "sampling_rate": 0.01}
+ISOLATED = "a dishonest server can isolate your update by two rounds that differ by one site"
+AS_TODAY = "the change of the model's weights, the number of training examples, the training loss, and counts of right"
+
+
+def parts(make_plan: Callable[..., StudyPlan], privacy: dict[str, Any], **sections: Any) -> tuple[str, str]:
+    """Return what the page says of what leaves, and of what protects it."""
+    if privacy.get("differential", {}).get("kind") == "example":
+        sections["replaced"] = {"training": {"batch_size": 32, "steps": 5}}
+    text = " ".join(page(make_plan(**({"federation": FOUR} | sections), privacy=privacy)).split())
+    assert not re.search(r"\b(None|nan)\b", text)
+    leaves, _, protects = (
+        text.partition("What leaves")[2].partition("Who gets the model")[0].partition("What protects it")
+    )
+    return leaves, protects
+
+
+def test_without_protection_the_page_is_what_it_was(make_plan: Callable[..., StudyPlan]) -> None:
+    leaves, protects = parts(make_plan, {})
+    assert AS_TODAY in leaves
+    assert "The coordinator can read all of it" in leaves
+    assert protects == ""
+    assert "What protects it" not in page(make_plan())
+    leaves, protects = parts(make_plan, {"clipping_bound": 2.5})
+    assert AS_TODAY in leaves
+    assert "neither masks nor noise" in protects
+    assert "clipped to an L2 norm of 2.5" in protects
+
+
+def test_under_masks_only_the_sum_can_be_read(make_plan: Callable[..., StudyPlan]) -> None:
+    leaves, protects = parts(make_plan, {"weights": "equal", "secure_aggregation": MASKS})
+    assert "under masks: only the sum over all 4 sites can be read" in leaves
+    assert "The number of your training examples stays here" in leaves
+    assert "examples of each class stay here, unless the policy" in leaves
+    assert "Under the same masks: counts of right and wrong answers" in leaves
+    assert AS_TODAY not in leaves
+    assert "can read all of it" not in leaves
+    assert "hides one site's update within each opened sum from the server and up to 1 other site." in protects
+    assert "Only differential privacy limits what a sum tells" in protects
+    assert "A coordinate of an update beyond 0.5 is cut off" in protects
+    assert "isolate" not in protects
+    assert "Every site counts the same" in protects
+
+
+def test_weights_by_examples_are_told_and_said_to_be_known(make_plan: Callable[..., StudyPlan]) -> None:
+    leaves, protects = parts(make_plan, {"maximum_examples": 5000, "secure_aggregation": MASKS})
+    assert "In the open: the number of your training examples" in leaves
+    assert "at most 5,000; the weights are known to the server" in protects
+
+
+def test_a_changing_cohort_says_what_it_costs(make_plan: Callable[..., StudyPlan]) -> None:
+    privacy = {"weights": "equal", "secure_aggregation": MASKS | {"cohort": "changing"}}
+    leaves, protects = parts(make_plan, privacy)
+    assert "only the sum over at least 3 of the 4 sites can be read" in leaves
+    assert ISOLATED in protects
+    leaves, protects = parts(make_plan, privacy, federation={"sites": [f"s{index}" for index in range(10)]})
+    assert "at least 7 of the 10 sites" in leaves
+    assert "up to 3 other sites" in protects
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["example", "site_server", "site_distributed"])
+def test_with_noise_no_size_loss_time_or_count_leaves(
+    make_plan: Callable[..., StudyPlan], kind: str, *, masked: bool
+) -> None:
+    if kind == "site_distributed" and not masked:
+        return
+    noised = EXAMPLE if kind == "example" else SITE_LEVEL | {"kind": kind}
+    masks = {"secure_aggregation": MASKS} if masked else {}
+    leaves, protects = parts(make_plan, {"weights": "equal", "differential": noised} | masks)
+    assert "No sizes, no training loss, no times, and no counts of right and wrong answers." in leaves
+    assert "number of training examples" not in leaves
+    assert ("The coordinator can read it." in leaves) != masked
+    assert ("only the sum" in leaves) == masked
+    assert "Epsilon 8 and delta 1e-05 for the whole study mean" in protects
+    assert "L2 norm of 0.75; the noise multiplier is 4.25" in protects
+    assert "Every site counts the same" in protects
+    assert "Only differential privacy limits" not in protects
+    assert ("You trust the coordinator" in protects) == (kind == "site_server")
+    assert ("holds against the coordinator too, with up to 1 other site" in protects) == (kind == "site_distributed")
+    ring: RingBits | None = 32 if masked else None
+    assert (
+        f"In short: {decide(strategy='fedavg', ring_bits=ring, kind=plan_kind(kind), codec='float32').text}" in protects
+    )
+
+
+def plan_kind(kind: str) -> DifferentialKind:
+    found: dict[str, DifferentialKind] = {
+        "example": "example",
+        "site_server": "site_server",
+        "site_distributed": "site_distributed",
+    }
+    return found[kind]
+
+
+def test_who_adds_the_noise_reads_the_update_or_the_sum(make_plan: Callable[..., StudyPlan]) -> None:
+    privacy = {"weights": "equal", "differential": SITE_LEVEL | {"kind": "site_server"}}
+    assert "it reads your update and adds the noise" in parts(make_plan, privacy)[1]
+    masked = privacy | {"secure_aggregation": MASKS}
+    assert "it reads the sum of the updates and adds the noise" in parts(make_plan, masked)[1]
+
+
+def test_noised_counts_leave_with_their_noise_and_the_unit_is_named(make_plan: Callable[..., StudyPlan]) -> None:
+    noised = EXAMPLE | {"metrics_noise": 6.5, "unit": "patient_id"}
+    leaves, protects = parts(make_plan, {"weights": "equal", "differential": noised})
+    assert "Counts of right and wrong answers with noise" in leaves
+    assert "which the coordinator can read; the noise multiplier is 6.5" in leaves
+    assert "No sizes, no losses and no times." in leaves
+    assert "column 'patient_id' says whose a row is" in protects
+    assert "one person's rows of yours" in protects
+    without = parts(make_plan, {"weights": "equal", "differential": EXAMPLE})[1]
+    assert "Differential privacy for one row" in without
+    assert "person's rows" not in without
+
+
+def test_a_column_cannot_command_the_terminal(make_plan: Callable[..., StudyPlan]) -> None:
+    noised = EXAMPLE | {"unit": "id\x1b[2J"}
+    plan = make_plan(
+        privacy={"weights": "equal", "differential": noised}, replaced={"training": {"batch_size": 32, "steps": 5}}
+    )
+    assert "\x1b" not in page(plan)

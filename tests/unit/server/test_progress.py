@@ -83,3 +83,36 @@ def test_the_display_shows_names_as_they_are_and_its_last_line_once() -> None:
 
 def test_quiet_takes_everything() -> None:
     play(Quiet())
+
+
+def test_what_stays_at_the_sites_is_left_out() -> None:
+    masked = result().model_copy(update={"void_attempts": ("b fell silent",)})
+    single = {"site_mean_accuracy": None, "worst_site_accuracy": None, "worst_site": None}
+    masked = masked.model_copy(update={"incoming": masked.incoming.model_copy(update=single)})
+    nothing = masked.model_copy(
+        update={
+            "train_loss": None,
+            "incoming": Summary(**dict.fromkeys(Summary.model_fields)),
+            "sites": (masked.sites[0].model_copy(update={"train_loss": None, "accuracy": None}),),
+            "void_attempts": (),
+        }
+    )
+    kept = opened().model_copy(update={"train": 0, "class_counts": ()})
+    for kind, terminal in ((Plain, False), (Display, True)):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=120, legacy_windows=False)
+        observer = kind(console, rounds=4)
+        observer.opened({"[bold]a": kept, "b": opened()}, {})
+        for closed in (masked, nothing):
+            observer.round_started(1, ("[bold]a", "b"))
+            observer.round_closed(closed)
+            if isinstance(observer, Display):
+                console.print(observer)
+        observer.close()
+        assert isinstance(console.file, io.StringIO)
+        text = console.file.getvalue()
+        assert "None" not in text
+        assert "training examples" not in text
+        assert "accuracy 25.0%" in text
+        assert "worst" not in text
+        assert "repeated once" in text
+        assert "no figures leave the sites" in text

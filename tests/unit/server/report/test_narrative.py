@@ -47,6 +47,7 @@ def test_verdicts_are_counted_in_words(given: Sequence[Verdict], sentence: str) 
 def test_the_result_names_the_worst_site(make_results: Make) -> None:
     results = make_results()
     assert results.final is not None
+    assert results.final.worst_site is not None
     sentence = result_sentences(results, ())
     assert "After 20 rounds at 4 sites" in sentence
     assert f"at {results.final.worst_site.site}, the site where it does worst." in sentence

@@ -88,6 +88,8 @@ def test_noised_counts_are_marked_and_nothing_is_judged_by_them(make_protected: 
     for part in ("scores", "confusion", "rounds"):
         assert "noise" in section(page, part)
     assert "counted with noise" in words(page.partition("</header>")[0])
+    if case == "example, noised counts":
+        assert headlines(results)[3].name == "Epsilon, at most"
     assert "classifies about" in result_sentences(results, ())
     assert "0.000" not in section(page, "scores")  # a loss that was never let out
     assert "Loss of the shared model" not in page

@@ -70,6 +70,7 @@ def test_a_study_that_ended_early_has_what_there_is(make_results: Make) -> None:
 def test_what_was_not_measured_is_empty(make_results: Make) -> None:
     results = make_results(rounds=1)
     assert results.final is not None
+    assert results.final.weighted_mean is not None
     coordinator = results.final.weighted_mean.model_copy(update={"roc_auc": None})
     final = results.final.model_copy(update={"coordinator": coordinator})
     found = read(metrics_csv(results.model_copy(update={"final": final})))
