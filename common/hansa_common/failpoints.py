@@ -22,6 +22,14 @@ VARIABLE: Final = "HANSA_FAIL_POINTS"
 SYNCS: Final = ("file.sync", "journal.sync", "server.reply.sync", "site.reply.sync")
 """Where what was written is made durable: the only places that can be made to fail instead."""
 
+MASKING: Final = (
+    "study.masking.announced",
+    "study.masking.closed",
+    "study.masking.confirmed",
+    "study.masking.opened",
+)
+"""In a round of secure aggregation, each after what was decided is on the disk."""
+
 NAMES: Final = (
     "server.task.before-write",
     "server.task.after-write",
@@ -40,6 +48,7 @@ NAMES: Final = (
     "site.reply.after-write",
     "site.send",
     "site.acknowledged",
+    *MASKING,
     *SYNCS,
 )
 

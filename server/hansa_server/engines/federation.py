@@ -43,9 +43,10 @@ from hansa_server.federation.control import (
 _WAIT: Final = 0.5  # seconds that a pull waits for a first reply
 _AT_ONCE: Final = 4 << 20  # bytes of replies handed over at a time, beside one that is larger
 _MAP_FROM: Final = 1 << 20  # bytes of an array that stays in the reply's file, which nobody changes while it is there
-_SLACK: Final = 8 << 20  # bytes of a reply beside its vector: header and counts
+_SLACK: Final = 32 << 20  # bytes of a reply beside its vector: header, counts, statements of secure aggregation
 _LARGEST: Final = 16 << 30  # bytes of a reply whose size nothing tells
 _STEPS: Final = {"initial-task": "initial"}
+_MASKING: Final = ("setup", "confirm", "unmask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,10 @@ def _step_of(envelope: Envelope) -> tuple[str, bool]:
     """Name the step that a Hansa message belongs to, and tell whether it carries the model's vector."""
     header = json.loads(envelope.header)
     kind = _STEPS.get(header["kind"], header["kind"])
-    return f"{kind}-{header['round']}" if kind == "train" else kind, "vector" in envelope.arrays
+    has_vector = "vector" in envelope.arrays
+    if kind in _MASKING or "statement" in envelope.arrays:  # a round of it may take several attempts
+        return f"{kind}-{header['round']}-{header['attempt']}", has_vector
+    return f"{kind}-{header['round']}" if kind == "train" else kind, has_vector
 
 
 def _flower_step() -> str:
