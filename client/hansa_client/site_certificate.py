@@ -1,5 +1,7 @@
 """Which certificate a site takes for its own: of an authority in the roster, for its name and its key."""
 
+from collections.abc import Sequence
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +22,17 @@ def read_certificate(pem: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError:
         raise IdentityError("This is no certificate.") from None
+
+
+def issuer_of(pem: str, authorities: Sequence[str]) -> str | None:
+    """Return the pin of the authority that issued a certificate; ``None`` where it is none of these.
+
+    Raises:
+        IdentityError: Something of it is no certificate.
+    """
+    certificate = read_certificate(pem)
+    known = map(read_certificate, authorities)
+    return next((pin_of(authority) for authority in known if _is_issued_by(certificate, authority)), None)
 
 
 def check_certificate(reply: CertificateReply, roster: Roster, *, site: str, tls_key: str) -> None:

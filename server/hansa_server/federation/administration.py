@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hansa_common.plan import SiteName
-from hansa_common.roster import SignedBinding, SignedRoster
+from hansa_common.roster import Hash, SignedBinding, SignedRoster
 from hansa_common.settings import Strict
 from hansa_server.federation.attendance import Attendance
-from hansa_server.federation.membership import Membership
+from hansa_server.federation.membership import AuthorityState, Membership
 
 
 class SiteRequest(Strict):
@@ -51,6 +51,23 @@ class RosterRequest(Strict):
     """``InstallRoster``: a signed roster."""
 
     roster: SignedRoster
+    force: bool = False
+    """Also where sites have nothing but certificates of an authority that it drops."""
+
+
+class ShownAuthority(Strict):
+    """One line of ``authority show``."""
+
+    pin: Hash
+    state: AuthorityState
+    sites: tuple[str, ...]
+    """Those whose newest certificate is its own, and good."""
+
+
+class AuthoritiesReply(Strict):
+    """All authorities, in the order in which they were made."""
+
+    authorities: tuple[ShownAuthority, ...]
 
 
 class RosterReply(Strict):
@@ -90,8 +107,17 @@ def administration_calls(membership: Membership, attendance: Attendance) -> dict
         return Nothing()
 
     def install(request: RosterRequest) -> Strict:
-        membership.install_roster(request.roster)
+        membership.install_roster(request.roster, force=request.force)
         return Nothing()
+
+    def authorities(_request: Nothing) -> Strict:
+        sites = membership.certified_sites()
+        return AuthoritiesReply(
+            authorities=tuple(
+                ShownAuthority(pin=pin, state=state, sites=tuple(sites.get(pin, ())))
+                for pin, state in membership.authorities().items()
+            )
+        )
 
     def roster(_request: Nothing) -> Strict:
         return RosterReply(roster=membership.roster())
@@ -107,4 +133,5 @@ def administration_calls(membership: Membership, attendance: Attendance) -> dict
         "InstallRoster": (RosterRequest, install),
         "Roster": (Nothing, roster),
         "Applications": (Nothing, applications),
+        "Authorities": (Nothing, authorities),
     }

@@ -10,6 +10,7 @@ from hansa_common.wire.protocol import (
     ENROLMENT,
     BeginRequest,
     EnrolRequest,
+    NextRosterRequest,
     RecoverRequest,
     agree,
     dump,
@@ -21,7 +22,7 @@ from hansa_server.federation.metrics import Metrics
 
 
 class EnrolmentService:
-    """Begin, Enrol and Recover.
+    """Begin, Enrol, Recover and NextRoster.
 
     Args:
         membership: Decides.
@@ -44,6 +45,7 @@ class EnrolmentService:
                 "Begin": self._unary(BeginRequest, self._begin),
                 "Enrol": self._unary(EnrolRequest, self._enrol),
                 "Recover": self._unary(RecoverRequest, self._recover),
+                "NextRoster": self._unary(NextRosterRequest, self._next_roster),
             },
         )
 
@@ -66,3 +68,6 @@ class EnrolmentService:
 
     async def _recover(self, request: RecoverRequest) -> bytes:
         return dump(self._membership.recover(request))
+
+    async def _next_roster(self, request: NextRosterRequest) -> bytes:
+        return dump(self._membership.notice(self._membership.roster_after(request.after)))

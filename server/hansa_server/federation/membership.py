@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from hansa_common.audit import Journal
@@ -21,7 +21,7 @@ from hansa_common.canonical import digest
 from hansa_common.errors import HansaError, IdentityError, PeerRefused, UsageError
 from hansa_common.identity import site_of, tls_public_hex
 from hansa_common.invitation import Invitation, is_proof, transcript
-from hansa_common.roster import Binding, Organisation, SignedBinding, SignedRoster
+from hansa_common.roster import Binding, Organisation, Roster, SignedBinding, SignedRoster
 from hansa_common.signing import verify
 from hansa_common.wire.protocol import (
     AttachRequest,
@@ -31,11 +31,13 @@ from hansa_common.wire.protocol import (
     EnrolRequest,
     LeaveRequest,
     RecoverRequest,
+    RosterNotice,
 )
-from hansa_server.federation.authority import Authority, parse_certificate, request_key
+from hansa_server.federation.authority import Authorities, Authority, parse_certificate, request_key
 from hansa_server.federation.database import certificates, invitations, rosters, sites, transaction
 from hansa_server.federation.settings import ServerSettings
 
+AuthorityState = Literal["certifies", "trusted", "not in the roster", "retired"]
 _NONCE_SECONDS: Final = 300.0
 _MOST_NONCES: Final = 1_000
 _SHUT_OUT: Final = {
@@ -51,8 +53,7 @@ class Membership:
 
     Args:
         engine: The database.
-        authority: Certifies TLS keys; ``None`` where none are asked for.
-        certificate: The authority's, as PEM, for invitations.
+        authorities: Certify TLS keys, with the passphrase.
         settings: Of the folder.
         journal: The coordinator's record.
         founder: Who signs rosters.
@@ -63,16 +64,14 @@ class Membership:
         self,
         *,
         engine: Engine,
-        authority: Authority | None,
-        certificate: str,
+        authorities: Authorities,
         settings: ServerSettings,
         journal: Journal,
         founder: Organisation | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._authority = authority
-        self._certificate = certificate
+        self._authorities = authorities
         self._settings = settings
         self._journal = journal
         self._founder = founder
@@ -82,7 +81,7 @@ class Membership:
         self._roster: SignedRoster | None = None
         self._statuses: dict[str, str] = {}
         self._revoked: set[str] = set()
-        self._known_serials: set[str] = set()
+        self._known_serials: dict[str, str] = {}  # and the pin of the authority that issued it
         self._load()
 
     def _load(self) -> None:
@@ -90,10 +89,14 @@ class Membership:
         with self._engine.connect() as connection:
             newest = connection.execute(select(rosters.c.signed).order_by(rosters.c.version.desc()).limit(1)).scalar()
             self._statuses = {row.name: row.status for row in connection.execute(select(sites))}
-            found = connection.execute(select(certificates.c.serial, certificates.c.revoked)).all()
+            found = connection.execute(select(certificates)).all()
         self._roster = _read_roster(newest) if newest else None
-        self._known_serials = {row.serial for row in found}
+        first = self._first_pin()
+        self._known_serials = {row.serial: row.authority or first for row in found}
         self._revoked = {row.serial for row in found if row.revoked}
+
+    def _first_pin(self) -> str:
+        return next(iter(self._authorities.certificates()))
 
     # --- the roster ---
 
@@ -115,7 +118,26 @@ class Membership:
             newer = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version)
             return [_read_roster(signed) for signed in connection.execute(newer).scalars()]
 
-    def install_roster(self, signed: SignedRoster) -> None:
+    def roster_after(self, version: int) -> SignedRoster:
+        """Return the version after this one.
+
+        Raises:
+            UsageError: There is none.
+        """
+        with self._engine.connect() as connection:
+            query = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version).limit(1)
+            signed = connection.execute(query).scalar()
+        if signed is None:
+            raise UsageError(f"No roster follows upon version {version}.")
+        return _read_roster(signed)
+
+    def notice(self, signed: SignedRoster) -> RosterNotice:
+        """Return what a site is told of a version: with the certificates of the authorities that it pins."""
+        known = self._authorities.certificates()
+        pins = signed.roster.coordinator.certificate_authorities
+        return RosterNotice(roster=signed, authorities=tuple(known[pin] for pin in pins if pin in known))
+
+    def install_roster(self, signed: SignedRoster, *, force: bool = False) -> None:
         """Put a new version into force; a site that it leaves out is revoked.
 
         A site that was revoked or left, and that the roster still has, stays out: also once it enrolled with new keys,
@@ -123,7 +145,8 @@ class Membership:
 
         Raises:
             IdentityError: The founder did not sign it, or it does not follow upon the one in force.
-            UsageError: It is of another federation or coordinator.
+            UsageError: It is of another federation or coordinator; or, without ``force``, it drops an authority that
+                certified sites which have nothing newer.
         """
         roster = signed.roster
         if self._roster is None:
@@ -134,9 +157,9 @@ class Membership:
             signed.verify(self._founder.key)
         else:
             signed.verify_successor(self._roster)
-        pins = roster.coordinator.certificate_authorities
-        if roster.federation != self._settings.name or (self._authority and self._authority.pin not in pins):
-            raise UsageError("The roster is of another federation or coordinator.", advice="Check the file.")
+        if roster.federation != self._settings.name:
+            raise UsageError("The roster is of another federation.", advice="Check the file.")
+        self._check_authorities(roster, force=force)
         members = {member.binding.site: member for member in roster.members}
         with self._lock, transaction(self._engine) as connection:
             connection.execute(insert(rosters).values(version=roster.version, signed=signed.model_dump_json()))
@@ -156,7 +179,90 @@ class Membership:
                 update(sites).where(sites.c.status == "member", sites.c.name.not_in(members)).values(status="revoked")
             )
         self._load()
-        self._journal.append("roster-installed", version=roster.version, digest=roster.digest())
+        pins = " ".join(roster.coordinator.certificate_authorities)
+        self._journal.append("roster-installed", version=roster.version, digest=roster.digest(), authorities=pins)
+
+    def _check_authorities(self, roster: Roster, *, force: bool) -> None:
+        """Refuse a roster under which this coordinator cannot certify, or that leaves sites without a certificate."""
+        pins = roster.coordinator.certificate_authorities
+        if unknown := set(pins) - set(self._authorities.certificates()):
+            raise UsageError(
+                f"The roster names {len(unknown)} authority that is not this coordinator's.",
+                advice="Check the file; an authority is made with 'hansa server authority rotate'.",
+            )
+        if self._authorities.can_certify:
+            self._authorities.unlock(pins[-1])
+        dropped = set(self._pins()) - set(pins)
+        left = sorted(site for pin, found in self.certified_sites().items() if pin in dropped for site in found)
+        if left and not force:
+            raise UsageError(
+                f"{', '.join(left)}: still with a certificate of the authority that this roster retires.",
+                advice="A site takes a new one by itself while it is connected; see 'hansa server authority show'. "
+                "With --force it is cut off now and comes back by its node key.",
+            )
+
+    def _pins(self) -> tuple[str, ...]:
+        """Return the authorities in force; the last one certifies."""
+        if self._roster is None:
+            return (self._first_pin(),)
+        return self._roster.roster.coordinator.certificate_authorities
+
+    def authorities(self) -> dict[str, AuthorityState]:
+        """Return each authority by its pin, in the order in which they were made."""
+        pins, every = self._pins(), [signed.roster for signed in self.rosters_after(0)]
+        named = {pin for roster in every for pin in roster.coordinator.certificate_authorities}
+
+        def state(pin: str) -> AuthorityState:
+            if pin in pins:
+                return "certifies" if pin == pins[-1] else "trusted"
+            return "retired" if pin in named else "not in the roster"
+
+        return {pin: state(pin) for pin in self._authorities.certificates()}
+
+    def certified_sites(self) -> dict[str, list[str]]:
+        """Return, by authority, the sites whose newest certificate is its own; those with no good one are left out."""
+        query = (
+            select(certificates)
+            .where(certificates.c.revoked == 0, certificates.c.expires > self._clock())
+            .order_by(text("rowid"))
+        )
+        with self._engine.connect() as connection:
+            newest = {row.site: row.authority or self._first_pin() for row in connection.execute(query)}
+        found: dict[str, list[str]] = {}
+        for site, pin in sorted(newest.items()):
+            if self._statuses.get(site) in ("member", "frozen"):
+                found.setdefault(pin, []).append(site)
+        return found
+
+    def retired_sites(self) -> list[str]:
+        """Return the sites whose newest certificate is of an authority that the roster no longer has."""
+        return [site for pin, found in self.certified_sites().items() if pin not in self._pins() for site in found]
+
+    def certifier(self, roster_version: int = 0) -> Authority:
+        """Return the authority that certifies: the newest in the roster in force, and in the one that a site has.
+
+        Args:
+            roster_version: The newest that the site has; 0 for the one in force.
+
+        Raises:
+            UsageError: There is no passphrase.
+            PeerRefused: The site's roster has none that is still in force.
+        """
+        pins = self._pins()
+        if 0 < roster_version < self.roster().roster.version:
+            theirs = self.roster_after(roster_version - 1).roster.coordinator.certificate_authorities
+            pins = tuple(pin for pin in pins if pin in theirs)
+        if not pins:
+            raise PeerRefused("This site's roster has retired authorities only.", denial=Denial.UNKNOWN)
+        return self._authorities.unlock(pins[-1])
+
+    def certifier_pin(self) -> str:
+        """Return the pin of the authority that certifies."""
+        return self._pins()[-1]
+
+    def trusted_certificates(self) -> tuple[str, ...]:
+        """Return the authorities whose certificates get a site to where it is told that they were retired, as PEM."""
+        return tuple(self._authorities.certificates().values())
 
     def members(self) -> set[str]:
         """Return the sites that may take part now."""
@@ -196,7 +302,7 @@ class Membership:
             site=site,
             enrolment=self._settings.enrolment_address,
             address=self._settings.federation_address,
-            authority=self._certificate,
+            authority=self._authorities.certificates()[self._pins()[-1]],
             founder=roster.roster.founder.key,
             roster=roster.roster.digest(),
             expires=expires,
@@ -258,22 +364,26 @@ class Membership:
                     .values(values)
                     .on_conflict_do_update(index_elements=["name"], set_=values | {"counter": 0})
                 )
-        reply = self._issue(row.site, request.certificate_request)
+        reply = self._issue(row.site, request.certificate_request, 0)
         self._journal.append("enrolled", site=row.site, fingerprint=binding.fingerprint())
         return reply
 
     def _check_enrolment(self, request: EnrolRequest, secret: str, site: str, roster: str) -> None:
         """Hold every claim of a joining site against what the server knows itself."""
         binding = request.binding.binding
-        statement = transcript(
-            invitation=request.invitation,
-            nonce=request.nonce,
-            authority_pin=self._certified().pin,
-            roster=roster,
-            binding=request.binding,
-            certificate_request=request.certificate_request,
+        statements = (
+            transcript(
+                invitation=request.invitation,
+                nonce=request.nonce,
+                authority_pin=pin,
+                roster=roster,
+                binding=request.binding,
+                certificate_request=request.certificate_request,
+            )
+            for pin in self._pins()  # an invitation may be older than the newest of them
         )
-        if not is_proof(secret, statement, request.proof):
+        statement = next((made for made in statements if is_proof(secret, made, request.proof)), None)
+        if statement is None:
             raise PeerRefused("The proof of the invitation does not hold.", denial=Denial.PROOF)
         try:
             request.binding.verify()
@@ -302,38 +412,33 @@ class Membership:
             verify(self.signing_key(request.site), "recovery", statement, request.signature)
         except IdentityError as error:
             raise PeerRefused(error.message, denial=Denial.PROOF) from None
-        return self.renew(request.site, request.certificate_request)
+        return self.renew(request.site, request.certificate_request, request.roster_version)
 
-    def renew(self, site: str, certificate_request: str) -> CertificateReply:
-        """Certify a member's TLS key again.
+    def renew(self, site: str, certificate_request: str, roster_version: int = 0) -> CertificateReply:
+        """Certify a member's TLS key again, by an authority that the roster which it has pins.
 
         Raises:
-            PeerRefused: It is no member, or the request is for another key.
+            PeerRefused: It is no member, the request is for another key, or its roster is too old.
         """
         self._check_status(site)
         if tls_public_hex(request_key(certificate_request)) != self._bound(site).keys.tls:
             raise PeerRefused("The certificate request is for another key than the bound one.", denial=Denial.PROOF)
-        reply = self._issue(site, certificate_request)
+        reply = self._issue(site, certificate_request, roster_version)
         self._journal.append("certificate-renewed", site=site)
         return reply
 
-    def _issue(self, site: str, certificate_request: str) -> CertificateReply:
+    def _issue(self, site: str, certificate_request: str, roster_version: int) -> CertificateReply:
         lifetime = timedelta(hours=self._settings.certificate_hours)
-        issued = self._certified().issue(self._settings.name, site, certificate_request, lifetime=lifetime)
+        authority = self.certifier(roster_version)
+        issued = authority.issue(self._settings.name, site, certificate_request, lifetime=lifetime)
         with self._lock, transaction(self._engine) as connection:
             connection.execute(delete(certificates).where(certificates.c.expires < self._clock() - 86_400))
-            connection.execute(insert(certificates).values(serial=issued.serial, site=site, expires=issued.expires))
+            row = {"serial": issued.serial, "site": site, "expires": issued.expires, "authority": authority.pin}
+            connection.execute(insert(certificates).values(row))
         self._load()
         return CertificateReply(
-            certificate=issued.certificate,
-            authorities=(self._certified().certificate,),
-            expires=int(issued.expires),
+            certificate=issued.certificate, authorities=(authority.certificate,), expires=int(issued.expires)
         )
-
-    def _certified(self) -> Authority:
-        if self._authority is None:
-            raise UsageError("This needs the authority's key.", advice="Give its passphrase.")
-        return self._authority
 
     # --- every call ---
 
@@ -349,6 +454,8 @@ class Membership:
             raise PeerRefused("This is no certificate of a site.", denial=Denial.UNKNOWN) from None
         if federation != self._settings.name or serial not in self._known_serials or self._clock() >= expires:
             raise PeerRefused("This certificate is unknown here, or expired.", denial=Denial.UNKNOWN)
+        if self._known_serials[serial] not in self._pins():
+            raise PeerRefused("This certificate is of an authority that was retired.", denial=Denial.UNKNOWN)
         if serial in self._revoked:
             raise PeerRefused("This certificate was revoked.", denial=Denial.REVOKED)
         self._check_status(site)

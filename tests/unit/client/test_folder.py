@@ -8,8 +8,9 @@ from tests.unit.client import site_cast
 
 from hansa_client.folder import SiteFolder
 from hansa_common.errors import IdentityError, MessageError, StorageError, UsageError
-from hansa_common.identity import NodeKeys
+from hansa_common.identity import NodeKeys, pin_of
 from hansa_common.plan import StudyPlan
+from hansa_common.roster import sign_roster
 
 
 @pytest.fixture
@@ -104,9 +105,12 @@ class TestCertificate:
         assert end - start == pytest.approx(7 * 86_400 + 300, abs=2)
 
     def test_two_authorities_are_told_apart(self, joined: Any) -> None:
-        reply = joined.root.issue(joined.folder.keys())
-        joined.folder.save_certificate(reply.model_copy(update={"authorities": (joined.root.pem.strip(),) * 2}))
-        assert joined.folder.authorities() == (joined.root.pem,) * 2
+        new = site_cast.Root()
+        roster = joined.folder.roster().roster.following(
+            authorities=(pin_of(joined.root.certificate), pin_of(new.certificate)), issued_at=2
+        )
+        joined.folder.accept_roster(sign_roster(roster, joined.founder), (joined.root.pem.strip(), new.pem.strip()))
+        assert joined.folder.authorities() == (joined.root.pem, new.pem)
 
     def test_hostile_ones_are_refused_and_the_old_one_stays(self, joined: Any) -> None:
         keys, other, root = joined.folder.keys(), site_cast.Root(), joined.root
