@@ -150,7 +150,7 @@ def came_back(federation: Members, site: str) -> bool:
 def test_certificates_are_rotated_while_a_study_runs_and_recovered_when_they_expired(
     tmp_path: Path, make_plan: Callable[..., StudyPlan], lifetime: float, lasts: float
 ) -> None:
-    """One site's certificate expires before it first connects; both rotate during the rounds, and so does the authority.
+    """One site's certificate expires before it first connects; both rotate during the rounds, as does the authority.
 
     A third site is away while the authority is replaced and the old one retired, and comes back afterwards.
     """
