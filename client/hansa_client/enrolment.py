@@ -9,7 +9,8 @@ import time
 from typing import Final
 
 from hansa_client.calls import call, call_federation, enrolment_channel
-from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_client.folder import SiteFolder
+from hansa_client.membership import SiteMembership
 from hansa_common.errors import IdentityError, PeerRefused, UsageError
 from hansa_common.identity import NodeKeys, pin_of
 from hansa_common.invitation import Invitation, prove, transcript

@@ -20,54 +20,33 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from pydantic import ValidationError
 
+from hansa_client.membership import SiteMembership
 from hansa_client.settings import SiteSettings, read_settings, write_settings
-from hansa_client.site_certificate import check_certificate, issuer_of, read_certificate
+from hansa_client.site_certificate import (
+    check_certificate,
+    issuer_of,
+    merge_authorities,
+    read_authorities,
+    read_certificate,
+)
 from hansa_common.app_plan import read_any
 from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, IdentityError, MessageError, StorageError, UsageError
 from hansa_common.files import storage, sync_folder, write_whole
-from hansa_common.identity import NodeKeys, pin_of
-from hansa_common.invitation import Address, Invitation
+from hansa_common.identity import NodeKeys
 from hansa_common.organisation import BindingRequest
-from hansa_common.plan import SiteName, StudyName
-from hansa_common.roster import Hash, SignedBinding, SignedRoster
+from hansa_common.roster import SignedBinding, SignedRoster
 from hansa_common.settings import Model, Strict
-from hansa_common.signing import PublicKey, public_hex
+from hansa_common.signing import public_hex
 from hansa_common.wire.protocol import CertificateReply, DecideRequest, Proposal
 
 _MOST_PROPOSALS: Final = 1_000
 _MOST_BYTES: Final = 64 << 20  # of one JSON file; a roster of 10,000 members is about 10 MiB
-_PEM_END: Final = "-----END CERTIFICATE-----"
 _RESTORE: Final = "Restore it from a backup, or leave and join again."
-
-
-class SiteMembership(Strict):
-    """Which federation this site belongs to; from the invitation, and not changed by anybody afterwards."""
-
-    federation: StudyName
-    site: SiteName
-    enrolment: Address
-    address: Address
-    """Of the federation port."""
-    founder: PublicKey
-    roster: Hash
-    """Digest of the roster that the site accepted when it joined."""
-
-    @classmethod
-    def of(cls, invitation: Invitation) -> Self:
-        """Return what a site keeps of the invitation that it joins with."""
-        return cls(
-            federation=invitation.federation,
-            site=invitation.site,
-            enrolment=invitation.enrolment,
-            address=invitation.address,
-            founder=invitation.founder,
-            roster=invitation.roster,
-        )
 
 
 class SiteFolder:
@@ -242,9 +221,7 @@ class SiteFolder:
         return issuer_of(self.certificate(), self.authorities())
 
     def _known_authorities(self) -> dict[str, str]:
-        parts = self._text("authorities.pem").split(_PEM_END)[:-1]
-        pems = [f"{part.lstrip()}{_PEM_END}\n" for part in parts]
-        return {pin_of(read_certificate(pem)): pem for pem in pems}
+        return read_authorities(self._text("authorities.pem"))
 
     def certificate_times(self) -> tuple[float, float]:
         """Return from when until when the certificate is good, as Unix times in seconds."""
@@ -266,21 +243,8 @@ class SiteFolder:
         write_whole(self.path / "certificate.pem", reply.certificate.encode(), mode=0o600)
 
     def _keep_authorities(self, pems: Sequence[str], roster: SignedRoster) -> None:
-        """Keep certificates of authorities, with those that there are; the roster says which of them count.
-
-        Raises:
-            IdentityError: There is none of an authority in this roster, or one that is not.
-            StorageError: The disk fails; the old file is there.
-        """
-        pins, before = roster.roster.coordinator.certificate_authorities, self._known_authorities()
-        new = {pin_of(read_certificate(pem)): _ended(pem) for pem in pems}
-        if not set(new) <= set(pins):
-            raise IdentityError(
-                "The coordinator names an authority that is not in the roster.", advice="Ask the founder about it."
-            )
-        kept = before | new
-        if not set(pins) & set(kept):
-            raise IdentityError("The coordinator does not show the certificate of an authority in the roster.")
+        before = self._known_authorities()
+        kept = merge_authorities(before, pems, roster.roster)
         if kept != before:
             write_whole(self.path / "authorities.pem", "".join(kept.values()).encode(), mode=0o600)
 
@@ -486,10 +450,6 @@ def proposal_digest(proposal: Proposal) -> str:
         return read_any(proposal.plan).digest()
     except UsageError:
         raise MessageError("A proposal's plan cannot be read by this version.") from None
-
-
-def _ended(pem: str) -> str:
-    return pem if pem.endswith("\n") else f"{pem}\n"
 
 
 def _not_joined(path: Path) -> UsageError:

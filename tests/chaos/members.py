@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from hansa_client.control import ask
 from hansa_client.enrolment import enrol_request
-from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_client.folder import SiteFolder
+from hansa_client.membership import SiteMembership
 from hansa_common.errors import HansaError
 from hansa_common.identity import NodeKeys
 from hansa_common.invitation import Invitation, read_invitation

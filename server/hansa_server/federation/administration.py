@@ -7,7 +7,8 @@ from hansa_common.plan import SiteName
 from hansa_common.roster import Hash, SignedBinding, SignedRoster
 from hansa_common.settings import Strict
 from hansa_server.federation.attendance import Attendance
-from hansa_server.federation.membership import AuthorityState, Membership
+from hansa_server.federation.certification import AuthorityState
+from hansa_server.federation.membership import Membership
 
 
 class SiteRequest(Strict):
@@ -111,11 +112,11 @@ def administration_calls(membership: Membership, attendance: Attendance) -> dict
         return Nothing()
 
     def authorities(_request: Nothing) -> Strict:
-        sites = membership.certified_sites()
+        sites = membership.certification.certified_sites()
         return AuthoritiesReply(
             authorities=tuple(
                 ShownAuthority(pin=pin, state=state, sites=tuple(sites.get(pin, ())))
-                for pin, state in membership.authorities().items()
+                for pin, state in membership.certification.states().items()
             )
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 
+from hansa_common.errors import MessageError
 from hansa_common.settings import Model
 from hansa_common.wire.protocol import (
     ENROLMENT,
@@ -70,4 +71,7 @@ class EnrolmentService:
         return dump(self._membership.recover(request))
 
     async def _next_roster(self, request: NextRosterRequest) -> bytes:
-        return dump(self._membership.notice(self._membership.roster_after(request.after)))
+        newer = self._membership.rosters_after(request.after, most=1)
+        if not newer:
+            raise MessageError(f"No roster follows upon version {request.after}.")
+        return dump(self._membership.certification.notice(newer[0]))

@@ -119,7 +119,7 @@ class Hub:
 
     def rosters_after(self, version: int) -> Iterator[RosterNotice]:
         """Yield the rosters that a site has not seen, in the order in which they follow upon each other."""
-        return map(self.membership.notice, self.membership.rosters_after(version))
+        return map(self.membership.certification.notice, self.membership.rosters_after(version))
 
     def pending(self, site: str) -> list[AnyNotice]:
         """Return what an attaching site is told at once: proposals and open tasks."""
@@ -140,8 +140,8 @@ class Hub:
         for roster in self.membership.rosters_after(self._roster_version):
             self._roster_version = roster.roster.version
             for site in self.sessions.online:
-                self.sessions.tell(site, self.membership.notice(roster))
-        for site in self.membership.retired_sites():
+                self.sessions.tell(site, self.membership.certification.notice(roster))
+        for site in self.membership.certification.retired_sites():
             self.sessions.end(site, Denial.UNKNOWN)  # its tasks wait: it is back with a new certificate
 
     def leave(self, site: str, request: LeaveRequest) -> None:

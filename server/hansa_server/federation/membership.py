@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from hansa_common.audit import Journal
@@ -21,7 +21,7 @@ from hansa_common.canonical import digest
 from hansa_common.errors import HansaError, IdentityError, PeerRefused, UsageError
 from hansa_common.identity import site_of, tls_public_hex
 from hansa_common.invitation import Invitation, is_proof, transcript
-from hansa_common.roster import Binding, Organisation, Roster, SignedBinding, SignedRoster
+from hansa_common.roster import Binding, Organisation, SignedBinding, SignedRoster
 from hansa_common.signing import verify
 from hansa_common.wire.protocol import (
     AttachRequest,
@@ -31,15 +31,13 @@ from hansa_common.wire.protocol import (
     EnrolRequest,
     LeaveRequest,
     RecoverRequest,
-    RosterNotice,
 )
-from hansa_server.federation.authority import Authorities, Authority, parse_certificate, request_key
+from hansa_server.federation.authority import Authorities, parse_certificate, request_key
+from hansa_server.federation.certification import Certification
 from hansa_server.federation.database import certificates, invitations, rosters, sites, transaction
+from hansa_server.federation.nonces import Nonces
 from hansa_server.federation.settings import ServerSettings
 
-AuthorityState = Literal["certifies", "trusted", "not in the roster", "retired"]
-_NONCE_SECONDS: Final = 300.0
-_MOST_NONCES: Final = 1_000
 _SHUT_OUT: Final = {
     "applicant": (Denial.NOT_A_MEMBER, "The founder has not admitted this site yet."),
     "revoked": (Denial.REVOKED, "This site's membership was revoked."),
@@ -72,11 +70,19 @@ class Membership:
     ) -> None:
         self._engine = engine
         self._authorities = authorities
+        self.certification = Certification(
+            engine=engine,
+            authorities=authorities,
+            in_force=lambda: self._roster,
+            after=self.rosters_after,
+            sites=lambda: {name for name, status in self._statuses.items() if status in ("member", "frozen")},
+            clock=clock,
+        )
         self._settings = settings
         self._journal = journal
         self._founder = founder
         self._clock = clock
-        self._nonces: dict[str, float] = {}
+        self._nonces = Nonces(clock)
         self._lock = threading.Lock()
         self._roster: SignedRoster | None = None
         self._statuses: dict[str, str] = {}
@@ -91,12 +97,9 @@ class Membership:
             self._statuses = {row.name: row.status for row in connection.execute(select(sites))}
             found = connection.execute(select(certificates)).all()
         self._roster = _read_roster(newest) if newest else None
-        first = self._first_pin()
+        first = self.certification.first_pin()
         self._known_serials = {row.serial: row.authority or first for row in found}
         self._revoked = {row.serial for row in found if row.revoked}
-
-    def _first_pin(self) -> str:
-        return next(iter(self._authorities.certificates()))
 
     # --- the roster ---
 
@@ -112,30 +115,11 @@ class Membership:
             )
         return self._roster
 
-    def rosters_after(self, version: int) -> list[SignedRoster]:
-        """Return the versions after this one, in ascending order."""
+    def rosters_after(self, version: int, *, most: int = -1) -> list[SignedRoster]:
+        """Return the versions after this one, in ascending order; with ``most`` not more than so many."""
+        newer = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version).limit(most)
         with self._engine.connect() as connection:
-            newer = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version)
             return [_read_roster(signed) for signed in connection.execute(newer).scalars()]
-
-    def roster_after(self, version: int) -> SignedRoster:
-        """Return the version after this one.
-
-        Raises:
-            UsageError: There is none.
-        """
-        with self._engine.connect() as connection:
-            query = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version).limit(1)
-            signed = connection.execute(query).scalar()
-        if signed is None:
-            raise UsageError(f"No roster follows upon version {version}.")
-        return _read_roster(signed)
-
-    def notice(self, signed: SignedRoster) -> RosterNotice:
-        """Return what a site is told of a version: with the certificates of the authorities that it pins."""
-        known = self._authorities.certificates()
-        pins = signed.roster.coordinator.certificate_authorities
-        return RosterNotice(roster=signed, authorities=tuple(known[pin] for pin in pins if pin in known))
 
     def install_roster(self, signed: SignedRoster, *, force: bool = False) -> None:
         """Put a new version into force; a site that it leaves out is revoked.
@@ -159,7 +143,7 @@ class Membership:
             signed.verify_successor(self._roster)
         if roster.federation != self._settings.name:
             raise UsageError("The roster is of another federation.", advice="Check the file.")
-        self._check_authorities(roster, force=force)
+        self.certification.check(roster, force=force)
         members = {member.binding.site: member for member in roster.members}
         with self._lock, transaction(self._engine) as connection:
             connection.execute(insert(rosters).values(version=roster.version, signed=signed.model_dump_json()))
@@ -181,88 +165,6 @@ class Membership:
         self._load()
         pins = " ".join(roster.coordinator.certificate_authorities)
         self._journal.append("roster-installed", version=roster.version, digest=roster.digest(), authorities=pins)
-
-    def _check_authorities(self, roster: Roster, *, force: bool) -> None:
-        """Refuse a roster under which this coordinator cannot certify, or that leaves sites without a certificate."""
-        pins = roster.coordinator.certificate_authorities
-        if unknown := set(pins) - set(self._authorities.certificates()):
-            raise UsageError(
-                f"The roster names {len(unknown)} authority that is not this coordinator's.",
-                advice="Check the file; an authority is made with 'hansa server authority rotate'.",
-            )
-        if self._authorities.can_certify:
-            self._authorities.unlock(pins[-1])
-        dropped = set(self._pins()) - set(pins)
-        left = sorted(site for pin, found in self.certified_sites().items() if pin in dropped for site in found)
-        if left and not force:
-            raise UsageError(
-                f"{', '.join(left)}: still with a certificate of the authority that this roster retires.",
-                advice="A site takes a new one by itself while it is connected; see 'hansa server authority show'. "
-                "With --force it is cut off now and comes back by its node key.",
-            )
-
-    def _pins(self) -> tuple[str, ...]:
-        """Return the authorities in force; the last one certifies."""
-        if self._roster is None:
-            return (self._first_pin(),)
-        return self._roster.roster.coordinator.certificate_authorities
-
-    def authorities(self) -> dict[str, AuthorityState]:
-        """Return each authority by its pin, in the order in which they were made."""
-        pins, every = self._pins(), [signed.roster for signed in self.rosters_after(0)]
-        named = {pin for roster in every for pin in roster.coordinator.certificate_authorities}
-
-        def state(pin: str) -> AuthorityState:
-            if pin in pins:
-                return "certifies" if pin == pins[-1] else "trusted"
-            return "retired" if pin in named else "not in the roster"
-
-        return {pin: state(pin) for pin in self._authorities.certificates()}
-
-    def certified_sites(self) -> dict[str, list[str]]:
-        """Return, by authority, the sites whose newest certificate is its own; those with no good one are left out."""
-        query = (
-            select(certificates)
-            .where(certificates.c.revoked == 0, certificates.c.expires > self._clock())
-            .order_by(text("rowid"))
-        )
-        with self._engine.connect() as connection:
-            newest = {row.site: row.authority or self._first_pin() for row in connection.execute(query)}
-        found: dict[str, list[str]] = {}
-        for site, pin in sorted(newest.items()):
-            if self._statuses.get(site) in ("member", "frozen"):
-                found.setdefault(pin, []).append(site)
-        return found
-
-    def retired_sites(self) -> list[str]:
-        """Return the sites whose newest certificate is of an authority that the roster no longer has."""
-        return [site for pin, found in self.certified_sites().items() if pin not in self._pins() for site in found]
-
-    def certifier(self, roster_version: int = 0) -> Authority:
-        """Return the authority that certifies: the newest in the roster in force, and in the one that a site has.
-
-        Args:
-            roster_version: The newest that the site has; 0 for the one in force.
-
-        Raises:
-            UsageError: There is no passphrase.
-            PeerRefused: The site's roster has none that is still in force.
-        """
-        pins = self._pins()
-        if 0 < roster_version < self.roster().roster.version:
-            theirs = self.roster_after(roster_version - 1).roster.coordinator.certificate_authorities
-            pins = tuple(pin for pin in pins if pin in theirs)
-        if not pins:
-            raise PeerRefused("This site's roster has retired authorities only.", denial=Denial.UNKNOWN)
-        return self._authorities.unlock(pins[-1])
-
-    def certifier_pin(self) -> str:
-        """Return the pin of the authority that certifies."""
-        return self._pins()[-1]
-
-    def trusted_certificates(self) -> tuple[str, ...]:
-        """Return the authorities whose certificates get a site to where it is told that they were retired, as PEM."""
-        return tuple(self._authorities.certificates().values())
 
     def members(self) -> set[str]:
         """Return the sites that may take part now."""
@@ -302,7 +204,7 @@ class Membership:
             site=site,
             enrolment=self._settings.enrolment_address,
             address=self._settings.federation_address,
-            authority=self._authorities.certificates()[self._pins()[-1]],
+            authority=self._authorities.certificates()[self.certification.pins()[-1]],
             founder=roster.roster.founder.key,
             roster=roster.roster.digest(),
             expires=expires,
@@ -320,18 +222,7 @@ class Membership:
             PeerRefused: Too many are open.
         """
         now = self._clock()
-        with self._lock:
-            self._nonces = {nonce: until for nonce, until in self._nonces.items() if until > now}
-            if len(self._nonces) >= _MOST_NONCES:
-                raise PeerRefused("Too many sites join at once; try again in a minute.", denial=Denial.BUSY)
-            nonce = secrets.token_hex(32)
-            self._nonces[nonce] = now + _NONCE_SECONDS
-        return BeginReply(nonce=nonce, server_time=now, protocol=protocol, roster=self.roster())
-
-    def _spend(self, nonce: str) -> None:
-        with self._lock:
-            if self._nonces.pop(nonce, 0.0) <= self._clock():
-                raise PeerRefused("The nonce is unknown, used or too old; begin again.", denial=Denial.PROOF)
+        return BeginReply(nonce=self._nonces.draw(), server_time=now, protocol=protocol, roster=self.roster())
 
     def enrol(self, request: EnrolRequest) -> CertificateReply:
         """Let a site in that holds an invitation and a binding of its organisation; the same keys again are welcome.
@@ -339,7 +230,7 @@ class Membership:
         Raises:
             PeerRefused: The invitation is unknown, used by others or expired, or a proof does not hold.
         """
-        self._spend(request.nonce)
+        self._nonces.spend(request.nonce)
         with self._engine.connect() as connection:
             row = connection.execute(select(invitations).where(invitations.c.id == request.invitation)).first()
         if row is None:
@@ -380,7 +271,7 @@ class Membership:
                 binding=request.binding,
                 certificate_request=request.certificate_request,
             )
-            for pin in self._pins()  # an invitation may be older than the newest of them
+            for pin in self.certification.pins()  # an invitation may be older than the newest of them
         )
         statement = next((made for made in statements if is_proof(secret, made, request.proof)), None)
         if statement is None:
@@ -401,7 +292,7 @@ class Membership:
         Raises:
             PeerRefused: The site is no member, or the signature does not hold.
         """
-        self._spend(request.nonce)
+        self._nonces.spend(request.nonce)
         self._check_status(request.site)
         statement = {
             "nonce": request.nonce,
@@ -429,7 +320,7 @@ class Membership:
 
     def _issue(self, site: str, certificate_request: str, roster_version: int) -> CertificateReply:
         lifetime = timedelta(hours=self._settings.certificate_hours)
-        authority = self.certifier(roster_version)
+        authority = self.certification.certifier(roster_version)
         issued = authority.issue(self._settings.name, site, certificate_request, lifetime=lifetime)
         with self._lock, transaction(self._engine) as connection:
             connection.execute(delete(certificates).where(certificates.c.expires < self._clock() - 86_400))
@@ -454,7 +345,7 @@ class Membership:
             raise PeerRefused("This is no certificate of a site.", denial=Denial.UNKNOWN) from None
         if federation != self._settings.name or serial not in self._known_serials or self._clock() >= expires:
             raise PeerRefused("This certificate is unknown here, or expired.", denial=Denial.UNKNOWN)
-        if self._known_serials[serial] not in self._pins():
+        if self._known_serials[serial] not in self.certification.pins():
             raise PeerRefused("This certificate is of an authority that was retired.", denial=Denial.UNKNOWN)
         if serial in self._revoked:
             raise PeerRefused("This certificate was revoked.", denial=Denial.REVOKED)

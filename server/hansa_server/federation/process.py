@@ -113,7 +113,7 @@ class _Coordinator:
             journal=journal,
             founder=read_founder(folder),
         )
-        self._membership.certifier()  # a wrong passphrase ends here
+        self._membership.certification.certifier()  # a wrong passphrase ends here
         self._identity_lock = threading.Lock()
         self._shown: tuple[str, float, tls.ServerIdentity] | None = None
         self._attendance = Attendance(engine)
@@ -215,13 +215,19 @@ class _Coordinator:
             return self._current_identity()
 
     def _current_identity(self) -> tls.ServerIdentity:
-        if self._shown and self._shown[0] == self._membership.certifier_pin() and time.time() < self._shown[1]:
+        if (
+            self._shown
+            and self._shown[0] == self._membership.certification.certifier_pin()
+            and time.time() < self._shown[1]
+        ):
             return self._shown[2]
         try:
             lifetime = timedelta(hours=self._settings.server_certificate_hours)
-            authority = self._membership.certifier()
+            authority = self._membership.certification.certifier()
             chain, key = authority.server_certificate(self._settings.host, lifetime=lifetime)
-            identity = tls.ServerIdentity(key=key, chain=chain, authorities=self._membership.trusted_certificates())
+            identity = tls.ServerIdentity(
+                key=key, chain=chain, authorities=self._membership.certification.trusted_certificates()
+            )
             half = x509.load_pem_x509_certificate(chain.encode()).not_valid_after_utc - lifetime / 2
         except (HansaError, OSError) as error:
             if self._shown is None:

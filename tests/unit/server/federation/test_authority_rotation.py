@@ -137,7 +137,9 @@ class TestInOrder:
             renew(federation, *SITES)
             federation.authority("retire")
             assert keys(federation) == {f"root-{number}.pem"}
-        chain, _ = opened(federation).certifier().server_certificate("127.0.0.1", lifetime=timedelta(days=1))
+        chain, _ = (
+            opened(federation).certification.certifier().server_certificate("127.0.0.1", lifetime=timedelta(days=1))
+        )
         assert chain.count("BEGIN CERTIFICATE") == 3  # its own, and one by each root before
 
 
@@ -240,7 +242,7 @@ class TestKilled:
         first = certificate(federation.root)
         assert certificate(federation.root) == first
         federation.authority("rotate")
-        new = opened(federation).certifier()
+        new = opened(federation).certification.certifier()
         with killed_at(monkeypatch, "hansa_server.federation.authority", ("write_whole",), 0):
             certificate(new)
         assert certificate(federation.root) != first  # its key is gone
@@ -296,5 +298,5 @@ def test_a_database_from_before_knows_its_certificates_authority(federation: Mem
     engine.dispose()
     open_database(federation.folder.database).dispose()
     membership = opened(federation)
-    assert membership.certified_sites() == {pins(federation)[0]: list(SITES)}
+    assert membership.certification.certified_sites() == {pins(federation)[0]: list(SITES)}
     assert membership.authorise(SiteFolder(federation.path / "site-1").certificate().encode()) == "site-1"
