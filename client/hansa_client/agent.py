@@ -115,6 +115,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._started = time.time()
         self._last_task = ""
+        self._recorded_roster = folder.roster().roster.version
 
     async def run(self) -> None:
         """Work until told to stop."""
@@ -143,12 +144,13 @@ class Agent:
         match notice:
             case Welcome():
                 self._tasks.clear()  # those that are still wanted are announced again
+                self._record_rosters()  # those that came with a certificate
                 self._to_send.set()
                 await self._deliver_decisions()
             case RosterNotice():
                 if notice.roster.roster.version > self._folder.roster().roster.version:
-                    self._folder.accept_roster(notice.roster)
-                    self._journal.append("roster-accepted", version=notice.roster.roster.version)
+                    self._folder.accept_roster(notice.roster, notice.authorities)
+                self._record_rosters()
             case Proposal():
                 self._take_proposal(notice)
             case StudyClosed():
@@ -161,6 +163,11 @@ class Agent:
                 self._changed.set()
             case TaskClosed():
                 self._drop(notice.task)
+
+    def _record_rosters(self) -> None:
+        while self._recorded_roster < self._folder.roster().roster.version:
+            self._journal.append("roster-accepted", version=self._recorded_roster + 1)
+            self._recorded_roster += 1
 
     def _take_proposal(self, proposal: Proposal) -> None:
         """Keep a proposal; one that cannot be read here must not keep the site from its other studies."""

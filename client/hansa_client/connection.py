@@ -33,6 +33,7 @@ from hansa_common.wire.protocol import (
     AttachRequest,
     Denial,
     DownloadRequest,
+    RosterNotice,
     StoredReply,
     StoredRequest,
     TaskId,
@@ -168,6 +169,8 @@ class Connection:
             elif not self.session:
                 raise MessageError("The first notice is no welcome.")
             await self._on_notice(notice)
+            if isinstance(notice, RosterNotice):
+                self._renewal = self._due()
             if self._renewed:
                 self._renewed = False
                 raise PeerRefused("Connecting anew with the new certificate.", denial="superseded")
@@ -209,23 +212,32 @@ class Connection:
         )
 
     async def _ensure_certificate(self) -> None:
-        """Renew a certificate that has expired, or is unknown, with the node key, over the enrolment port."""
+        """Renew by node key a certificate that expired, is unknown to the server, or of a retired authority."""
         from hansa_client.enrolment import recover  # noqa: PLC0415 - rarely needed
 
-        start, end = self._folder.certificate_times()
-        if time.time() >= end or self._unknown:
+        _, end = self._folder.certificate_times()
+        if time.time() >= end or self._unknown or self._folder.issuer() is None:
             await asyncio.to_thread(recover, self._folder)
             self._unknown = False
-            start, end = self._folder.certificate_times()
             _log.info("certificate recovered")
-        self._renewal = (start + end) / 2
+        self._renewal = self._due()
+
+    def _due(self) -> float:
+        """Return when to renew: at half of the certificate's time, or at once where a newer authority certifies."""
+        start, end = self._folder.certificate_times()
+        is_newest = self._folder.issuer() == self._folder.roster().roster.coordinator.certificate_authorities[-1]
+        return (start + end) / 2 if is_newest else 0.0
 
     async def _renew_when_due(self) -> None:
         if time.time() < self._renewal:
             return
         from hansa_common.wire.protocol import CertificateReply, RenewRequest  # noqa: PLC0415
 
-        request = RenewRequest(session=self._token(), certificate_request=self._folder.keys().certificate_request())
+        request = RenewRequest(
+            session=self._token(),
+            certificate_request=self._folder.keys().certificate_request(),
+            roster_version=self._folder.roster().roster.version,
+        )
         self._folder.save_certificate(await self.call("Renew", request, CertificateReply))
         self._renewed = True
         _log.info("certificate renewed")

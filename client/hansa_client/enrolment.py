@@ -9,7 +9,8 @@ import time
 from typing import Final
 
 from hansa_client.calls import call, call_federation, enrolment_channel
-from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_client.folder import SiteFolder
+from hansa_client.membership import SiteMembership
 from hansa_common.errors import IdentityError, PeerRefused, UsageError
 from hansa_common.identity import NodeKeys, pin_of
 from hansa_common.invitation import Invitation, prove, transcript
@@ -25,8 +26,10 @@ from hansa_common.wire.protocol import (
     Empty,
     EnrolRequest,
     LeaveRequest,
+    NextRosterRequest,
     Nonce,
     RecoverRequest,
+    RosterNotice,
 )
 
 _NOT_HEARD: Final = (Denial.NOT_A_MEMBER, Denial.REVOKED, Denial.FROZEN, Denial.UNKNOWN)
@@ -123,13 +126,19 @@ def _check_roster(begun: BeginReply, invitation: Invitation) -> None:
 def recover(folder: SiteFolder) -> None:
     """Get a new certificate for an expired one, with the node key that the roster binds.
 
+    Rosters that the site missed come first: the certificate may be of an authority that only a later one has.
+
     Raises:
+        IdentityError: A roster does not follow, or the certificate is not this site's.
         PeerRefused, Unreachable: As the coordinator or the network has it.
     """
     keys, membership = folder.keys(), folder.membership()
     request_pem = keys.certificate_request()
     with enrolment_channel(membership.enrolment, folder.authorities(), proxy=folder.settings().proxy) as channel:
         begun = call(channel, ENROLMENT, "Begin", BeginRequest(), BeginReply)
+        while (version := folder.roster().roster.version) < begun.roster.roster.version:
+            missed = call(channel, ENROLMENT, "NextRoster", NextRosterRequest(after=version), RosterNotice)
+            folder.take_roster(missed.roster, missed.authorities)
         statement = {
             "nonce": begun.nonce,
             "site": membership.site,
@@ -139,6 +148,7 @@ def recover(folder: SiteFolder) -> None:
             site=membership.site,
             nonce=begun.nonce,
             certificate_request=request_pem,
+            roster_version=version,
             signature=sign(keys.signing, "recovery", statement),
         )
         folder.save_certificate(call(channel, ENROLMENT, "Recover", request, CertificateReply))
@@ -167,7 +177,7 @@ def leave(folder: SiteFolder) -> str:
 
 def _say_goodbye(folder: SiteFolder) -> None:
     membership = folder.membership()
-    if time.time() >= folder.certificate_times()[1]:
+    if time.time() >= folder.certificate_times()[1] or folder.issuer() is None:
         recover(folder)
     left_at = int(time.time())
     statement = {"site": membership.site, "left_at": left_at}

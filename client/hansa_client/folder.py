@@ -18,56 +18,35 @@ import hmac
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from pydantic import ValidationError
 
+from hansa_client.membership import SiteMembership
 from hansa_client.settings import SiteSettings, read_settings, write_settings
-from hansa_client.site_certificate import check_certificate, read_certificate
+from hansa_client.site_certificate import (
+    check_certificate,
+    issuer_of,
+    merge_authorities,
+    read_authorities,
+    read_certificate,
+)
 from hansa_common.app_plan import read_any
 from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, IdentityError, MessageError, StorageError, UsageError
 from hansa_common.files import storage, sync_folder, write_whole
 from hansa_common.identity import NodeKeys
-from hansa_common.invitation import Address, Invitation
 from hansa_common.organisation import BindingRequest
-from hansa_common.plan import SiteName, StudyName
-from hansa_common.roster import Hash, SignedBinding, SignedRoster
+from hansa_common.roster import SignedBinding, SignedRoster
 from hansa_common.settings import Model, Strict
-from hansa_common.signing import PublicKey, public_hex
+from hansa_common.signing import public_hex
 from hansa_common.wire.protocol import CertificateReply, DecideRequest, Proposal
 
 _MOST_PROPOSALS: Final = 1_000
 _MOST_BYTES: Final = 64 << 20  # of one JSON file; a roster of 10,000 members is about 10 MiB
-_PEM_END: Final = "-----END CERTIFICATE-----"
 _RESTORE: Final = "Restore it from a backup, or leave and join again."
-
-
-class SiteMembership(Strict):
-    """Which federation this site belongs to; from the invitation, and not changed by anybody afterwards."""
-
-    federation: StudyName
-    site: SiteName
-    enrolment: Address
-    address: Address
-    """Of the federation port."""
-    founder: PublicKey
-    roster: Hash
-    """Digest of the roster that the site accepted when it joined."""
-
-    @classmethod
-    def of(cls, invitation: Invitation) -> Self:
-        """Return what a site keeps of the invitation that it joins with."""
-        return cls(
-            federation=invitation.federation,
-            site=invitation.site,
-            enrolment=invitation.enrolment,
-            address=invitation.address,
-            founder=invitation.founder,
-            roster=invitation.roster,
-        )
 
 
 class SiteFolder:
@@ -204,6 +183,7 @@ class SiteFolder:
         """
         self._check_certificate(reply, membership, roster)
         self._write("roster.json", roster)
+        write_whole(self.path / "authorities.pem", b"", mode=0o600)
         self._write_certificate(reply)
         if not (self.path / "counter").exists():
             write_whole(self.path / "counter", b"0", mode=0o600)
@@ -232,9 +212,16 @@ class SiteFolder:
         return self._text("certificate.pem")
 
     def authorities(self) -> tuple[str, ...]:
-        """Return the authorities' certificates as PEM: nobody else's server is spoken to."""
-        parts = self._text("authorities.pem").split(_PEM_END)[:-1]
-        return tuple(f"{part.lstrip()}{_PEM_END}\n" for part in parts)
+        """Return the certificates, as PEM, of the authorities in the roster: nobody else's server is spoken to."""
+        pins, known = self.roster().roster.coordinator.certificate_authorities, self._known_authorities()
+        return tuple(known[pin] for pin in pins if pin in known)
+
+    def issuer(self) -> str | None:
+        """Return the pin of the authority that this site's certificate is of; ``None``: the roster no longer has it."""
+        return issuer_of(self.certificate(), self.authorities())
+
+    def _known_authorities(self) -> dict[str, str]:
+        return read_authorities(self._text("authorities.pem"))
 
     def certificate_times(self) -> tuple[float, float]:
         """Return from when until when the certificate is good, as Unix times in seconds."""
@@ -252,8 +239,14 @@ class SiteFolder:
         self._write_certificate(reply)
 
     def _write_certificate(self, reply: CertificateReply) -> None:
-        write_whole(self.path / "authorities.pem", "".join(map(_ended, reply.authorities)).encode(), mode=0o600)
+        self._keep_authorities(reply.authorities, self.roster())
         write_whole(self.path / "certificate.pem", reply.certificate.encode(), mode=0o600)
+
+    def _keep_authorities(self, pems: Sequence[str], roster: SignedRoster) -> None:
+        before = self._known_authorities()
+        kept = merge_authorities(before, pems, roster.roster)
+        if kept != before:
+            write_whole(self.path / "authorities.pem", "".join(kept.values()).encode(), mode=0o600)
 
     def _check_certificate(self, reply: CertificateReply, membership: SiteMembership, roster: SignedRoster) -> None:
         if roster.roster.federation != membership.federation:
@@ -270,17 +263,32 @@ class SiteFolder:
         """Tell whether the roster that this site has binds exactly its own keys to its name."""
         return self._is_bound_in(self.roster())
 
-    def accept_roster(self, signed: SignedRoster) -> None:
+    def take_roster(self, signed: SignedRoster, authorities: Sequence[str] = ()) -> None:
+        """Put the next version in the place of the one this site has, also one that takes this site out.
+
+        Args:
+            signed: The version.
+            authorities: Certificates, as PEM, of authorities that it pins.
+
+        Raises:
+            IdentityError: It is not signed by the founder, does not follow, or the coordinator shows no certificate of
+                its authorities: the old one stays.
+            StorageError: The disk fails; the old one is there.
+        """
+        signed.verify_successor(self.roster())
+        self._keep_authorities(authorities, signed)
+        self._write("roster.json", signed)
+
+    def accept_roster(self, signed: SignedRoster, authorities: Sequence[str] = ()) -> None:
         """Put the next version in the place of the one this site has.
 
         Raises:
-            IdentityError: It is not signed by the founder or does not follow: then the old one stays. Or it takes
-                this site out, or gives its name to other keys: that is the founder's word, so it is kept.
+            IdentityError: As ``take_roster``. Or it takes this site out, or gives its name to other keys: that is the
+                founder's word, so it is kept.
             StorageError: The disk fails; the old one is there.
         """
         before = self.roster()
-        signed.verify_successor(before)
-        self._write("roster.json", signed)
+        self.take_roster(signed, authorities)
         if self._is_bound_in(before) and not self._is_bound_in(signed):
             raise IdentityError(
                 f"Roster version {signed.roster.version} no longer has this site with its keys.",
@@ -442,10 +450,6 @@ def proposal_digest(proposal: Proposal) -> str:
         return read_any(proposal.plan).digest()
     except UsageError:
         raise MessageError("A proposal's plan cannot be read by this version.") from None
-
-
-def _ended(pem: str) -> str:
-    return pem if pem.endswith("\n") else f"{pem}\n"
 
 
 def _not_joined(path: Path) -> UsageError:

@@ -84,7 +84,14 @@ def _coordinator(folder: SiteFolder) -> Iterator[Line]:
 def _certificate(folder: SiteFolder) -> Iterator[Line]:
     start, end = folder.certificate_times()
     left = end - time.time()
-    if left > 0:
+    if folder.issuer() is None:
+        yield Line(
+            name="certificate",
+            state="note",
+            found="of an authority that the roster no longer has",
+            advice="The agent takes a new one with the node's key when it starts.",
+        )
+    elif left > 0:
         yield Line(
             name="certificate",
             state="ok",

@@ -1,5 +1,8 @@
 """Which certificate a site takes for its own: of an authority in the roster, for its name and its key."""
 
+from collections.abc import Sequence
+from typing import Final
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -8,6 +11,8 @@ from hansa_common.errors import IdentityError
 from hansa_common.identity import pin_of, site_of, tls_public_hex
 from hansa_common.roster import Roster
 from hansa_common.wire.protocol import CertificateReply
+
+_PEM_END: Final = "-----END CERTIFICATE-----"
 
 
 def read_certificate(pem: str) -> x509.Certificate:
@@ -20,6 +25,49 @@ def read_certificate(pem: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError:
         raise IdentityError("This is no certificate.") from None
+
+
+def read_authorities(text: str) -> dict[str, str]:
+    """Return the certificates of a PEM file, each by its pin.
+
+    Raises:
+        IdentityError: One is none.
+    """
+    pems = [f"{part.lstrip()}{_PEM_END}\n" for part in text.split(_PEM_END)[:-1]]
+    return {pin_of(read_certificate(pem)): pem for pem in pems}
+
+
+def merge_authorities(known: dict[str, str], pems: Sequence[str], roster: Roster) -> dict[str, str]:
+    """Return the authorities' certificates that a site knows, by their pins; the roster says which of them count.
+
+    Args:
+        known: Those that it has.
+        pems: Those that the coordinator shows.
+        roster: The version that the site is about to have, or has.
+
+    Raises:
+        IdentityError: One is not in this roster, or of those in it none is known.
+    """
+    pins = roster.coordinator.certificate_authorities
+    new = read_authorities("".join(pems))
+    if not set(new) <= set(pins):
+        raise IdentityError(
+            "The coordinator names an authority that is not in the roster.", advice="Ask the founder about it."
+        )
+    if not set(pins) & set(known | new):
+        raise IdentityError("The coordinator does not show the certificate of an authority in the roster.")
+    return known | new
+
+
+def issuer_of(pem: str, authorities: Sequence[str]) -> str | None:
+    """Return the pin of the authority that issued a certificate; ``None`` where it is none of these.
+
+    Raises:
+        IdentityError: Something of it is no certificate.
+    """
+    certificate = read_certificate(pem)
+    known = map(read_certificate, authorities)
+    return next((pin_of(authority) for authority in known if _is_issued_by(certificate, authority)), None)
 
 
 def check_certificate(reply: CertificateReply, roster: Roster, *, site: str, tls_key: str) -> None:

@@ -127,21 +127,92 @@ def expel(
     _hand_over(signed, server, out)
 
 
+@app.command()
+def pin(
+    authority: Annotated[Path, typer.Argument(help="Certificate of the new authority, from the coordinator.")],
+    *,
+    server: Server = None,
+    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
+    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    folder: Folder = _FOLDER,
+    passphrase_file: PassphraseFile = None,
+    yes: Yes = False,
+) -> None:
+    """As the founder, sign the next roster with one more certificate authority of the coordinator."""
+    current, new = _current(server, roster), _pin_of(authority)
+    pins = current.roster.coordinator.certificate_authorities
+    if new in pins:
+        raise UsageError("The roster has this authority already.")
+    if len(pins) > 1:
+        raise UsageError(
+            "One authority is being replaced already.", advice="Retire the old one first: hansa server authority retire"
+        )
+    typer.echo(f"New authority, to compare over the phone: {_show(new)}")
+    signed = _sign_next(current, None, folder, passphrase_file, yes=yes, authorities=(*pins, new))
+    _hand_over(signed, server, out)
+
+
+@app.command()
+def unpin(
+    authority: Annotated[Path, typer.Argument(help="Certificate of the authority to retire, from the coordinator.")],
+    *,
+    server: Server = None,
+    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
+    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    folder: Folder = _FOLDER,
+    passphrase_file: PassphraseFile = None,
+    yes: Yes = False,
+) -> None:
+    """As the founder, sign the next roster without one of the coordinator's certificate authorities."""
+    current, old = _current(server, roster), _pin_of(authority)
+    pins = current.roster.coordinator.certificate_authorities
+    if old not in pins:
+        raise UsageError("The roster does not have this authority.")
+    if len(pins) == 1:
+        raise UsageError(
+            "It is the only authority.", advice="First another one: hansa server authority rotate, hansa org pin"
+        )
+    typer.echo(f"Authority to retire, to compare over the phone: {_show(old)}")
+    left = tuple(pin for pin in pins if pin != old)
+    signed = _sign_next(current, None, folder, passphrase_file, yes=yes, authorities=left)
+    _hand_over(signed, server, out)
+
+
+def _pin_of(path: Path) -> str:
+    from cryptography import x509  # noqa: PLC0415
+
+    from hansa_common.identity import pin_of  # noqa: PLC0415
+
+    try:
+        return pin_of(x509.load_pem_x509_certificate(path.read_bytes()))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", advice="Check the path.") from error
+    except ValueError:
+        raise UsageError(f"{path} holds no certificate.", advice="Ask the coordinator for it again.") from None
+
+
 def _sign_next(
-    current: "SignedRoster", members: "list[SignedBinding]", folder: Path, passphrase_file: Path | None, *, yes: bool
+    current: "SignedRoster",
+    members: "list[SignedBinding] | None",
+    folder: Path,
+    passphrase_file: Path | None,
+    *,
+    yes: bool,
+    authorities: tuple[str, ...] | None = None,
 ) -> "SignedRoster":
     import time  # noqa: PLC0415
 
     from hansa_common.organisation import OrganisationFolder  # noqa: PLC0415
     from hansa_common.roster import sign_roster  # noqa: PLC0415
 
-    following = current.roster.following(members=members, issued_at=int(time.time()))
+    following = current.roster.following(members=members, authorities=authorities, issued_at=int(time.time()))
     own = OrganisationFolder(folder)
     if own.organisation.key != current.roster.founder.key:
         raise UsageError(
             f"{own.organisation.name} did not found this federation; {current.roster.founder.name} did.",
             advice="Only the founder's key signs a roster: name its folder with --folder.",
         )
+    current.verify(own.organisation.key)  # else a changed file would get its members signed
     _describe(following)
     _confirm(yes=yes)
     return sign_roster(following, own.unlock(_passphrase(passphrase_file)))
@@ -193,6 +264,7 @@ def _describe(roster: "Roster") -> None:
     names = [f"{member.binding.site} ({member.binding.organisation.name})" for member in roster.members]
     typer.echo(f"Roster {roster.version} of {roster.federation}, founded by {roster.founder.name}.")
     typer.echo(f"Members: {', '.join(names) or 'none yet'}")
+    typer.echo(f"Coordinator's authorities: {', '.join(map(_show, roster.coordinator.certificate_authorities))}")
     if roster.founder_is_coordinator:
         typer.echo("The founder's key lies on the coordinator's machine: whoever holds that machine admits members.")
 

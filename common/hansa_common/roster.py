@@ -72,7 +72,14 @@ class CoordinatorPins(Strict):
     """What a coordinator is known by."""
 
     certificate_authorities: Annotated[tuple[Hash, ...], Field(min_length=1, max_length=4)]
-    """SHA-256 of each authority's SubjectPublicKeyInfo; two while one replaces the other."""
+    """SHA-256 of each authority's SubjectPublicKeyInfo, the oldest first: the last one certifies. Two while it replaces
+    the other."""
+
+    @model_validator(mode="after")
+    def _are_different(self) -> Self:
+        if len(set(self.certificate_authorities)) != len(self.certificate_authorities):
+            raise ValueError("certificate_authorities: one is named twice.")
+        return self
 
 
 class Roster(Strict):
@@ -110,13 +117,20 @@ class Roster(Strict):
         """Return a site's binding, or ``None`` where it is no member."""
         return next((member.binding for member in self.members if member.binding.site == site), None)
 
-    def following(self, *, members: Sequence[SignedBinding], issued_at: int) -> "Roster":
-        """Return the next version, unsigned, with these members."""
-        ordered = sorted(members, key=lambda member: member.binding.site)
+    def following(
+        self,
+        *,
+        issued_at: int,
+        members: Sequence[SignedBinding] | None = None,
+        authorities: Sequence[Hash] | None = None,
+    ) -> "Roster":
+        """Return the next version, unsigned, with these members and authorities' pins, else with those of this."""
+        ordered = sorted(self.members if members is None else members, key=lambda member: member.binding.site)
+        pins = CoordinatorPins(certificate_authorities=tuple(authorities)) if authorities else self.coordinator
         return Roster(
             **self.model_dump(exclude={"version", "previous", "members", "issued_at", "founder", "coordinator"}),
             founder=self.founder,
-            coordinator=self.coordinator,
+            coordinator=pins,
             version=self.version + 1,
             previous=self.digest(),
             members=tuple(ordered),

@@ -1,7 +1,5 @@
 """``hansa server``: a federation's coordinator."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,22 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hansa_common.errors import Unreachable, UsageError
-from hansa_server import federation_cli
+from hansa_common.errors import UsageError
+from hansa_server import authority_cli, federation_cli
+from hansa_server.authority_cli import VARIABLE, PassphraseFile
 from hansa_server.federation_cli import DEFAULT_FOLDER, Folder
 
 if TYPE_CHECKING:  # --help must not wait for gRPC and SQLAlchemy
     from hansa_common.roster import SignedBinding, SignedRoster
-    from hansa_common.settings import Model, Strict
-    from hansa_server.federation.folder import FederationFolder
 
 app = typer.Typer(no_args_is_help=True, help="A federation's coordinator: who belongs to it, and its studies.")
 
-VARIABLE = "HANSA_PASSPHRASE"
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(help=f"File with the authority's passphrase, mode 0600; else {VARIABLE}, else it is asked for."),
-]
 Site = Annotated[str, typer.Argument(help="Name of the site.")]
 
 
@@ -77,14 +69,19 @@ def init(
 
 @app.command()
 def roster(
-    file: Annotated[Path, typer.Argument(help="A roster that the founder signed.")], *, folder: Folder = DEFAULT_FOLDER
+    file: Annotated[Path, typer.Argument(help="A roster that the founder signed.")],
+    *,
+    folder: Folder = DEFAULT_FOLDER,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it retires an authority that sites still have certificates of.")
+    ] = False,
 ) -> None:
     """Put a signed roster into force."""
     from hansa_common.organisation import read_document  # noqa: PLC0415
     from hansa_common.roster import SignedRoster  # noqa: PLC0415
 
     signed = read_document(file, SignedRoster)
-    install_roster(folder, signed)
+    install_roster(folder, signed, force=force)
     typer.echo(f"Roster {signed.roster.version} is in force.")
 
 
@@ -109,8 +106,9 @@ def start(*, folder: Folder = DEFAULT_FOLDER, passphrase_file: PassphraseFile = 
 def invite(site: Site, *, folder: Folder = DEFAULT_FOLDER) -> None:
     """Make an invitation for one site, good once and for a day."""
     from hansa_server.federation.administration import InviteReply, SiteRequest  # noqa: PLC0415
+    from hansa_server.federation.operator import administer  # noqa: PLC0415
 
-    reply = _administer(folder, "Invite", SiteRequest(site=site), InviteReply)
+    reply = administer(folder, "Invite", SiteRequest(site=site), InviteReply)
     until = datetime.fromtimestamp(reply.expires, UTC).isoformat(timespec="minutes")
     typer.echo(f"For {site}, good once, until {until}. Hand it over on a way that you trust:", err=True)
     typer.echo(reply.invitation)
@@ -120,8 +118,9 @@ def invite(site: Site, *, folder: Folder = DEFAULT_FOLDER) -> None:
 def sites(*, folder: Folder = DEFAULT_FOLDER) -> None:
     """Show who belongs to the federation, who is connected, and until when each certificate is good."""
     from hansa_server.federation.administration import Nothing, SitesReply  # noqa: PLC0415
+    from hansa_server.federation.operator import administer  # noqa: PLC0415
 
-    reply = _administer(folder, "Sites", Nothing(), SitesReply)
+    reply = administer(folder, "Sites", Nothing(), SitesReply)
     table = Table(box=None)
     for name in ("site", "status", "online since", "certificate until", "last task", "fingerprint"):
         table.add_column(name, overflow="fold")
@@ -142,8 +141,9 @@ def sites(*, folder: Folder = DEFAULT_FOLDER) -> None:
 def revoke(site: Site, *, folder: Folder = DEFAULT_FOLDER) -> None:
     """Shut a site out, at once."""
     from hansa_server.federation.administration import Nothing, SiteRequest  # noqa: PLC0415
+    from hansa_server.federation.operator import administer  # noqa: PLC0415
 
-    _administer(folder, "Revoke", SiteRequest(site=site), Nothing)
+    administer(folder, "Revoke", SiteRequest(site=site), Nothing)
     typer.echo(f"{site} is revoked. The founder takes it out of the roster: hansa org expel {site!r}")
 
 
@@ -151,8 +151,9 @@ def revoke(site: Site, *, folder: Folder = DEFAULT_FOLDER) -> None:
 def unfreeze(site: Site, *, folder: Folder = DEFAULT_FOLDER) -> None:
     """Let a frozen site back in, once it is known who else had its keys."""
     from hansa_server.federation.administration import Nothing, SiteRequest  # noqa: PLC0415
+    from hansa_server.federation.operator import administer  # noqa: PLC0415
 
-    _administer(folder, "Unfreeze", SiteRequest(site=site), Nothing)
+    administer(folder, "Unfreeze", SiteRequest(site=site), Nothing)
     typer.echo(f"{site} is a member again.")
 
 
@@ -176,50 +177,25 @@ def write_applications(
 def current_roster(folder: Path) -> "SignedRoster":
     """Return the roster in force; for ``hansa org``."""
     from hansa_server.federation.administration import Nothing, RosterReply  # noqa: PLC0415
+    from hansa_server.federation.operator import administer  # noqa: PLC0415
 
-    return _administer(folder, "Roster", Nothing(), RosterReply).roster
+    return administer(folder, "Roster", Nothing(), RosterReply).roster
 
 
 def applications(folder: Path) -> "tuple[SignedBinding, ...]":
     """Return the bindings that wait for the founder; for ``hansa org``."""
     from hansa_server.federation.administration import ApplicationsReply, Nothing  # noqa: PLC0415
+    from hansa_server.federation.operator import administer  # noqa: PLC0415
 
-    return _administer(folder, "Applications", Nothing(), ApplicationsReply).applications
+    return administer(folder, "Applications", Nothing(), ApplicationsReply).applications
 
 
-def install_roster(folder: Path, signed: "SignedRoster") -> None:
+def install_roster(folder: Path, signed: "SignedRoster", *, force: bool = False) -> None:
     """Put a roster into force; for ``hansa org``."""
     from hansa_server.federation.administration import Nothing, RosterRequest  # noqa: PLC0415
+    from hansa_server.federation.operator import administer  # noqa: PLC0415
 
-    _administer(folder, "InstallRoster", RosterRequest(roster=signed), Nothing)
-
-
-def _administer(folder: Path, method: str, request: "Strict", reply: "type[Model]") -> "Model":
-    """Make a call about members: to the server that runs on the folder, or in this process where none does."""
-    from hansa_server.federation.control import call  # noqa: PLC0415
-    from hansa_server.federation.folder import FederationFolder  # noqa: PLC0415
-
-    opened = FederationFolder.open(folder)
-    try:
-        return call(folder, method, request, reply)
-    except Unreachable:
-        pass
-    with _locked(opened):
-        from hansa_server.federation.administration import administration_calls  # noqa: PLC0415
-        from hansa_server.federation.founding import attendance_of, membership_of  # noqa: PLC0415
-
-        answer = administration_calls(membership_of(opened), attendance_of(opened))[method][1](request)
-        assert isinstance(answer, reply)
-        return answer
-
-
-@contextmanager
-def _locked(folder: "FederationFolder") -> Iterator[None]:
-    folder.lock()
-    try:
-        yield
-    finally:
-        folder.unlock()
+    administer(folder, "InstallRoster", RosterRequest(roster=signed, force=force), Nothing)
 
 
 def _step(task: str) -> str:
@@ -232,4 +208,5 @@ def _time(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds is not None else ""
 
 
+app.add_typer(authority_cli.app, name="authority")
 federation_cli.mount(app)

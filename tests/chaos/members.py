@@ -13,10 +13,12 @@ from typing import Any, Self
 from tests.chaos.federation import free_ports
 from tests.chaos.peer import Peer
 from tests.chaos.processes import Process, wait_until
+from typer.testing import CliRunner
 
 from hansa_client.control import ask
 from hansa_client.enrolment import enrol_request
-from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_client.folder import SiteFolder
+from hansa_client.membership import SiteMembership
 from hansa_common.errors import HansaError
 from hansa_common.identity import NodeKeys
 from hansa_common.invitation import Invitation, read_invitation
@@ -24,6 +26,7 @@ from hansa_common.organisation import OrganisationFolder, create_organisation
 from hansa_common.roster import Binding, SignedBinding, sign_binding, sign_roster
 from hansa_common.settings import Model, Strict
 from hansa_common.wire.protocol import BeginReply, DecideRequest, Decision, EnrolRequest, TaskId, sign_decision
+from hansa_server import authority_cli
 from hansa_server.federation import control
 from hansa_server.federation.administration import (
     InviteReply,
@@ -68,11 +71,11 @@ class Members:
         }
         self.path = folder
         self.folder = found(folder / "server", ServerSettings.model_validate(usual | settings), PASSPHRASE)
-        self.owner: OrganisationFolder = create_organisation(folder / "org", "Founder gGmbH", PASSPHRASE)
+        self.owner: OrganisationFolder = create_organisation(self.folder.founder, "Founder gGmbH", PASSPHRASE)
         self.key = self.owner.unlock(PASSPHRASE)
-        request_roster(self.folder, folder / "org" / "organisation.json", is_coordinator=True, key=self.key)
-        self.authority = Authority.load(self.folder, PASSPHRASE)
-        self._membership = membership_of(self.folder, self.authority)
+        request_roster(self.folder, self.owner.path / "organisation.json", is_coordinator=True, key=self.key)
+        self.root = Authority.load(self.folder, PASSPHRASE)
+        self._membership = membership_of(self.folder, PASSPHRASE)
         self.log = folder / "server.out"
         self._agents: list[Process] = []
         self._server: subprocess.Popen[bytes] | None = None
@@ -212,6 +215,15 @@ class Members:
     def unfreeze(self, site: str) -> None:
         """Let a frozen site back in."""
         self.call("Unfreeze", OneSite(site=site), Nothing)
+
+    def authority(self, command: str, *options: str) -> str:
+        """Make one of ``hansa server authority``'s commands and return what it says."""
+        arguments = [command, "--folder", str(self.folder.path), *options]
+        result = CliRunner().invoke(authority_cli.app, arguments, env={authority_cli.VARIABLE: PASSPHRASE.decode()})
+        if isinstance(result.exception, HansaError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
 
     def install(self, *members: SignedBinding) -> None:
         """Have the founder sign the next roster."""

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.chaos.processes import wait_until
 
 from hansa_client.enrolment import recover
 from hansa_client.folder import SiteFolder
+from hansa_common.errors import UsageError
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.protocol import (
     FEDERATION,
@@ -25,6 +26,7 @@ from hansa_common.wire.protocol import (
     UploadHeader,
     dump,
 )
+from hansa_server.federation.administration import AuthoritiesReply, Nothing, RosterReply
 from hansa_server.federation.control import PlanRequest, PullReply, PullRequest, StudyReply, StudyRequest
 
 MOMENT = 2.0  # seconds in which a cut must be in force
@@ -111,6 +113,36 @@ def renewals(federation: Members, site: str) -> list[float]:
     ]
 
 
+def replace_the_authority(federation: Members, sites: Sequence[str]) -> None:
+    """Bring in a new authority under a running study, and retire the old one once nobody needs it."""
+    with pytest.raises(UsageError, match="no old authority"):
+        federation.authority("retire")
+    federation.authority("rotate")
+    with pytest.raises(UsageError, match="being replaced already"):
+        federation.authority("rotate")
+
+    def old_is_left() -> bool:
+        rows = federation.call("Authorities", Nothing(), AuthoritiesReply).authorities
+        return not rows[0].sites and set(rows[1].sites) == set(sites)
+
+    wait_until(old_is_left, "the sites' new certificates", blame=federation.check)
+    assert "its key deleted" in federation.authority("retire")
+    assert {path.name for path in federation.folder.authority.glob("root*.pem")} == {"root-2.pem"}
+
+
+def came_back(federation: Members, site: str) -> bool:
+    """Recover a site that knows the first roster and authority only; tell whether it is let in."""
+    folder = SiteFolder(federation.path / site)
+    before = folder.authorities()
+    assert folder.roster().roster.version == 1
+    recover(folder)
+    assert folder.roster() == federation.call("Roster", Nothing(), RosterReply).roster
+    assert len(folder.authorities()) == 1
+    assert folder.authorities() != before
+    with federation.peer(site) as peer:
+        return outcome(peer.attach) == "ACCEPTED"
+
+
 @pytest.mark.parametrize(
     ("lifetime", "lasts"),
     [(6.0, 6.0), pytest.param(30.0, 480.0, marks=[pytest.mark.slow, pytest.mark.timeout(700)])],
@@ -118,16 +150,23 @@ def renewals(federation: Members, site: str) -> list[float]:
 def test_certificates_are_rotated_while_a_study_runs_and_recovered_when_they_expired(
     tmp_path: Path, make_plan: Callable[..., StudyPlan], lifetime: float, lasts: float
 ) -> None:
-    """One site's certificate expires before it first connects; both of them rotate during the rounds."""
-    plan = make_plan(rounds={"count": 10_000, "deadline_seconds": 60.0, "quorum": 1.0}, replaced={"simulation": None})
+    """One site's certificate expires before it first connects; both rotate during the rounds, as does the authority.
+
+    A third site is away while the authority is replaced and the old one retired, and comes back afterwards.
+    """
     sites = ("site-1", "away")
-    with Members(tmp_path, sites, expired=("away",), certificate_hours=lifetime / 3_600) as federation:
+    plan = make_plan(
+        rounds={"count": 100_000, "deadline_seconds": 60.0, "quorum": 1.0},
+        replaced={"simulation": None, "federation": {"sites": list(sites)}},
+    )
+    members = (*sites, "sleeper")
+    with Members(tmp_path, members, expired=("away", "sleeper"), certificate_hours=lifetime / 3_600) as federation:
         for site in sites:
             with (federation.path / site / "site.toml").open("a") as file:
                 file.write('\n[data.default]\nadapter = "digits"\n')
             federation.agent(site)
         wait_until(
-            lambda: all(shown.online_since for shown in federation.shown().values()),
+            lambda: all(federation.shown()[site].online_since for site in sites),
             "both sites",
             blame=federation.check,
         )
@@ -141,17 +180,23 @@ def test_certificates_are_rotated_while_a_study_runs_and_recovered_when_they_exp
             )
             federation.answer(site, study)
         rounds = federation.folder.path / "runs" / study.study
-        wait_until(rounds.exists, "the first round", blame=federation.check)
+        checkpoint = rounds / "checkpoint.safetensors"
+        wait_until(checkpoint.exists, "the first round", blame=federation.check)
         began = time.time()
 
-        def rotated() -> bool:
+        def lasted(seconds: float) -> bool:
             assert federation.study(study.study).state not in ENDED, federation.study(study.study).reason
-            return time.time() - began > lasts
+            return time.time() - began > seconds
 
-        wait_until(rotated, "rotations", seconds=lasts + 30.0, blame=federation.check)
+        wait_until(lambda: lasted(lasts / 2), "half of the time", seconds=lasts, blame=federation.check)
+        replace_the_authority(federation, sites)
+        retired = time.time()
+        wait_until(lambda: checkpoint.stat().st_mtime > retired, "a round afterwards", blame=federation.check)
+        wait_until(lambda: lasted(lasts), "rotations", seconds=lasts + 30.0, blame=federation.check)
         federation.call("Stop", StudyRequest(study=study.study), StudyReply)
         assert federation.study(study.study).state == "stopped"
-        assert min(len(renewals(federation, site)) for site in sites) >= 2
+        assert min(len(renewals(federation, site)) for site in sites) >= (2 if lasts < 60.0 else 15)
+        assert came_back(federation, "sleeper")
         assert "certificate recovered" in (federation.path / "away" / "agent.log").read_text()
         done = json.loads((rounds / "metrics.json").read_text())["rounds"]
         assert len(done) > lasts  # a round of this study takes hundredths of a second

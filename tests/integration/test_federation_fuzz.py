@@ -36,6 +36,7 @@ from hansa_common.wire.protocol import (
     Empty,
     EnrolRequest,
     LeaveRequest,
+    NextRosterRequest,
     RecoverRequest,
     RenewRequest,
     StoredRequest,
@@ -47,8 +48,8 @@ from hansa_server.federation.service import METHODS
 from hansa_server.results import Results
 
 NOBODY, SIGNATURE = "f" * 64, "0" * 128
-UNARY = ("Stored", "Decide", "Proposals", "Renew", "Leave", "Begin", "Enrol", "Recover")
-ENROLLING = ("Begin", "Enrol", "Recover")
+ENROLLING = ("Begin", "Enrol", "Recover", "NextRoster")
+UNARY = ("Stored", "Decide", "Proposals", "Renew", "Leave", *ENROLLING)
 MOST_MEMORY = 50_000_000  # bytes that the server may grow by
 AT_A_TIME = 16
 SECONDS = 60.0
@@ -97,6 +98,7 @@ class Attacker(Peer):
                 acceptance=SIGNATURE,
                 proof=NOBODY,
             ),
+            "NextRoster": NextRosterRequest(after=1),
             "Recover": RecoverRequest(site=site, nonce=NOBODY, certificate_request=request, signature=SIGNATURE),
         }
 

@@ -52,7 +52,7 @@ from hansa_server.federation.service import METHODS
 TASK = TaskId(study="some", step="train-1", attempt=1, site="site-1")
 NOBODY = "f" * 64
 MOMENT = 2.0  # seconds in which a cut must be in force
-ENROLMENT_METHODS = ("Begin", "Enrol", "Recover")
+ENROLMENT_METHODS = ("Begin", "Enrol", "Recover", "NextRoster")
 NOTHING: Any = None
 COORDINATOR_METHODS = (*STUDY_CALLS, *administration_calls(NOTHING, NOTHING))
 Attempts = Mapping[str, Callable[[], object]]
@@ -81,7 +81,7 @@ def federation(founded: Members, late: Invitation) -> Iterator[Members]:
 
 def minted(federation: Members, name: str, keys: NodeKeys, *, lifetime: timedelta = timedelta(hours=1)) -> str:
     """A certificate that the authority's key signed and the coordinator did not issue."""
-    return federation.authority.issue(NAME, name, keys.certificate_request(), lifetime=lifetime).certificate
+    return federation.root.issue(NAME, name, keys.certificate_request(), lifetime=lifetime).certificate
 
 
 def self_signed(keys: NodeKeys) -> str:

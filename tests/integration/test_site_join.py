@@ -57,7 +57,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinato
     organisation = create_organisation(path / "org", "Founder", PASSPHRASE)
     request_roster(folder, path / "org" / "organisation.json", is_coordinator=True, key=organisation.unlock(PASSPHRASE))
     authority = Authority.load(folder, PASSPHRASE)
-    membership = membership_of(folder, authority)
+    membership = membership_of(folder, PASSPHRASE)
     with serving(membership, authority, port):
         yield Coordinator(membership=membership, organisation=organisation)
 

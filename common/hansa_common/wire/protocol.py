@@ -143,8 +143,16 @@ class RecoverRequest(Strict):
     site: SiteName
     nonce: Nonce
     certificate_request: Pem
+    roster_version: Annotated[int, Field(ge=0)] = 0
+    """The newest that the site has: it is certified by an authority that this one pins."""
     signature: Signature
     """By the node's signing key over ``{nonce, site, request: SHA-256 of the PEM}``, label ``recovery``."""
+
+
+class NextRosterRequest(Strict):
+    """``NextRoster``: the version after this one, for a site that was away; the reply is a ``RosterNotice``."""
+
+    after: Annotated[int, Field(ge=0)]
 
 
 # --- Federation --------------------------------------------------------------------------------------------------
@@ -180,6 +188,8 @@ class RosterNotice(Strict):
 
     kind: Literal["roster"] = "roster"
     roster: SignedRoster
+    authorities: Annotated[tuple[Pem, ...], Field(max_length=4)] = ()
+    """Certificates of the authorities that it pins, for those that the site has not seen."""
 
 
 class Heartbeat(Strict):
@@ -312,6 +322,8 @@ class RenewRequest(Strict):
 
     session: Token
     certificate_request: Pem
+    roster_version: Annotated[int, Field(ge=0)] = 0
+    """The newest that the site has: it is certified by an authority that this one pins."""
 
 
 class LeaveRequest(Strict):

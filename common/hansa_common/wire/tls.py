@@ -1,6 +1,8 @@
 """The TLS profile: version 1.3 both ways (see ``hansa_common``), and the options of every connection."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -73,6 +75,51 @@ def server_credentials(key: bytes, certificate: str, *, authorities: Sequence[st
     if not authorities:
         return grpc.ssl_server_credentials(pairs)
     return grpc.ssl_server_credentials(pairs, root_certificates="".join(authorities).encode(), require_client_auth=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerIdentity:
+    """What a server shows.
+
+    Attributes:
+        key: PEM of the certificate's private key.
+        chain: PEM of its certificate, and of those that lead from there to older authorities.
+        authorities: PEM; every client must show a certificate of one of them. Empty: no client shows one.
+    """
+
+    key: bytes = field(repr=False)
+    chain: str
+    authorities: tuple[str, ...] = ()
+
+
+def changing_server_credentials(current: Callable[[], ServerIdentity]) -> grpc.ServerCredentials:
+    """Return a port's credentials that are asked for anew with each connection; those that there are stay as they are.
+
+    Args:
+        current: Returns what is to be shown now; called on gRPC's threads, so it must not raise.
+    """
+    _require_profile()
+    shown = current()
+    lock = threading.Lock()
+
+    def configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
+        roots = "".join(identity.authorities).encode() or None
+        return grpc.ssl_server_certificate_configuration([(identity.key, identity.chain.encode())], roots)
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        with lock:
+            identity = current()
+            if identity == shown:
+                return None
+            shown = identity
+            return configuration(identity)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(shown),
+        changed,  # type: ignore[arg-type] # None is "as before", says its documentation
+        require_client_authentication=bool(shown.authorities),
+    )
 
 
 def _require_profile() -> None:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hansa_common.plan import SiteName
-from hansa_common.roster import SignedBinding, SignedRoster
+from hansa_common.roster import Hash, SignedBinding, SignedRoster
 from hansa_common.settings import Strict
 from hansa_server.federation.attendance import Attendance
+from hansa_server.federation.certification import AuthorityState
 from hansa_server.federation.membership import Membership
 
 
@@ -51,6 +52,23 @@ class RosterRequest(Strict):
     """``InstallRoster``: a signed roster."""
 
     roster: SignedRoster
+    force: bool = False
+    """Also where sites have nothing but certificates of an authority that it drops."""
+
+
+class ShownAuthority(Strict):
+    """One line of ``authority show``."""
+
+    pin: Hash
+    state: AuthorityState
+    sites: tuple[str, ...]
+    """Those whose newest certificate is its own, and good."""
+
+
+class AuthoritiesReply(Strict):
+    """All authorities, in the order in which they were made."""
+
+    authorities: tuple[ShownAuthority, ...]
 
 
 class RosterReply(Strict):
@@ -90,8 +108,17 @@ def administration_calls(membership: Membership, attendance: Attendance) -> dict
         return Nothing()
 
     def install(request: RosterRequest) -> Strict:
-        membership.install_roster(request.roster)
+        membership.install_roster(request.roster, force=request.force)
         return Nothing()
+
+    def authorities(_request: Nothing) -> Strict:
+        sites = membership.certification.certified_sites()
+        return AuthoritiesReply(
+            authorities=tuple(
+                ShownAuthority(pin=pin, state=state, sites=tuple(sites.get(pin, ())))
+                for pin, state in membership.certification.states().items()
+            )
+        )
 
     def roster(_request: Nothing) -> Strict:
         return RosterReply(roster=membership.roster())
@@ -107,4 +134,5 @@ def administration_calls(membership: Membership, attendance: Attendance) -> dict
         "InstallRoster": (RosterRequest, install),
         "Roster": (Nothing, roster),
         "Applications": (Nothing, applications),
+        "Authorities": (Nothing, authorities),
     }

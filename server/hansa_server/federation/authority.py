@@ -2,12 +2,19 @@
 
 Profile (RFC 5280): P-256 throughout; a site's certificate names one URI and may only be a client's, the server's names
 its host and may only be a server's. The root key lies encrypted and is in memory while the server runs.
+
+A root that replaces another has a second certificate, by the one before (a cross-certificate, RFC 5280, section 3.2).
+The server shows it beside its own, so a site that was away while the root changed still knows the server, and asks it
+for the rosters it missed. Nothing else rests on it: which root a site trusts is in the roster.
 """
 
 import ipaddress
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
@@ -23,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hansa_common.errors import IdentityError, PeerRefused, UsageError
-from hansa_common.files import read_secret, write_secret, write_whole
+from hansa_common.files import read_secret, storage, sync_folder, write_secret, write_whole
 from hansa_common.identity import pin_of, site_uri, tls_public_hex
 from hansa_common.wire.protocol import Denial
 from hansa_server.federation.folder import FederationFolder
@@ -54,17 +61,27 @@ class Authority:
     Attributes:
         certificate: PEM of the root.
         pin: SHA-256 of its public key.
+        chain: PEM of its certificates by the root before, and so on back to the first; empty for the first.
     """
 
     certificate: str
     pin: str
+    chain: str
     _root: x509.Certificate = field(repr=False)
     _key: ec.EllipticCurvePrivateKey = field(repr=False)
     _folder: FederationFolder = field(repr=False)
 
     @classmethod
-    def create(cls, folder: FederationFolder, federation: str, passphrase: bytes) -> Self:
+    def create(
+        cls, folder: FederationFolder, federation: str, passphrase: bytes, *, before: "Authority | None" = None
+    ) -> Self:
         """Make a new root.
+
+        Args:
+            folder: The federation's.
+            federation: Its name.
+            passphrase: Encrypts the key.
+            before: The root that it is to replace.
 
         Raises:
             UsageError: The passphrase is empty.
@@ -72,29 +89,34 @@ class Authority:
         """
         if not passphrase:
             raise UsageError("The passphrase is empty.", advice="The root key is never stored unencrypted.")
+        number = count_roots(folder) + 1 if before else 1
+        paths = _Paths(folder, number)
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{federation} coordinator")])
-        usage = _usage(digital_signature=False, signs_certificates=True)
-        root = (
-            _certificate(name, name, key.public_key(), timedelta(days=365 * _ROOT_YEARS))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
-            .sign(key, hashes.SHA256())
-        )
+        common = f"{federation} coordinator" + (f" {secrets.token_hex(4)}" if before else "")  # a path is found by name
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+        chain = ""
+        if before is not None:
+            crossed = _root_certificate(name, before.subject, key.public_key(), before._key)  # noqa: SLF001 - its own class
+            chain = crossed.public_bytes(Encoding.PEM).decode() + before.chain
+            with storage(paths.key, "write"):  # a key without a certificate was left by a process that was killed
+                paths.key.unlink(missing_ok=True)
+        root = _root_certificate(name, name, key.public_key(), key)
         encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
-        write_secret(folder.authority / "root.pem", encrypted)
-        write_whole(folder.authority / "root.crt", root.public_bytes(Encoding.PEM))
-        return cls.load(folder, passphrase)
+        write_secret(paths.key, encrypted)
+        write_whole(paths.chain, chain.encode())
+        write_whole(paths.certificate, root.public_bytes(Encoding.PEM))  # the last: with it there is this root
+        return cls.load(folder, passphrase, number=number)
 
     @classmethod
-    def load(cls, folder: FederationFolder, passphrase: bytes) -> Self:
-        """Unlock the root.
+    def load(cls, folder: FederationFolder, passphrase: bytes, *, number: int = 1) -> Self:
+        """Unlock a root, by its number in the order in which they were made.
 
         Raises:
             UsageError: The passphrase is wrong.
             StorageError: A file is missing.
         """
-        content = read_secret(folder.authority / "root.pem")
+        paths = _Paths(folder, number)
+        content = read_secret(paths.key)
         try:
             key = load_pem_private_key(content, password=passphrase)
         except (ValueError, TypeError):
@@ -103,9 +125,16 @@ class Authority:
                 advice="It is the one given to 'hansa server init'; a new one cannot be set without it.",
             ) from None
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        pem = read_certificate(folder)
+        pem = read_certificate(folder, number=number)
+        with storage(paths.chain, "read", advice="Restore it from a backup."):
+            chain = paths.chain.read_text() if number > 1 else ""
         root = x509.load_pem_x509_certificate(pem.encode())
-        return cls(certificate=pem, pin=pin_of(root), _root=root, _key=key, _folder=folder)
+        return cls(certificate=pem, pin=pin_of(root), chain=chain, _root=root, _key=key, _folder=folder)
+
+    @property
+    def subject(self) -> x509.Name:
+        """The root's name."""
+        return self._root.subject
 
     def issue(self, federation: str, site: str, request_pem: str, *, lifetime: timedelta) -> Issued:
         """Certify a site's TLS key under its name.
@@ -134,13 +163,21 @@ class Authority:
     def server_certificate(
         self, host: str, *, lifetime: timedelta, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> tuple[str, bytes]:
-        """Return the server's certificate and key as PEM; made anew when less than half of its time is left."""
+        """Return the server's certificate and key as PEM; made anew when less than half of its time is left.
+
+        Behind the certificate come this root's by the roots before.
+        """
         certificate_path, key_path = self._folder.server / "server.crt", self._folder.server / "server.pem"
         if certificate_path.exists() and key_path.exists():
-            pem = certificate_path.read_bytes()
+            pem, private = certificate_path.read_bytes(), read_secret(key_path)
             current = x509.load_pem_x509_certificate(pem)
-            if now() < current.not_valid_after_utc - lifetime / 2 and _names(current) == [_general_name(host)]:
-                return pem.decode(), read_secret(key_path)
+            if (
+                now() < current.not_valid_after_utc - lifetime / 2
+                and _names(current) == [_general_name(host)]
+                and current.issuer == self._root.subject
+                and _is_key_of(private, current)  # a process may have been killed between the two files
+            ):
+                return pem.decode() + self.chain, private
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hansa server")])
         certificate = (
@@ -155,19 +192,121 @@ class Authority:
         write_secret(key_path, private)
         pem = certificate.public_bytes(Encoding.PEM)
         write_whole(certificate_path, pem)
-        return pem.decode(), private
+        return pem.decode() + self.chain, private
 
 
-def read_certificate(folder: FederationFolder) -> str:
-    """Return the root certificate as PEM; the key is not needed for it.
+class _Paths:
+    """The files of one root; the first has no number."""
+
+    def __init__(self, folder: FederationFolder, number: int) -> None:
+        stem = "root" if number == 1 else f"root-{number}"
+        self.key = folder.authority / f"{stem}.pem"
+        self.certificate = folder.authority / f"{stem}.crt"
+        self.chain = folder.authority / f"{stem}.chain.crt"
+
+
+class Authorities:
+    """The roots of a federation's folder, in the order in which they were made; those that were retired have no key.
+
+    Args:
+        folder: The federation's.
+        passphrase: Of the keys; empty where nothing is certified.
+    """
+
+    def __init__(self, folder: FederationFolder, passphrase: bytes = b"") -> None:
+        self._folder = folder
+        self._passphrase = passphrase
+        self._unlocked: dict[str, Authority] = {}
+
+    @property
+    def can_certify(self) -> bool:
+        """There is a passphrase."""
+        return bool(self._passphrase)
+
+    def certificates(self) -> dict[str, str]:
+        """Return each root's certificate as PEM, by its pin.
+
+        Raises:
+            StorageError: One is missing.
+        """
+        return {_pin(pem): pem for pem in map(self._pem, range(1, count_roots(self._folder) + 1))}
+
+    def _pem(self, number: int) -> str:
+        return read_certificate(self._folder, number=number)
+
+    def path_of(self, pin: str) -> Path:
+        """Return the file of a root's certificate."""
+        return _Paths(self._folder, self._number(pin)).certificate
+
+    def _number(self, pin: str) -> int:
+        pins = list(self.certificates())
+        if pin not in pins:
+            raise UsageError(
+                "The roster names an authority that is not in this folder.",
+                advice="It was made elsewhere, or after the backup that this folder was restored from.",
+            )
+        return pins.index(pin) + 1
+
+    def unlock(self, pin: str) -> Authority:
+        """Return a root with its key.
+
+        Raises:
+            UsageError: There is no such root, no passphrase, or it is wrong.
+            StorageError: The key is missing, for example because the root was retired.
+        """
+        if not self._passphrase:
+            raise UsageError("This needs the authority's key.", advice="Give its passphrase.")
+        if pin not in self._unlocked:
+            self._unlocked[pin] = Authority.load(self._folder, self._passphrase, number=self._number(pin))
+        return self._unlocked[pin]
+
+    def create(self, federation: str, *, after: str) -> Authority:
+        """Make the root that is to replace another.
+
+        Raises:
+            UsageError: The passphrase does not open that one's key.
+            StorageError: The disk fails.
+        """
+        return Authority.create(self._folder, federation, self._passphrase, before=self.unlock(after))
+
+    def discard_key(self, pin: str) -> None:
+        """Delete the key of a root that was retired; its certificate stays, to tell sites that still show its own.
+
+        Raises:
+            StorageError: The disk fails; run it again.
+        """
+        self._unlocked.pop(pin, None)
+        path = _Paths(self._folder, self._number(pin)).key
+        with storage(path, "delete", advice="Run it again once the disk is mended."):
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def has_key(self, pin: str) -> bool:
+        """Tell whether a root's key is there."""
+        return _Paths(self._folder, self._number(pin)).key.exists()
+
+
+def count_roots(folder: FederationFolder) -> int:
+    """Return how many roots were made."""
+    number = 0
+    while _Paths(folder, number + 1).certificate.exists():
+        number += 1
+    return number
+
+
+def read_certificate(folder: FederationFolder, *, number: int = 1) -> str:
+    """Return a root's certificate as PEM; the key is not needed for it.
 
     Raises:
         StorageError: It is missing.
     """
-    from hansa_common.files import storage  # noqa: PLC0415
-
     with storage(folder.authority, "read", advice="Restore it from a backup."):
-        return (folder.authority / "root.crt").read_text()
+        return _Paths(folder, number).certificate.read_text()
+
+
+@lru_cache(maxsize=16)
+def _pin(pem: str) -> str:
+    return pin_of(x509.load_pem_x509_certificate(pem.encode()))
 
 
 def request_key(request_pem: str) -> ec.EllipticCurvePublicKey:
@@ -216,6 +355,22 @@ def _certificate(
         .not_valid_before(now - min(_EARLIER, lifetime / 10))  # sites renew at half of the time that this leaves
         .not_valid_after(now + lifetime)
     )
+
+
+def _root_certificate(
+    name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, issuer_key: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    return (
+        _certificate(name, issuer, key, timedelta(days=365 * _ROOT_YEARS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)  # later roots follow upon it
+        .add_extension(_usage(digital_signature=False, signs_certificates=True), critical=True)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+def _is_key_of(private: bytes, certificate: x509.Certificate) -> bool:
+    key = load_pem_private_key(private, password=None)
+    return key.public_key() == certificate.public_key()
 
 
 def _usage(*, digital_signature: bool, signs_certificates: bool) -> x509.KeyUsage:

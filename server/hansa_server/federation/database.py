@@ -25,7 +25,7 @@ from sqlalchemy.exc import DatabaseError
 
 from hansa_common.errors import StorageError
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _BUSY: Final = 5_000  # milliseconds to wait for another process that writes
 _ADVICE: Final = "Free space or mend the disk; nothing half-written is left."
 
@@ -61,6 +61,7 @@ certificates = Table(
     Column("site", String, nullable=False),
     Column("expires", Float, nullable=False),  # Unix time in seconds
     Column("revoked", Integer, nullable=False, default=0),
+    Column("authority", String, nullable=False, default="", server_default=""),  # its pin; empty: the first one's
 )
 
 rosters = Table(
@@ -93,6 +94,8 @@ def open_database(path: Path) -> Engine:
                 advice="Install that version again, or restore the backup from before the upgrade.",
             )
         metadata.create_all(connection)
+        if found == 1:
+            connection.execute(text("ALTER TABLE certificates ADD COLUMN authority VARCHAR NOT NULL DEFAULT ''"))
         connection.execute(text(f"PRAGMA user_version={_VERSION}"))
         connection.commit()
     path.chmod(0o600)

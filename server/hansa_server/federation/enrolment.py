@@ -5,11 +5,13 @@ from typing import Any
 
 import grpc
 
+from hansa_common.errors import MessageError
 from hansa_common.settings import Model
 from hansa_common.wire.protocol import (
     ENROLMENT,
     BeginRequest,
     EnrolRequest,
+    NextRosterRequest,
     RecoverRequest,
     agree,
     dump,
@@ -21,7 +23,7 @@ from hansa_server.federation.metrics import Metrics
 
 
 class EnrolmentService:
-    """Begin, Enrol and Recover.
+    """Begin, Enrol, Recover and NextRoster.
 
     Args:
         membership: Decides.
@@ -44,6 +46,7 @@ class EnrolmentService:
                 "Begin": self._unary(BeginRequest, self._begin),
                 "Enrol": self._unary(EnrolRequest, self._enrol),
                 "Recover": self._unary(RecoverRequest, self._recover),
+                "NextRoster": self._unary(NextRosterRequest, self._next_roster),
             },
         )
 
@@ -66,3 +69,9 @@ class EnrolmentService:
 
     async def _recover(self, request: RecoverRequest) -> bytes:
         return dump(self._membership.recover(request))
+
+    async def _next_roster(self, request: NextRosterRequest) -> bytes:
+        newer = self._membership.rosters_after(request.after, most=1)
+        if not newer:
+            raise MessageError(f"No roster follows upon version {request.after}.")
+        return dump(self._membership.certification.notice(newer[0]))

@@ -3,17 +3,15 @@
 import time
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hansa_common.audit import Journal
 from hansa_common.errors import UsageError
 from hansa_common.files import write_whole
-from hansa_common.identity import pin_of
 from hansa_common.organisation import RosterRequest, read_document, write_document
 from hansa_common.roster import CoordinatorPins, Organisation, Roster, sign_roster
 from hansa_server.federation.attendance import Attendance
-from hansa_server.federation.authority import Authority, read_certificate
+from hansa_server.federation.authority import Authorities, Authority
 from hansa_server.federation.database import open_database
 from hansa_server.federation.folder import FederationFolder
 from hansa_server.federation.membership import Membership
@@ -52,13 +50,12 @@ def request_roster(
     """
     founder = read_document(founder_file, Organisation)
     write_whole(folder.path / _FOUNDER, founder.model_dump_json().encode(), mode=0o600)
-    root = x509.load_pem_x509_certificate(read_certificate(folder).encode())
     roster = Roster(
         federation=folder.settings().name,
         version=1,
         founder=founder,
         founder_is_coordinator=is_coordinator,
-        coordinator=CoordinatorPins(certificate_authorities=(pin_of(root),)),
+        coordinator=CoordinatorPins(certificate_authorities=tuple(Authorities(folder).certificates())),
         issued_at=int(time.time()),
     )
     target = folder.path / "roster-request.json"
@@ -74,16 +71,15 @@ def read_founder(folder: FederationFolder) -> Organisation | None:
     return Organisation.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
-def membership_of(folder: FederationFolder, authority: Authority | None = None) -> Membership:
-    """Open a folder's membership; without the authority nothing can be certified.
+def membership_of(folder: FederationFolder, passphrase: bytes = b"") -> Membership:
+    """Open a folder's membership; without the passphrase nothing can be certified.
 
     Raises:
         StorageError: The disk fails.
     """
     return Membership(
         engine=open_database(folder.database),
-        authority=authority,
-        certificate=read_certificate(folder),
+        authorities=Authorities(folder, passphrase),
         settings=folder.settings(),
         journal=Journal(folder.journal),
         founder=read_founder(folder),

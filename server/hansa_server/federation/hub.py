@@ -11,7 +11,6 @@ import structlog
 
 from hansa_common.audit import Journal
 from hansa_common.errors import PeerRefused
-from hansa_common.roster import SignedRoster
 from hansa_common.wire.protocol import (
     AnyNotice,
     AttachRequest,
@@ -118,9 +117,9 @@ class Hub:
     def _show_online(self) -> None:
         self.metrics.online.set(len(self.sessions.online))
 
-    def rosters_after(self, version: int) -> Sequence[SignedRoster]:
-        """Return the rosters that a site has not seen."""
-        return self.membership.rosters_after(version)
+    def rosters_after(self, version: int) -> Iterator[RosterNotice]:
+        """Yield the rosters that a site has not seen, in the order in which they follow upon each other."""
+        return map(self.membership.certification.notice, self.membership.rosters_after(version))
 
     def pending(self, site: str) -> list[AnyNotice]:
         """Return what an attaching site is told at once: proposals and open tasks."""
@@ -141,7 +140,9 @@ class Hub:
         for roster in self.membership.rosters_after(self._roster_version):
             self._roster_version = roster.roster.version
             for site in self.sessions.online:
-                self.sessions.tell(site, RosterNotice(roster=roster))
+                self.sessions.tell(site, self.membership.certification.notice(roster))
+        for site in self.membership.certification.retired_sites():
+            self.sessions.end(site, Denial.UNKNOWN)  # its tasks wait: it is back with a new certificate
 
     def leave(self, site: str, request: LeaveRequest) -> None:
         """Let a site go."""

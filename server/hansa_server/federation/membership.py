@@ -32,12 +32,12 @@ from hansa_common.wire.protocol import (
     LeaveRequest,
     RecoverRequest,
 )
-from hansa_server.federation.authority import Authority, parse_certificate, request_key
+from hansa_server.federation.authority import Authorities, parse_certificate, request_key
+from hansa_server.federation.certification import Certification
 from hansa_server.federation.database import certificates, invitations, rosters, sites, transaction
+from hansa_server.federation.nonces import Nonces
 from hansa_server.federation.settings import ServerSettings
 
-_NONCE_SECONDS: Final = 300.0
-_MOST_NONCES: Final = 1_000
 _SHUT_OUT: Final = {
     "applicant": (Denial.NOT_A_MEMBER, "The founder has not admitted this site yet."),
     "revoked": (Denial.REVOKED, "This site's membership was revoked."),
@@ -51,8 +51,7 @@ class Membership:
 
     Args:
         engine: The database.
-        authority: Certifies TLS keys; ``None`` where none are asked for.
-        certificate: The authority's, as PEM, for invitations.
+        authorities: Certify TLS keys, with the passphrase.
         settings: Of the folder.
         journal: The coordinator's record.
         founder: Who signs rosters.
@@ -63,26 +62,32 @@ class Membership:
         self,
         *,
         engine: Engine,
-        authority: Authority | None,
-        certificate: str,
+        authorities: Authorities,
         settings: ServerSettings,
         journal: Journal,
         founder: Organisation | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._authority = authority
-        self._certificate = certificate
+        self._authorities = authorities
+        self.certification = Certification(
+            engine=engine,
+            authorities=authorities,
+            in_force=lambda: self._roster,
+            after=self.rosters_after,
+            sites=lambda: {name for name, status in self._statuses.items() if status in ("member", "frozen")},
+            clock=clock,
+        )
         self._settings = settings
         self._journal = journal
         self._founder = founder
         self._clock = clock
-        self._nonces: dict[str, float] = {}
+        self._nonces = Nonces(clock)
         self._lock = threading.Lock()
         self._roster: SignedRoster | None = None
         self._statuses: dict[str, str] = {}
         self._revoked: set[str] = set()
-        self._known_serials: set[str] = set()
+        self._known_serials: dict[str, str] = {}  # and the pin of the authority that issued it
         self._load()
 
     def _load(self) -> None:
@@ -90,9 +95,10 @@ class Membership:
         with self._engine.connect() as connection:
             newest = connection.execute(select(rosters.c.signed).order_by(rosters.c.version.desc()).limit(1)).scalar()
             self._statuses = {row.name: row.status for row in connection.execute(select(sites))}
-            found = connection.execute(select(certificates.c.serial, certificates.c.revoked)).all()
+            found = connection.execute(select(certificates)).all()
         self._roster = _read_roster(newest) if newest else None
-        self._known_serials = {row.serial for row in found}
+        first = self.certification.first_pin()
+        self._known_serials = {row.serial: row.authority or first for row in found}
         self._revoked = {row.serial for row in found if row.revoked}
 
     # --- the roster ---
@@ -109,13 +115,13 @@ class Membership:
             )
         return self._roster
 
-    def rosters_after(self, version: int) -> list[SignedRoster]:
-        """Return the versions after this one, in ascending order."""
+    def rosters_after(self, version: int, *, most: int = -1) -> list[SignedRoster]:
+        """Return the versions after this one, in ascending order; with ``most`` not more than so many."""
+        newer = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version).limit(most)
         with self._engine.connect() as connection:
-            newer = select(rosters.c.signed).where(rosters.c.version > version).order_by(rosters.c.version)
             return [_read_roster(signed) for signed in connection.execute(newer).scalars()]
 
-    def install_roster(self, signed: SignedRoster) -> None:
+    def install_roster(self, signed: SignedRoster, *, force: bool = False) -> None:
         """Put a new version into force; a site that it leaves out is revoked.
 
         A site that was revoked or left, and that the roster still has, stays out: also once it enrolled with new keys,
@@ -123,7 +129,8 @@ class Membership:
 
         Raises:
             IdentityError: The founder did not sign it, or it does not follow upon the one in force.
-            UsageError: It is of another federation or coordinator.
+            UsageError: It is of another federation or coordinator; or, without ``force``, it drops an authority that
+                certified sites which have nothing newer.
         """
         roster = signed.roster
         if self._roster is None:
@@ -134,9 +141,9 @@ class Membership:
             signed.verify(self._founder.key)
         else:
             signed.verify_successor(self._roster)
-        pins = roster.coordinator.certificate_authorities
-        if roster.federation != self._settings.name or (self._authority and self._authority.pin not in pins):
-            raise UsageError("The roster is of another federation or coordinator.", advice="Check the file.")
+        if roster.federation != self._settings.name:
+            raise UsageError("The roster is of another federation.", advice="Check the file.")
+        self.certification.check(roster, force=force)
         members = {member.binding.site: member for member in roster.members}
         with self._lock, transaction(self._engine) as connection:
             connection.execute(insert(rosters).values(version=roster.version, signed=signed.model_dump_json()))
@@ -156,7 +163,8 @@ class Membership:
                 update(sites).where(sites.c.status == "member", sites.c.name.not_in(members)).values(status="revoked")
             )
         self._load()
-        self._journal.append("roster-installed", version=roster.version, digest=roster.digest())
+        pins = " ".join(roster.coordinator.certificate_authorities)
+        self._journal.append("roster-installed", version=roster.version, digest=roster.digest(), authorities=pins)
 
     def members(self) -> set[str]:
         """Return the sites that may take part now."""
@@ -196,7 +204,7 @@ class Membership:
             site=site,
             enrolment=self._settings.enrolment_address,
             address=self._settings.federation_address,
-            authority=self._certificate,
+            authority=self._authorities.certificates()[self.certification.pins()[-1]],
             founder=roster.roster.founder.key,
             roster=roster.roster.digest(),
             expires=expires,
@@ -214,18 +222,7 @@ class Membership:
             PeerRefused: Too many are open.
         """
         now = self._clock()
-        with self._lock:
-            self._nonces = {nonce: until for nonce, until in self._nonces.items() if until > now}
-            if len(self._nonces) >= _MOST_NONCES:
-                raise PeerRefused("Too many sites join at once; try again in a minute.", denial=Denial.BUSY)
-            nonce = secrets.token_hex(32)
-            self._nonces[nonce] = now + _NONCE_SECONDS
-        return BeginReply(nonce=nonce, server_time=now, protocol=protocol, roster=self.roster())
-
-    def _spend(self, nonce: str) -> None:
-        with self._lock:
-            if self._nonces.pop(nonce, 0.0) <= self._clock():
-                raise PeerRefused("The nonce is unknown, used or too old; begin again.", denial=Denial.PROOF)
+        return BeginReply(nonce=self._nonces.draw(), server_time=now, protocol=protocol, roster=self.roster())
 
     def enrol(self, request: EnrolRequest) -> CertificateReply:
         """Let a site in that holds an invitation and a binding of its organisation; the same keys again are welcome.
@@ -233,7 +230,7 @@ class Membership:
         Raises:
             PeerRefused: The invitation is unknown, used by others or expired, or a proof does not hold.
         """
-        self._spend(request.nonce)
+        self._nonces.spend(request.nonce)
         with self._engine.connect() as connection:
             row = connection.execute(select(invitations).where(invitations.c.id == request.invitation)).first()
         if row is None:
@@ -258,22 +255,26 @@ class Membership:
                     .values(values)
                     .on_conflict_do_update(index_elements=["name"], set_=values | {"counter": 0})
                 )
-        reply = self._issue(row.site, request.certificate_request)
+        reply = self._issue(row.site, request.certificate_request, 0)
         self._journal.append("enrolled", site=row.site, fingerprint=binding.fingerprint())
         return reply
 
     def _check_enrolment(self, request: EnrolRequest, secret: str, site: str, roster: str) -> None:
         """Hold every claim of a joining site against what the server knows itself."""
         binding = request.binding.binding
-        statement = transcript(
-            invitation=request.invitation,
-            nonce=request.nonce,
-            authority_pin=self._certified().pin,
-            roster=roster,
-            binding=request.binding,
-            certificate_request=request.certificate_request,
+        statements = (
+            transcript(
+                invitation=request.invitation,
+                nonce=request.nonce,
+                authority_pin=pin,
+                roster=roster,
+                binding=request.binding,
+                certificate_request=request.certificate_request,
+            )
+            for pin in self.certification.pins()  # an invitation may be older than the newest of them
         )
-        if not is_proof(secret, statement, request.proof):
+        statement = next((made for made in statements if is_proof(secret, made, request.proof)), None)
+        if statement is None:
             raise PeerRefused("The proof of the invitation does not hold.", denial=Denial.PROOF)
         try:
             request.binding.verify()
@@ -291,7 +292,7 @@ class Membership:
         Raises:
             PeerRefused: The site is no member, or the signature does not hold.
         """
-        self._spend(request.nonce)
+        self._nonces.spend(request.nonce)
         self._check_status(request.site)
         statement = {
             "nonce": request.nonce,
@@ -302,38 +303,33 @@ class Membership:
             verify(self.signing_key(request.site), "recovery", statement, request.signature)
         except IdentityError as error:
             raise PeerRefused(error.message, denial=Denial.PROOF) from None
-        return self.renew(request.site, request.certificate_request)
+        return self.renew(request.site, request.certificate_request, request.roster_version)
 
-    def renew(self, site: str, certificate_request: str) -> CertificateReply:
-        """Certify a member's TLS key again.
+    def renew(self, site: str, certificate_request: str, roster_version: int = 0) -> CertificateReply:
+        """Certify a member's TLS key again, by an authority that the roster which it has pins.
 
         Raises:
-            PeerRefused: It is no member, or the request is for another key.
+            PeerRefused: It is no member, the request is for another key, or its roster is too old.
         """
         self._check_status(site)
         if tls_public_hex(request_key(certificate_request)) != self._bound(site).keys.tls:
             raise PeerRefused("The certificate request is for another key than the bound one.", denial=Denial.PROOF)
-        reply = self._issue(site, certificate_request)
+        reply = self._issue(site, certificate_request, roster_version)
         self._journal.append("certificate-renewed", site=site)
         return reply
 
-    def _issue(self, site: str, certificate_request: str) -> CertificateReply:
+    def _issue(self, site: str, certificate_request: str, roster_version: int) -> CertificateReply:
         lifetime = timedelta(hours=self._settings.certificate_hours)
-        issued = self._certified().issue(self._settings.name, site, certificate_request, lifetime=lifetime)
+        authority = self.certification.certifier(roster_version)
+        issued = authority.issue(self._settings.name, site, certificate_request, lifetime=lifetime)
         with self._lock, transaction(self._engine) as connection:
             connection.execute(delete(certificates).where(certificates.c.expires < self._clock() - 86_400))
-            connection.execute(insert(certificates).values(serial=issued.serial, site=site, expires=issued.expires))
+            row = {"serial": issued.serial, "site": site, "expires": issued.expires, "authority": authority.pin}
+            connection.execute(insert(certificates).values(row))
         self._load()
         return CertificateReply(
-            certificate=issued.certificate,
-            authorities=(self._certified().certificate,),
-            expires=int(issued.expires),
+            certificate=issued.certificate, authorities=(authority.certificate,), expires=int(issued.expires)
         )
-
-    def _certified(self) -> Authority:
-        if self._authority is None:
-            raise UsageError("This needs the authority's key.", advice="Give its passphrase.")
-        return self._authority
 
     # --- every call ---
 
@@ -349,6 +345,8 @@ class Membership:
             raise PeerRefused("This is no certificate of a site.", denial=Denial.UNKNOWN) from None
         if federation != self._settings.name or serial not in self._known_serials or self._clock() >= expires:
             raise PeerRefused("This certificate is unknown here, or expired.", denial=Denial.UNKNOWN)
+        if self._known_serials[serial] not in self.certification.pins():
+            raise PeerRefused("This certificate is of an authority that was retired.", denial=Denial.UNKNOWN)
         if serial in self._revoked:
             raise PeerRefused("This certificate was revoked.", denial=Denial.REVOKED)
         self._check_status(site)

@@ -5,14 +5,17 @@ import contextlib
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import grpc
 import structlog
+from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from hansa_common.app_plan import read_any
@@ -25,7 +28,7 @@ from hansa_common.wire import tls
 from hansa_common.wire.protocol import COORDINATOR, PROTOCOLS
 from hansa_server.federation.administration import administration_calls
 from hansa_server.federation.attendance import Attendance
-from hansa_server.federation.authority import Authority
+from hansa_server.federation.authority import Authorities
 from hansa_server.federation.calls import Rates
 from hansa_server.federation.control import (
     CloseRequest,
@@ -100,18 +103,19 @@ class _Coordinator:
         self._folder = folder
         self._settings = folder.settings()
         self._protocols = protocols
-        self._authority = Authority.load(folder, passphrase)
         engine = open_database(folder.database)
         journal = Journal(folder.journal)
         self._metrics = Metrics()
         self._membership = Membership(
             engine=engine,
-            authority=self._authority,
-            certificate=self._authority.certificate,
+            authorities=Authorities(folder, passphrase),
             settings=self._settings,
             journal=journal,
             founder=read_founder(folder),
         )
+        self._membership.certification.certifier()  # a wrong passphrase ends here
+        self._identity_lock = threading.Lock()
+        self._shown: tuple[str, float, tls.ServerIdentity] | None = None
         self._attendance = Attendance(engine)
         self._attendance.all_offline()
         self._hub_parts = (Studies(engine), Tasks(engine, folder.exchange), journal)
@@ -169,7 +173,6 @@ class _Coordinator:
 
     def _enrolment(self, calls: Mapping[str, Any]) -> Any:
         server = grpc.aio.server(options=tls.SERVER_OPTIONS)
-        certificate, key = self._server_certificate()
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         enrolment = EnrolmentService(
@@ -179,18 +182,16 @@ class _Coordinator:
             protocols=self._protocols,
         )
         server.add_generic_rpc_handlers((enrolment.handler(), refuse_everything(COORDINATOR, tuple(calls))))
-        self._bind(server, self._settings.enrolment_port, tls.server_credentials(key, certificate))
+        self._bind(server, self._settings.enrolment_port, tls.changing_server_credentials(self._anonymous_identity))
         asyncio.get_running_loop().create_task(checks.set("", health_pb2.HealthCheckResponse.SERVING))
         return server
 
     def _federation(self, hub: Hub, calls: Mapping[str, Any]) -> Any:
         server = grpc.aio.server(options=tls.SERVER_OPTIONS)
-        certificate, key = self._server_certificate()
         server.add_generic_rpc_handlers(
             (FederationService(hub, protocols=self._protocols).handler(), refuse_everything(COORDINATOR, tuple(calls)))
         )
-        credentials = tls.server_credentials(key, certificate, authorities=(self._authority.certificate,))
-        self._bind(server, self._settings.federation_port, credentials)
+        self._bind(server, self._settings.federation_port, tls.changing_server_credentials(self._identity))
         return server
 
     def _control(self, calls: Mapping[str, Any]) -> Any:
@@ -201,9 +202,40 @@ class _Coordinator:
         listen(server, self._folder.path)
         return server
 
-    def _server_certificate(self) -> tuple[str, bytes]:
-        lifetime = timedelta(hours=self._settings.server_certificate_hours)
-        return self._authority.server_certificate(self._settings.host, lifetime=lifetime)
+    def _anonymous_identity(self) -> tls.ServerIdentity:
+        """Return what the enrolment port shows: nobody has a certificate there."""
+        return replace(self._identity(), authorities=())
+
+    def _identity(self) -> tls.ServerIdentity:
+        """Return what the federation port shows now; a new certificate is made when half of its time is over.
+
+        A site with a certificate of a retired authority gets as far as ``Membership.authorise``, which tells it so.
+        """
+        with self._identity_lock:
+            return self._current_identity()
+
+    def _current_identity(self) -> tls.ServerIdentity:
+        if (
+            self._shown
+            and self._shown[0] == self._membership.certification.certifier_pin()
+            and time.time() < self._shown[1]
+        ):
+            return self._shown[2]
+        try:
+            lifetime = timedelta(hours=self._settings.server_certificate_hours)
+            authority = self._membership.certification.certifier()
+            chain, key = authority.server_certificate(self._settings.host, lifetime=lifetime)
+            identity = tls.ServerIdentity(
+                key=key, chain=chain, authorities=self._membership.certification.trusted_certificates()
+            )
+            half = x509.load_pem_x509_certificate(chain.encode()).not_valid_after_utc - lifetime / 2
+        except (HansaError, OSError) as error:
+            if self._shown is None:
+                raise
+            _log.error("no new server certificate", problem=str(error))  # the one that there is goes on
+            return self._shown[2]
+        self._shown = (authority.pin, half.timestamp(), identity)
+        return identity
 
     def _bind(self, server: Any, port: int, credentials: grpc.ServerCredentials) -> None:
         try:

@@ -30,7 +30,6 @@ from hansa_common.wire.protocol import (
     LeaveRequest,
     ProposalsReply,
     RenewRequest,
-    RosterNotice,
     StoredReply,
     StoredRequest,
     UploadHeader,
@@ -125,7 +124,7 @@ class FederationService:
             heartbeat_seconds=every,
         )
         for roster in self._hub.rosters_after(request.roster_version):
-            yield RosterNotice(roster=roster)
+            yield roster
         for notice in self._hub.pending(session.site):
             yield notice
         while session.ended is None:
@@ -210,7 +209,7 @@ class FederationService:
 
     async def _renew(self, site: str, request: RenewRequest) -> bytes:
         with self._hub.sessions.call(site, request.session):
-            return dump(self._hub.membership.renew(site, request.certificate_request))
+            return dump(self._hub.membership.renew(site, request.certificate_request, request.roster_version))
 
     async def _leave(self, site: str, request: LeaveRequest) -> bytes:
         self._hub.leave(site, request)

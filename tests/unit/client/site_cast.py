@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from hansa_client.folder import SiteFolder, SiteMembership
+from hansa_client.folder import SiteFolder
+from hansa_client.membership import SiteMembership
 from hansa_common.identity import NodeKeys, pin_of, site_uri
 from hansa_common.plan import StudyPlan
 from hansa_common.roster import (

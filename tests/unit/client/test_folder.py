@@ -8,8 +8,9 @@ from tests.unit.client import site_cast
 
 from hansa_client.folder import SiteFolder
 from hansa_common.errors import IdentityError, MessageError, StorageError, UsageError
-from hansa_common.identity import NodeKeys
+from hansa_common.identity import NodeKeys, pin_of
 from hansa_common.plan import StudyPlan
+from hansa_common.roster import SignedRoster, sign_roster
 
 
 @pytest.fixture
@@ -104,9 +105,12 @@ class TestCertificate:
         assert end - start == pytest.approx(7 * 86_400 + 300, abs=2)
 
     def test_two_authorities_are_told_apart(self, joined: Any) -> None:
-        reply = joined.root.issue(joined.folder.keys())
-        joined.folder.save_certificate(reply.model_copy(update={"authorities": (joined.root.pem.strip(),) * 2}))
-        assert joined.folder.authorities() == (joined.root.pem,) * 2
+        new = site_cast.Root()
+        roster = joined.folder.roster().roster.following(
+            authorities=(pin_of(joined.root.certificate), pin_of(new.certificate)), issued_at=2
+        )
+        joined.folder.accept_roster(sign_roster(roster, joined.founder), (joined.root.pem.strip(), new.pem.strip()))
+        assert joined.folder.authorities() == (joined.root.pem, new.pem)
 
     def test_hostile_ones_are_refused_and_the_old_one_stays(self, joined: Any) -> None:
         keys, other, root = joined.folder.keys(), site_cast.Root(), joined.root
@@ -163,6 +167,86 @@ class TestRoster:
             with pytest.raises(IdentityError):
                 joined.folder.accept_roster(roster)
         assert joined.folder.roster() == third
+
+
+class TestAuthorities:
+    """Only the founder's signature brings an authority in, and takes one out."""
+
+    @staticmethod
+    def following(joined: Any, *roots: Any, key: Ed25519PrivateKey | None = None) -> SignedRoster:
+        pins = tuple(pin_of(root.certificate) for root in roots)
+        roster = joined.folder.roster().roster.following(authorities=pins, issued_at=2)
+        return sign_roster(roster, key or joined.founder)
+
+    def test_one_replaces_the_other(self, joined: Any) -> None:
+        folder, old, new = joined.folder, joined.root, site_cast.Root()
+        assert folder.issuer() == pin_of(old.certificate)
+        folder.accept_roster(self.following(joined, old, new), (old.pem, new.pem))
+        assert folder.issuer() == pin_of(old.certificate)
+        folder.save_certificate(new.issue(folder.keys()))
+        assert folder.authorities() == (old.pem, new.pem)  # its server may still show the old one
+        folder.accept_roster(self.following(joined, new), (new.pem,))
+        assert folder.authorities() == (new.pem,)
+        assert folder.issuer() == pin_of(new.certificate)
+
+    def test_of_a_site_that_was_away_the_certificate_counts_no_more(self, joined: Any) -> None:
+        folder, old, new = joined.folder, joined.root, site_cast.Root()
+        folder.accept_roster(self.following(joined, old, new))
+        folder.accept_roster(self.following(joined, new), (new.pem,))
+        assert folder.issuer() is None
+        assert folder.authorities() == (new.pem,)
+
+    def test_a_new_one_that_somebody_else_signed_is_refused(self, joined: Any) -> None:
+        folder, old, new = joined.folder, joined.root, site_cast.Root()
+        for key in (Ed25519PrivateKey.generate(), folder.keys().signing):
+            with pytest.raises(IdentityError):
+                folder.accept_roster(self.following(joined, old, new, key=key), (old.pem, new.pem))
+        assert folder.authorities() == (old.pem,)
+        assert folder.roster().roster.version == 1
+
+    def test_a_new_one_without_a_roster_is_refused(self, joined: Any) -> None:
+        folder, old, new = joined.folder, joined.root, site_cast.Root()
+        with pytest.raises(IdentityError, match="not in the roster"):
+            folder.save_certificate(new.issue(folder.keys()))
+        with pytest.raises(IdentityError, match="not in the roster"):
+            folder.accept_roster(self.following(joined, old), (old.pem, new.pem))
+        assert folder.authorities() == (old.pem,)
+        assert folder.roster().roster.version == 1
+
+    def test_a_roster_from_before_does_not_bring_the_old_one_back(self, joined: Any) -> None:
+        folder, old, new = joined.folder, joined.root, site_cast.Root()
+        first, both = folder.roster(), self.following(joined, old, new)
+        folder.accept_roster(both, (old.pem, new.pem))
+        folder.accept_roster(self.following(joined, new), (new.pem,))
+        for replayed in (first, both):
+            with pytest.raises(IdentityError, match="does not follow"):
+                folder.accept_roster(replayed, (old.pem, new.pem))
+        with pytest.raises(IdentityError, match="not in the roster"):
+            folder.save_certificate(old.issue(folder.keys()))
+        assert folder.authorities() == (new.pem,)
+
+    def test_a_site_is_never_left_without_one(self, joined: Any) -> None:
+        folder, old, new = joined.folder, joined.root, site_cast.Root()
+        with pytest.raises(IdentityError, match="does not show"):
+            folder.accept_roster(self.following(joined, new))
+        assert folder.authorities() == (old.pem,)
+
+    def test_killed_between_the_two_files_it_has_the_old_ones(
+        self, joined: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder, old, new = joined.folder, joined.root, site_cast.Root()
+        roster = self.following(joined, new)
+
+        def fail(*_arguments: Any) -> None:
+            raise StorageError("killed here")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SiteFolder, "_write", fail)
+            with pytest.raises(StorageError):
+                folder.accept_roster(roster, (new.pem,))
+        assert folder.authorities() == (old.pem,)
+        folder.accept_roster(roster, (new.pem,))
+        assert folder.authorities() == (new.pem,)
 
 
 class TestProposals:
