@@ -96,6 +96,15 @@ class SiteFolder:
         if not (self.path / "site.toml").exists():
             write_settings(self.path / "site.toml")
 
+    def check(self) -> None:
+        """Refuse a folder that is no site's, neither before, in nor after a membership.
+
+        Raises:
+            UsageError: It is none, or is not there.
+        """
+        if not (self.path / "site.toml").is_file():
+            raise _not_joined(self.path)
+
     def lock(self) -> None:
         """Keep other processes out until this one ends, or ``unlock``.
 
@@ -449,4 +458,7 @@ def _ended(pem: str) -> str:
 
 
 def _not_joined(path: Path) -> UsageError:
-    return UsageError(f"{path} is no site that has joined.", advice="Join first: hansa site join INVITATION")
+    return UsageError(
+        f"{path} is no site that has joined.",
+        advice="Name the site's folder with --folder, or join first: hansa site join INVITATION",
+    )

@@ -1,5 +1,6 @@
 """``hansa server``: a federation's coordinator."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -48,7 +49,8 @@ def init(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a federation's folder: certificate authority, settings, database, and the first roster."""
-    from hansa_common.organisation import create_organisation, read_passphrase  # noqa: PLC0415
+    from hansa_common.organisation import VARIABLE as FOUNDERS  # noqa: PLC0415
+    from hansa_common.organisation import check_passphrase, create_organisation, read_passphrase  # noqa: PLC0415
     from hansa_common.settings import parse  # noqa: PLC0415
     from hansa_server.federation.founding import found, request_roster  # noqa: PLC0415
     from hansa_server.federation.settings import ServerSettings  # noqa: PLC0415
@@ -63,15 +65,20 @@ def init(
     passphrase = read_passphrase(
         passphrase_file, variable=VARIABLE, prompt="Passphrase for the certificate authority's key", confirm=True
     )
+    # 'hansa org admit' looks for the founder's passphrase in the variable of any organisation's
+    own_passphrase = os.environ.get(FOUNDERS, "").encode() or passphrase
+    if founder is None:
+        check_passphrase(own_passphrase)  # before there is a folder
     made = found(folder, settings, passphrase)
     if founder is not None:
         request = request_roster(made, founder)
         typer.echo(f"Made {folder}. The founder signs: hansa org sign {request}")
         typer.echo("Then: hansa server roster FILE, and hansa server start")
         return
-    own = create_organisation(made.founder, f"{name} coordinator", passphrase)
-    request_roster(made, made.founder / "organisation.json", is_coordinator=True, key=own.unlock(passphrase))
-    typer.echo(f"Made {folder}; its founder's key lies in {made.founder}, with the same passphrase.")
+    own = create_organisation(made.founder, f"{name} coordinator", own_passphrase)
+    request_roster(made, made.founder / "organisation.json", is_coordinator=True, key=own.unlock(own_passphrase))
+    which = "the same passphrase" if own_passphrase == passphrase else f"the passphrase in {FOUNDERS}"
+    typer.echo(f"Made {folder}; its founder's key lies in {made.founder}, with {which}.")
     typer.echo(f"Next: hansa server start --folder {folder}")
 
 
@@ -122,6 +129,8 @@ def sites(*, folder: Folder = DEFAULT_FOLDER) -> None:
     from hansa_server.federation.administration import Nothing, SitesReply  # noqa: PLC0415
 
     reply = _administer(folder, "Sites", Nothing(), SitesReply)
+    if not _is_running(folder):
+        typer.echo(f"No server runs on {folder}; this is what it last wrote. Start it: hansa server start", err=True)
     table = Table(box=None)
     for name in ("site", "status", "online since", "certificate until", "last task", "fingerprint"):
         table.add_column(name, overflow="fold")
@@ -192,6 +201,17 @@ def install_roster(folder: Path, signed: "SignedRoster") -> None:
     from hansa_server.federation.administration import Nothing, RosterRequest  # noqa: PLC0415
 
     _administer(folder, "InstallRoster", RosterRequest(roster=signed), Nothing)
+
+
+def _is_running(folder: Path) -> bool:
+    from hansa_server.federation.administration import Nothing, RosterReply  # noqa: PLC0415
+    from hansa_server.federation.control import call  # noqa: PLC0415
+
+    try:
+        call(folder, "Roster", Nothing(), RosterReply)
+    except Unreachable:
+        return False
+    return True
 
 
 def _administer(folder: Path, method: str, request: "Strict", reply: "type[Model]") -> "Model":
