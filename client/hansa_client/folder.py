@@ -460,5 +460,5 @@ def _ended(pem: str) -> str:
 def _not_joined(path: Path) -> UsageError:
     return UsageError(
         f"{path} is no site that has joined.",
-        advice="Name the site's folder with --folder, or join first: hansa site join INVITATION",
+        advice="Join first: hansa site join INVITATION; or name another folder with --folder.",
     )
