@@ -75,6 +75,15 @@ class SiteFolder:
         if not (self.path / "site.toml").exists():
             write_settings(self.path / "site.toml")
 
+    def check(self) -> None:
+        """Refuse a folder that is no site's, neither before, in nor after a membership.
+
+        Raises:
+            UsageError: It is none, or is not there.
+        """
+        if not (self.path / "site.toml").is_file():
+            raise _not_joined(self.path)
+
     def lock(self) -> None:
         """Keep other processes out until this one ends, or ``unlock``.
 
@@ -453,4 +462,7 @@ def proposal_digest(proposal: Proposal) -> str:
 
 
 def _not_joined(path: Path) -> UsageError:
-    return UsageError(f"{path} is no site that has joined.", advice="Join first: hansa site join INVITATION")
+    return UsageError(
+        f"{path} is no site that has joined.",
+        advice="Join first: hansa site join INVITATION; or name another folder with --folder.",
+    )

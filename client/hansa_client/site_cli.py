@@ -69,7 +69,8 @@ def join(
     until = datetime.fromtimestamp(reply.expires, UTC).strftime("%Y-%m-%d %H:%M UTC")
     typer.echo(f"{given.site} has joined {given.federation}; its certificate is good until {until}, and renews itself.")
     typer.echo(f"Fingerprint, to read to the founder over the phone: {signed.binding.fingerprint()}")
-    typer.echo(f"Next: name your data in {folder / 'site.toml'}, then: hansa site check, hansa site start")
+    typer.echo(f"Next: name your data in {folder / 'site.toml'}, then: hansa site check --folder {folder}")
+    typer.echo(f"Once the founder has admitted {given.site}: hansa site start --folder {folder}")
 
 
 @app.command()
@@ -157,7 +158,7 @@ def stop(*, folder: Folder = DEFAULT_FOLDER) -> None:
     from hansa_client.control import ask  # noqa: PLC0415
 
     if ask(folder, {"command": "stop"}) is None:
-        raise Unreachable("No agent runs here.")
+        raise Unreachable(f"No agent runs in {folder}.", advice="Name another folder with --folder.")
     typer.echo("It stops.")
 
 
@@ -234,6 +235,9 @@ def refuse(study: Study, *, folder: Folder = DEFAULT_FOLDER) -> None:
 @app.command()
 def models(*, folder: Folder = DEFAULT_FOLDER) -> None:
     """List the models that this site was given."""
+    from hansa_client.folder import SiteFolder  # noqa: PLC0415
+
+    SiteFolder(folder).check()
     found = sorted((folder / "models").glob("*/model.safetensors"))
     for path in found:
         received = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -270,8 +274,10 @@ def _bar(figure: "OwnFigure") -> str:
 @app.command("log")
 def show_log(*, folder: Folder = DEFAULT_FOLDER) -> None:
     """Show the record of everything that left or was refused, after checking that nobody changed it."""
+    from hansa_client.folder import SiteFolder  # noqa: PLC0415
     from hansa_common.audit import read  # noqa: PLC0415
 
+    SiteFolder(folder).check()
     number = 0
     for entry in read(folder / "journal.jsonl"):
         number = entry.number
@@ -293,7 +299,7 @@ def _sign_here(request: "BindingRequest", organisation: Path, passphrase_file: P
 
     own = OrganisationFolder(organisation)
     binding = request.answer(own.organisation, issued_at=int(time.time()))
-    prompt = "Passphrase of the organisation's key"
+    prompt = f"Passphrase of the key in {organisation}"
     return sign_binding(binding, own.unlock(read_passphrase(passphrase_file, variable=VARIABLE, prompt=prompt)))
 
 
@@ -305,11 +311,16 @@ def _text(invitation: str) -> str:
 
 
 def _fetch_proposals(site: "SiteFolder") -> None:
-    """Ask for the newest where no agent does; what is known is shown where the coordinator cannot be reached."""
+    """Ask for the newest where no agent does; what is known is shown where the coordinator cannot be reached.
+
+    Raises:
+        UsageError: The site has not joined.
+    """
     from hansa_client.calls import call_federation  # noqa: PLC0415
     from hansa_client.control import ask  # noqa: PLC0415
     from hansa_common.wire.protocol import Empty, ProposalsReply  # noqa: PLC0415
 
+    site.membership()
     if ask(site.path, {"command": "status"}) is not None:
         return
     try:

@@ -70,7 +70,7 @@ def sign(
     else:
         _describe(request.roster)
     _confirm(yes=yes)
-    key = own.unlock(_passphrase(passphrase_file))
+    key = own.unlock(_passphrase(passphrase_file, own.path))
     if isinstance(request, BindingRequest):
         binding = request.answer(own.organisation, issued_at=int(time.time()))
         write_document(target, sign_binding(binding, key))
@@ -215,7 +215,7 @@ def _sign_next(
     current.verify(own.organisation.key)  # else a changed file would get its members signed
     _describe(following)
     _confirm(yes=yes)
-    return sign_roster(following, own.unlock(_passphrase(passphrase_file)))
+    return sign_roster(following, own.unlock(_passphrase(passphrase_file, own.path)))
 
 
 def _hand_over(signed: "SignedRoster", server: Path | None, out: Path) -> None:
@@ -274,10 +274,10 @@ def _confirm(*, yes: bool) -> None:
         typer.confirm("Sign this?", abort=True)
 
 
-def _passphrase(file: Path | None) -> bytes:
+def _passphrase(file: Path | None, folder: Path) -> bytes:
     from hansa_common.organisation import read_passphrase  # noqa: PLC0415
 
-    return read_passphrase(file, variable=VARIABLE, prompt="Passphrase of the organisation's key")
+    return read_passphrase(file, variable=VARIABLE, prompt=f"Passphrase of the key in {folder}")
 
 
 def _show(value: object) -> str:

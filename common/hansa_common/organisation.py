@@ -90,7 +90,10 @@ class OrganisationFolder:
         """
         path = self.path / "organisation.json"
         if not path.is_file():
-            raise UsageError(f"{self.path} holds no organisation.", advice="Make one: hansa org init --name NAME")
+            raise UsageError(
+                f"{self.path} holds no organisation.",
+                advice="Name the folder of its key, or make one: hansa org init --name NAME",
+            )
         return read_document(path, Organisation)
 
     def unlock(self, passphrase: bytes) -> Ed25519PrivateKey:
@@ -108,11 +111,25 @@ class OrganisationFolder:
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise UsageError(
                 f"The passphrase does not open {path}.",
-                advice="It is the one given to 'hansa org init'; nobody can reset it.",
+                advice="It is the one that the key was made with, by 'hansa org init' or 'hansa server init'; "
+                "nobody can reset it.",
             ) from None
         if not isinstance(key, Ed25519PrivateKey) or public_hex(key) != self.organisation.key:
             raise StorageError(f"{path} holds another key than organisation.json.", advice="Restore both together.")
         return key
+
+
+def check_passphrase(passphrase: bytes) -> None:
+    """Refuse a passphrase that is too short for an organisation's key.
+
+    Raises:
+        UsageError: It is.
+    """
+    if len(passphrase) < _SHORTEST:
+        raise UsageError(
+            f"The passphrase of an organisation's key needs at least {_SHORTEST} characters.",
+            advice="Take a longer one: whoever has the key is the organisation.",
+        )
 
 
 def create_organisation(folder: Path, name: str, passphrase: bytes) -> OrganisationFolder:
@@ -122,10 +139,7 @@ def create_organisation(folder: Path, name: str, passphrase: bytes) -> Organisat
         UsageError: The passphrase is too short, or the name no name.
         StorageError: There is a key already, or the disk fails.
     """
-    if len(passphrase) < _SHORTEST:
-        raise UsageError(
-            f"The passphrase has fewer than {_SHORTEST} characters.", advice="Whoever has the key is the organisation."
-        )
+    check_passphrase(passphrase)
     key = Ed25519PrivateKey.generate()
     organisation = parse(Organisation, {"name": name, "key": public_hex(key)})
     with storage(folder, "create", advice="Choose another --folder."):

@@ -118,7 +118,7 @@ def simulate(
         again = f"hansa simulate --resume {folder.path}{' --baselines' if baselines else ''}"
         raise type(error)(
             error.message,
-            advice=f"{error.advice} Continue with: {again}. So far: {report}",
+            advice=f"{error.advice}\nContinue with: {again}\nSo far: {report}",
         ) from None
     finally:
         observer.close()

@@ -203,7 +203,7 @@ def _watch(console: Console, folder: Path, study: str) -> None:
         control.close()
     run_folder = folder / "runs" / study
     if row.state != "completed":
-        report = f" So far: {run_folder / 'report.html'}" if (run_folder / "report.html").exists() else ""
+        report = f"\nSo far: {run_folder / 'report.html'}" if (run_folder / "report.html").exists() else ""
         raise StudyFailed(
             f"{study} is {row.state}: {row.reason}",
             advice=f"Continue with: hansa server resume {study} --folder {folder}{report}",

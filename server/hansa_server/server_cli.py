@@ -1,5 +1,6 @@
 """``hansa server``: a federation's coordinator."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,7 +41,8 @@ def init(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a federation's folder: certificate authority, settings, database, and the first roster."""
-    from hansa_common.organisation import create_organisation, read_passphrase  # noqa: PLC0415
+    from hansa_common.organisation import VARIABLE as FOUNDERS  # noqa: PLC0415
+    from hansa_common.organisation import check_passphrase, create_organisation, read_passphrase  # noqa: PLC0415
     from hansa_common.settings import parse  # noqa: PLC0415
     from hansa_server.federation.founding import found, request_roster  # noqa: PLC0415
     from hansa_server.federation.settings import ServerSettings  # noqa: PLC0415
@@ -55,15 +57,20 @@ def init(
     passphrase = read_passphrase(
         passphrase_file, variable=VARIABLE, prompt="Passphrase for the certificate authority's key", confirm=True
     )
+    # 'hansa org admit' looks for the founder's passphrase in the variable of any organisation's
+    own_passphrase = os.environ.get(FOUNDERS, "").encode() or passphrase
+    if founder is None:
+        check_passphrase(own_passphrase)  # before there is a folder
     made = found(folder, settings, passphrase)
     if founder is not None:
         request = request_roster(made, founder)
         typer.echo(f"Made {folder}. The founder signs: hansa org sign {request}")
         typer.echo("Then: hansa server roster FILE, and hansa server start")
         return
-    own = create_organisation(made.founder, f"{name} coordinator", passphrase)
-    request_roster(made, made.founder / "organisation.json", is_coordinator=True, key=own.unlock(passphrase))
-    typer.echo(f"Made {folder}; its founder's key lies in {made.founder}, with the same passphrase.")
+    own = create_organisation(made.founder, f"{name} coordinator", own_passphrase)
+    request_roster(made, made.founder / "organisation.json", is_coordinator=True, key=own.unlock(own_passphrase))
+    which = "the same passphrase" if own_passphrase == passphrase else f"the passphrase in {FOUNDERS}"
+    typer.echo(f"Made {folder}; its founder's key lies in {made.founder}, with {which}.")
     typer.echo(f"Next: hansa server start --folder {folder}")
 
 
@@ -121,6 +128,8 @@ def sites(*, folder: Folder = DEFAULT_FOLDER) -> None:
     from hansa_server.federation.operator import administer  # noqa: PLC0415
 
     reply = administer(folder, "Sites", Nothing(), SitesReply)
+    if not _is_running(folder):
+        typer.echo(f"No server runs on {folder}; this is what it last wrote. Start it: hansa server start", err=True)
     table = Table(box=None)
     for name in ("site", "status", "online since", "certificate until", "last task", "fingerprint"):
         table.add_column(name, overflow="fold")
@@ -196,6 +205,17 @@ def install_roster(folder: Path, signed: "SignedRoster", *, force: bool = False)
     from hansa_server.federation.operator import administer  # noqa: PLC0415
 
     administer(folder, "InstallRoster", RosterRequest(roster=signed, force=force), Nothing)
+
+
+def _is_running(folder: Path) -> bool:
+    from hansa_server.federation.administration import Nothing, RosterReply  # noqa: PLC0415
+    from hansa_server.federation.control import call  # noqa: PLC0415
+
+    try:
+        call(folder, "Roster", Nothing(), RosterReply)
+    except Unreachable:
+        return False
+    return True
 
 
 def _step(task: str) -> str:

@@ -17,6 +17,7 @@ from hansa_common.roster import Hash
 from hansa_common.settings import Model, Strict
 from hansa_common.wire.protocol import COORDINATOR, DENIAL_KEY, MAX_CALL, Size, TaskId, dump, load
 from hansa_server.federation.calls import aborting
+from hansa_server.federation.folder import no_federation
 
 SOCKET: Final = "control.sock"
 _OPTIONS: Final = (
@@ -227,5 +228,10 @@ def _error_of(error: Any, folder: Path) -> HansaError:
     return PeerRefused(message, denial=str(denial), advice=advice)
 
 
-def _not_running(folder: Path) -> Unreachable:
-    return Unreachable(f"No server runs on {folder}.", advice=f"Start it: hansa server start --folder {folder}")
+def _not_running(folder: Path) -> HansaError:
+    if not (folder / "server.toml").is_file():
+        return no_federation(folder)
+    return Unreachable(
+        f"No server runs on {folder}.",
+        advice=f"What ran goes on once it is started: hansa server start --folder {folder}",
+    )

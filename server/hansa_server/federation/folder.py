@@ -58,9 +58,7 @@ class FederationFolder:
             UsageError: It is none.
         """
         if not (path / "server.toml").is_file():
-            raise UsageError(
-                f"{path} is no federation's folder.", advice="Make one with 'hansa server init', or name it: --folder."
-            )
+            raise no_federation(path)
         return cls(path)
 
     def settings(self) -> ServerSettings:
@@ -91,3 +89,10 @@ class FederationFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def no_federation(path: Path) -> UsageError:
+    """Return what is said of a folder that holds no federation."""
+    return UsageError(
+        f"{path} is no federation's folder.", advice="Make one with 'hansa server init', or name it: --folder."
+    )

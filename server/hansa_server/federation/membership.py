@@ -38,6 +38,7 @@ from hansa_server.federation.database import certificates, invitations, rosters,
 from hansa_server.federation.nonces import Nonces
 from hansa_server.federation.settings import ServerSettings
 
+_INVITE_AGAIN: Final = "Ask the coordinator's operator for a new one: hansa server invite SITE"
 _SHUT_OUT: Final = {
     "applicant": (Denial.NOT_A_MEMBER, "The founder has not admitted this site yet."),
     "revoked": (Denial.REVOKED, "This site's membership was revoked."),
@@ -242,9 +243,11 @@ class Membership:
             current = connection.execute(select(invitations).where(invitations.c.id == request.invitation)).one()
             if current.used_by not in (None, used_by):
                 self._journal.append("invitation-reused", site=row.site, invitation=row.id)
-                raise PeerRefused("This invitation was used before, with other keys.", denial=Denial.INVITATION)
+                raise PeerRefused(
+                    "This invitation was used before, with other keys.", denial=Denial.INVITATION, advice=_INVITE_AGAIN
+                )
             if current.used_by is None and self._clock() >= current.expires:
-                raise PeerRefused("This invitation has expired.", denial=Denial.INVITATION)
+                raise PeerRefused("This invitation has expired.", denial=Denial.INVITATION, advice=_INVITE_AGAIN)
             if current.used_by is None:
                 connection.execute(
                     update(invitations).where(invitations.c.id == request.invitation).values(used_by=used_by)

@@ -65,7 +65,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_short_passphrase_makes_no_key(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="fewer than"):
+    with pytest.raises(UsageError, match="at least 8"):
         create_organisation(tmp_path, "A", b"short")
     assert not (tmp_path / "key.pem").exists()
 
