@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hansa_common.errors import UsageError
+from hansa_common.errors import Unreachable, UsageError
 from hansa_server import authority_cli, federation_cli
 from hansa_server.authority_cli import VARIABLE, PassphraseFile
 from hansa_server.federation_cli import DEFAULT_FOLDER, Folder
