@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,12 @@ class League:
         self.inputs: dict[str, tuple[Words, Words]] = {}
 
     @staticmethod
+    @cache
     def signing_key(name: str) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"signing " + name.encode()).digest())
 
     @staticmethod
+    @cache
     def study_key(name: str) -> X25519PrivateKey:
         return X25519PrivateKey.from_private_bytes(hashlib.sha256(b"study " + name.encode()).digest())
 
@@ -57,7 +60,7 @@ class League:
         """(Re)start a site from what it saved."""
 
         def save(memory: SiteMemory) -> None:
-            self.memory[name] = SiteMemory.model_validate_json(memory.model_dump_json())
+            self.memory[name] = memory
 
         arguments: dict[str, Any] = {
             "terms": self.terms,
@@ -65,7 +68,7 @@ class League:
             "signing": self.signing[name],
             "study_key": self.study[name],
             "directory": self.directory,
-            "memory": self.memory[name],
+            "memory": SiteMemory.model_validate_json(self.memory[name].model_dump_json()),
             "save": save,
         }
         self.sessions[name] = SiteSession(**(arguments | changes))
