@@ -9,6 +9,8 @@ Every error says what happened (``message``), and what to do (``advice``). The c
 * ``UpdateRefused``: a well-formed update that the server does not fold in.
 * ``StudyFailed``: the study could not go on. Exit code 1.
 * ``StorageError``: this machine's disk. Exit code 1.
+* ``MaskingRefused``: a site does not go on with secure aggregation; ``site`` names who gave it reason, if known.
+* ``RoundVoid``, ``SiteBlamed``: the server cannot open a masked sum; too few sites, or one that broke the protocol.
 
 A plain ``RuntimeError`` is a bug in the caller: an operation out of order.
 
@@ -225,3 +227,133 @@ class JournalError(HansaError):
 
     code = "journal"
     public = "A record is not as it was written."
+
+
+class MaskingRefused(TaskRefused):
+    """The site does not go on with this round of secure aggregation; nothing that opens an update has left.
+
+    Args:
+        message: What happened.
+        site: Who gave reason, or empty where that is the server or nobody.
+        advice: What to do about it.
+    """
+
+    code = "masking-refused"
+    public = "The site does not go on with this round of secure aggregation."
+
+    def __init__(self, message: str, *, site: str = "", advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.site = site
+
+
+class KeyRefused(MaskingRefused):
+    """A key for secure aggregation is not that of an enrolled site of the plan; ``site`` says whose it should be."""
+
+    code = "key-refused"
+    public = "A key for secure aggregation is not that of an enrolled site of the plan."
+
+
+class SetupRefused(MaskingRefused):
+    """A site's setup breaks the protocol; ``site`` says whose it is."""
+
+    code = "setup-refused"
+    public = "A site's setup for secure aggregation does not hold; the site's log names it."
+
+
+class SetupLost(MaskingRefused):
+    """The secrets of a setup were kept in memory only and are gone: the site sits this round out."""
+
+    code = "setup-lost"
+    public = "The secrets of the site's setup are gone, as after a restart; it sits this round out."
+
+
+class RoundReplayed(MaskingRefused):
+    """The round, or this step of it, is over for this site."""
+
+    code = "round-replayed"
+    public = "This round of secure aggregation, or this step of it, is over for the site."
+
+
+class OutOfTurn(MaskingRefused):
+    """A step was asked for before the one that it follows."""
+
+    code = "out-of-turn"
+    public = "This step of secure aggregation was asked for before the one that it follows."
+
+
+class SecondStory(MaskingRefused):
+    """The server told two stories: a second announcement or a second set of survivors for one round."""
+
+    code = "second-story"
+    public = "A second announcement or a second set of survivors was sent for one round."
+
+
+class TooFewSites(MaskingRefused):
+    """A sum over so few sites would say too much about one of them."""
+
+    code = "too-few-sites"
+    public = "A sum over so few sites would say too much about one of them."
+
+
+class SetRefused(MaskingRefused):
+    """A set of survivors is not one that this site may sign."""
+
+    code = "set-refused"
+    public = "The set of survivors is not one that the site may sign."
+
+
+class NotConfirmed(MaskingRefused):
+    """Fewer sites than the threshold signed the set of survivors, or a signature does not hold."""
+
+    code = "not-confirmed"
+    public = "The set of survivors is not confirmed by enough sites."
+
+
+class RolledBack(MaskingRefused):
+    """The site saw a signature of its own that it does not remember: its state is older than what it did."""
+
+    code = "rolled-back"
+    public = "The site's state is older than what it has signed; its organisation must issue a new key."
+
+
+class RoundVoid(HansaError):
+    """A masked round cannot be opened: too few sites reached a step.
+
+    Args:
+        message: What happened.
+        phase: ``setup``, ``masked-input``, ``confirmation`` or ``unmask``.
+        missing: Who did not reach it.
+        opened: A set of survivors was sent, so the round counts as opened whether or not its sum is known.
+        advice: What to do about it.
+    """
+
+    code = "round-void"
+    public = "The round cannot be opened: too few sites are left."
+
+    def __init__(
+        self, message: str, *, phase: str, missing: tuple[str, ...], opened: bool = False, advice: str = ""
+    ) -> None:
+        super().__init__(message, advice=advice)
+        self.phase = phase
+        self.missing = missing
+        self.opened = opened
+
+
+class SiteBlamed(HansaError):
+    """A site broke secure aggregation in a way that commitments prove.
+
+    Args:
+        message: What happened.
+        site: Who did it.
+        role: ``answerer``: the share it sent is not the one it was dealt. ``dealer``: the shares it dealt are of
+            another secret than it said.
+        advice: What to do about it.
+    """
+
+    code = "site-blamed"
+    public = "A site broke secure aggregation; the study pauses."
+
+    def __init__(self, message: str, *, site: str, role: str, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.site = site
+        self.role = role

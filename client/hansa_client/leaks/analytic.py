@@ -1,7 +1,8 @@
 """Reconstruction without optimisation: a dense first layer's gradient is made of the examples themselves.
 
 For ``y = W x + b`` the chain rule gives ``dL/dW[h] = sum_i d[i, h] x[i]`` and ``dL/db[h] = sum_i d[i, h]``: the ratio
-of a unit's two gradients is a weighted mean of the examples that activate it, and an example itself where one alone does.
+of a unit's two gradients is a weighted mean of the examples that activate it, and an example itself where one alone
+does.
 
 * Phong, Aono, Hayashi, Wang, Moriai, "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption", IEEE
   TIFS 13(5), 2018 (first as IACR ePrint 2017/715): one example.
