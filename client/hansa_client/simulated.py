@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from hansa_client.data import ADAPTERS, Dataset, Source
 from hansa_client.data.contract_check import check
 from hansa_client.data.partition import partition
+from hansa_client.data.persons import unit_columns
 from hansa_client.data.source import Indices
-from hansa_client.data.split import Splits, draw, split
+from hansa_client.data.split import Splits, draw, split_site
 from hansa_common.contract import DataContract
 from hansa_common.errors import PartitionError, PlanError
 from hansa_common.models.registry import Contract
@@ -56,16 +57,17 @@ def load(plan: StudyPlan) -> Dataset:
         DataError: The data cannot be read or does not fulfil the contract.
     """
     with _lock:
-        return _load(_contracts.dump_json(plan.data), _simulation(plan).data.model_dump_json())
+        return _load(_contracts.dump_json(plan.data), _simulation(plan).data.model_dump_json(), unit_columns(plan))
 
 
 @functools.lru_cache(maxsize=_CACHED)
-def _load(contract_json: bytes, source_json: str) -> Dataset:
+def _load(contract_json: bytes, source_json: str, columns: tuple[str, ...]) -> Dataset:
     """Read by texts that can be compared: what does not change the data does not read it again."""
     contract = _contracts.validate_json(contract_json)
     source = SourcePlan.model_validate_json(source_json)
     path = Path(source.path) if source.path is not None else None
-    return check(ADAPTERS.find(source.adapter)(Source(path=path, options=source.options), contract), contract)
+    wanted = Source(path=path, options=source.options, columns=columns)
+    return check(ADAPTERS.find(source.adapter)(wanted, contract), contract)
 
 
 def divide(plan: StudyPlan) -> SimulatedSites:
@@ -78,14 +80,14 @@ def divide(plan: StudyPlan) -> SimulatedSites:
     """
     with _lock:
         shape = _simulation(plan).model_dump_json(include={"data", "sites", "names", "partition", "holdout"})
-        return _divide(_contracts.dump_json(plan.data), shape, plan.seed)
+        return _divide(_contracts.dump_json(plan.data), shape, unit_columns(plan), plan.seed)
 
 
 @functools.lru_cache(maxsize=_CACHED)
-def _divide(contract_json: bytes, simulation_json: str, seed: int) -> SimulatedSites:
+def _divide(contract_json: bytes, simulation_json: str, columns: tuple[str, ...], seed: int) -> SimulatedSites:
     simulation = SimulationPlan.model_validate_json(simulation_json)
     contract = _contracts.validate_json(contract_json)
-    dataset = _load(contract_json, simulation.data.model_dump_json())
+    dataset = _load(contract_json, simulation.data.model_dump_json(), columns)
     size = max(1, round(len(dataset) * simulation.holdout)) if simulation.holdout else 0
     rng = np.random.Generator(np.random.Philox(derive_seed(seed, "holdout")))
     holdout, rest = draw(dataset.labels, (size,), rng)
@@ -127,9 +129,7 @@ def site_splits(plan: StudyPlan, index: int) -> Splits:
         PlanError, PartitionError, DataError: As ``divide``.
     """
     sites = divide(plan)
-    own = sites.indices[index]
-    splits = split(sites.dataset.labels[own], plan.evaluation, derive_seed(plan.seed, index, "split"))
-    return Splits(train=own[splits.train], validation=own[splits.validation], test=own[splits.test])
+    return split_site(plan, sites.dataset, sites.indices[index], derive_seed(plan.seed, index, "split"))
 
 
 def _simulation(plan: StudyPlan) -> SimulationPlan:

@@ -7,8 +7,9 @@ import numpy as np
 
 from hansa_client.data import ADAPTERS, Dataset, Source
 from hansa_client.data.contract_check import check
+from hansa_client.data.persons import unit_columns
 from hansa_client.data.source import Indices
-from hansa_client.data.split import Splits, split
+from hansa_client.data.split import Splits, split_site
 from hansa_client.simulated import SimulatedSites, divide, site_splits
 from hansa_common.errors import TaskRefused
 from hansa_common.plan import SourcePlan, StudyPlan
@@ -67,10 +68,11 @@ def real_site(plan: StudyPlan, *, name: str, index: int, source: SourcePlan) -> 
 
     Raises:
         UsageError: There is no such adapter.
-        DataError: The data cannot be read or does not fulfil the plan's contract.
+        DataError: The data cannot be read, does not fulfil the plan's contract or does not say whose a row is.
     """
     path = Path(source.path) if source.path is not None else None
-    read = ADAPTERS.find(source.adapter)(Source(path=path, options=source.options), plan.data)
-    dataset = check(read, plan.data)
-    splits = split(dataset.labels, plan.evaluation, derive_seed(plan.seed, index, "split"))
-    return SiteData(name=name, index=index, dataset=dataset, own=np.arange(len(dataset)), splits=splits)
+    wanted = Source(path=path, options=source.options, columns=unit_columns(plan))
+    dataset = check(ADAPTERS.find(source.adapter)(wanted, plan.data), plan.data)
+    own = np.arange(len(dataset))
+    splits = split_site(plan, dataset, own, derive_seed(plan.seed, index, "split"))
+    return SiteData(name=name, index=index, dataset=dataset, own=own, splits=splits)

@@ -62,7 +62,7 @@ class Work:
         self.digest = plan.digest()
         self.site = site
         self._device = choose_device(device, worker_index=site.index)
-        self._procedure = self._prepare(site.splits)
+        self._procedure = self._protected()
 
     @property
     def parameters(self) -> int:
@@ -100,7 +100,22 @@ class Work:
                 return self._baseline(header, parameters)
         raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
 
-    def _prepare(self, splits: Splits, plan: StudyPlan | None = None) -> Procedure:
+    @property
+    def _protects_persons(self) -> bool:
+        privacy = self.plan.privacy.differential
+        return privacy is not None and privacy.kind == "example"
+
+    def _protected(self) -> Procedure:
+        """Return the procedure whose updates and counts may leave."""
+        splits = self.site.splits
+        if not self._protects_persons:
+            return self._prepare(splits)
+        from hansa_client.training.private import PrivateTraining  # noqa: PLC0415 - imports Opacus, 2 s
+
+        return PrivateTraining(plan=self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
+
+    def _prepare(self, splits: Splits, plan: StudyPlan | None = None) -> SupervisedTraining:
+        """Return a procedure without protection; what it gives of a real site's data must not leave."""
         return SupervisedTraining(plan=plan or self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
 
     def _open(self) -> Message:
@@ -175,8 +190,10 @@ class Work:
         started = time.perf_counter()
         self._simulation()
         if task.subject == "local":
-            trained = self._train_alone(self._procedure, parameters)
-            counts = {self.site.name: self._procedure.evaluate(trained, "test")}
+            # Not protected: the data of a simulation and its baselines stay on the researcher's machine.
+            procedure = self._prepare(self.site.splits) if self._protects_persons else self._procedure
+            trained = self._train_alone(procedure, parameters)
+            counts = {self.site.name: procedure.evaluate(trained, "test")}
         else:
             counts = self._train_pooled(parameters)
         header = Baseline(

@@ -45,7 +45,9 @@ def read(source: Source, contract: Contract) -> Dataset:
     table = require_table(contract, adapter="csv")
     path = require_path(source, adapter="csv", folder=False)
     frame = _use_point(_read_texts(path, options), table, options)
-    return check(to_dataset(frame, table, origin=str(path), counting="the header is row 1"), table)
+    return check(
+        to_dataset(frame, table, origin=str(path), counting="the header is row 1", columns=source.columns), table
+    )
 
 
 def _read_texts(path: Path, options: CsvOptions) -> "pd.DataFrame":

@@ -1,4 +1,7 @@
-"""``image_folder``: ``path/<class>/<image>``, or ``path/<site>/<class>/<image>`` with ``columns = "site"``."""
+"""``image_folder``: ``path/<class>/<image>``.
+
+With ``columns = "site"`` it is ``path/<site>/<class>/<image>``, with ``"person"`` ``path/<class>/<person>/<image>``.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +34,16 @@ class ImageFolderOptions(Strict):
 
     resize: bool = False
     """Bring images of another size to the contract's (bilinear); the shape is not kept."""
-    columns: Literal["none", "site"] = "none"
-    """``site``: the folders at the top are sites, and the classes lie inside; splits by ``column:site``."""
+    columns: Literal["none", "site", "person"] = "none"
+    """``site``: the folders at the top are sites, and the classes lie inside; splits by ``column:site``. ``person``: a
+    class's folder holds one folder a person, of the same name in each class; for ``privacy.differential.unit``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     path: Path
     label: str
-    site: str
+    group: str  # site or person
 
 
 @ADAPTERS.register("image_folder")
@@ -64,21 +68,28 @@ def read(source: Source, contract: Contract) -> Dataset:
     entries = _list(root, options)
     labels = index_names([entry.label for entry in entries], contract.classes, origin=str(root))
     features = _read_images(entries, contract, options)
-    columns = {"site": np.asarray([entry.site for entry in entries])} if options.columns == "site" else {}
+    groups = np.asarray([entry.group for entry in entries])
+    columns = {str(options.columns): groups} if options.columns != "none" else {}
     return check(Dataset(features=features, labels=labels, columns=columns, origin=str(root)), contract)
 
 
 def _list(root: Path, options: ImageFolderOptions) -> list[_Entry]:
-    sites = _folders(root) if options.columns == "site" else [root]
+    match options.columns:
+        case "none":
+            layout, folders = "<class>/<image>", [(label, label.name, "") for label in _folders(root)]
+        case "site":
+            layout = "<site>/<class>/<image>"
+            folders = [(label, label.name, site.name) for site in _folders(root) for label in _folders(site)]
+        case "person":
+            layout = "<class>/<person>/<image>"
+            folders = [(person, label.name, person.name) for label in _folders(root) for person in _folders(label)]
     entries = [
-        _Entry(path=path, label=folder.name, site=site.name)
-        for site in sites
-        for folder in _folders(site)
+        _Entry(path=path, label=label, group=group)
+        for folder, label, group in folders
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
     ]
     if not entries:
-        layout = "<site>/<class>/<image>" if options.columns == "site" else "<class>/<image>"
         raise DataUnavailable(f"{root} holds no PNG or JPEG image in the layout {layout}.", advice="Check the path.")
     return entries
 

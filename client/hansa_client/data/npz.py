@@ -58,10 +58,11 @@ def read(source: Source, contract: Contract) -> Dataset:
     names = array_names(path)
     features_key = _choose(options.features, _FEATURES, names, path)
     labels_key = _choose(options.labels, _LABELS, names, path)
-    wanted = dict.fromkeys((features_key, labels_key, *options.columns, *({"classes"} & names)))
+    further = dict.fromkeys((*options.columns, *(name for name in source.columns if name in names)))
+    wanted = dict.fromkeys((features_key, labels_key, *further, *({"classes"} & names)))
     arrays = read_arrays(path, wanted)
     labels = _to_labels(arrays[labels_key], arrays.get("classes"), contract, origin=str(path))
-    columns = {name: _to_column(arrays[name], name, len(labels), path) for name in options.columns}
+    columns = {name: _to_column(arrays[name], name, len(labels), path) for name in further}
     features = to_features(arrays[features_key], contract, origin=f"{path} ({features_key})")
     return check(Dataset(features=features, labels=labels, columns=columns, origin=str(path)), contract)
 

@@ -37,7 +37,9 @@ def read(source: Source, contract: Contract) -> Dataset:
     frame = _read_frame(path)
     if options.missing_values:
         frame = frame.mask(frame.isin(list(options.missing_values)))
-    return check(to_dataset(frame, table, origin=str(path), counting="the first is row 1"), table)
+    return check(
+        to_dataset(frame, table, origin=str(path), counting="the first is row 1", columns=source.columns), table
+    )
 
 
 def _read_frame(path: Path) -> "pd.DataFrame":

@@ -24,7 +24,8 @@ class Dataset:
     Attributes:
         features: Images ``uint8 [N, H, W, C]``, or ``float32 [N, *shape]`` for arrays and tables ``[N, F]``.
         labels: ``int64 [N]``, each an index into the contract's classes.
-        columns: Further columns by name, ``[N]`` each, that a ``column:NAME`` partition may split by.
+        columns: Further columns by name, ``[N]`` each, that a ``column:NAME`` partition may split by, or that say whose
+            a row is; an empty text where a row has no value.
         origin: Where it came from, for people: a path or the name of a bundled data set.
     """
 
@@ -53,10 +54,13 @@ class Source:
     Attributes:
         path: File or folder, or ``None`` for a bundled data set.
         options: The adapter's own options.
+        columns: Further columns that the study needs, each returned whatever its values are; the study refuses data
+            without them.
     """
 
     path: Path | None = None
     options: Options = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
 
 Adapter = Callable[[Source, Contract], Dataset]

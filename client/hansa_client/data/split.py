@@ -1,16 +1,18 @@
-"""Each site's own data -> training, validation and test split; stratified, seeded.
+"""Each site's own data -> training, validation and test split; seeded.
 
 Shapes: ``N`` examples, ``K`` classes.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from hansa_client.data.source import Indices
+from hansa_client.data.persons import unit_column
+from hansa_client.data.source import Dataset, Indices
 from hansa_common.errors import ContractViolation
-from hansa_common.plan import EvaluationPlan
+from hansa_common.plan import EvaluationPlan, StudyPlan
 
 Labels = npt.NDArray[np.int64]
 
@@ -22,6 +24,57 @@ class Splits:
     train: Indices = field(repr=False)
     validation: Indices = field(repr=False)
     test: Indices = field(repr=False)
+
+
+def split_site(plan: StudyPlan, dataset: Dataset, own: Indices, seed: int) -> Splits:
+    """Split a site's examples as its plan asks for; returns positions in the data set.
+
+    Args:
+        plan: The study.
+        dataset: Where the examples are.
+        own: Positions of the site's examples, ascending.
+        seed: Same seed, same splits.
+
+    Raises:
+        ContractViolation: There are too few examples, or the data do not say whose a row is.
+    """
+    privacy = plan.privacy.differential
+    if privacy is not None and privacy.kind == "example":
+        return split_persons(dataset, privacy.unit, own, plan.evaluation, seed)
+    splits = split(dataset.labels[own], plan.evaluation, seed)
+    return Splits(train=own[splits.train], validation=own[splits.validation], test=own[splits.test])
+
+
+def split_persons(dataset: Dataset, unit: str | None, own: Indices, evaluation: EvaluationPlan, seed: int) -> Splits:
+    """Split so that a person's split depends on nobody else: what differential privacy takes for granted.
+
+    In a stratified split one person more would move others from one split to the next, and their gradients with them.
+    Here a hash of the person's name, or of the row where each is a person, decides by the plan's shares: all of a
+    person's rows are in one split, and the sizes are only about the shares.
+
+    Args:
+        dataset: Where the examples are.
+        unit: The column that says whose a row is; ``None``: each row is a person.
+        own: Positions of the site's examples, ascending.
+        evaluation: The shares.
+        seed: Same seed, same splits.
+
+    Returns:
+        Positions in the data set; a split may be empty.
+
+    Raises:
+        ContractViolation: The data do not say whose a row is.
+    """
+    if unit is None:
+        names = [dataset.features[row].tobytes() + dataset.labels[row].tobytes() for row in own]
+    else:
+        names = [str(name).encode() for name in unit_column(dataset, unit)[own]]
+    key = seed.to_bytes(16, "big")
+    hashes = [hashlib.blake2b(name, key=key, digest_size=8, person=b"hansa split").digest() for name in names]
+    places = np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.float64) * 2.0**-64
+    test = places < evaluation.test
+    validation = ~test & (places < evaluation.test + evaluation.validation)
+    return Splits(train=own[~test & ~validation], validation=own[validation], test=own[test])
 
 
 def split(labels: Labels, evaluation: EvaluationPlan, seed: int) -> Splits:

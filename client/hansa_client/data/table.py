@@ -64,7 +64,9 @@ class _Problems:
         )
 
 
-def to_dataset(frame: "pd.DataFrame", contract: TableContract, *, origin: str, counting: str) -> Dataset:
+def to_dataset(
+    frame: "pd.DataFrame", contract: TableContract, *, origin: str, counting: str, columns: tuple[str, ...] = ()
+) -> Dataset:
     """Return the columns of the contract as ``float32 [N, F]``, with labels and columns to partition by.
 
     Columns that the contract does not name are no features. A category becomes one feature for each allowed value.
@@ -75,6 +77,7 @@ def to_dataset(frame: "pd.DataFrame", contract: TableContract, *, origin: str, c
         contract: What the study asks for.
         origin: Path or name of the data set.
         counting: How rows are numbered: ``"the header is row 1"``.
+        columns: Further columns to return, where they are there, whatever their values are.
 
     Raises:
         ContractViolation: Columns are missing, or values are missing, of another type, outside the range, or no class
@@ -96,7 +99,7 @@ def to_dataset(frame: "pd.DataFrame", contract: TableContract, *, origin: str, c
             advice="Correct these rows, or declare what stands for a missing value (option missing_values).",
         )
     features = np.concatenate(parts, axis=1)
-    return Dataset(features=features, labels=labels, columns=_grouping_columns(frame), origin=origin)
+    return Dataset(features=features, labels=labels, columns=_further_columns(frame, columns), origin=origin)
 
 
 def _require_columns(frame: "pd.DataFrame", contract: TableContract, origin: str) -> None:
@@ -191,17 +194,17 @@ def _text(value: object) -> str:
     return whole if point and whole.lstrip("+-").isdigit() and not decimals.strip("0") else text
 
 
-def _grouping_columns(frame: "pd.DataFrame") -> dict[str, Texts]:
-    """Return the columns whose few values can name sites; a missing value is an empty text."""
+def _further_columns(frame: "pd.DataFrame", wanted: tuple[str, ...]) -> dict[str, Texts]:
+    """Return the columns whose few values can name sites, and those wanted; a missing value is an empty text."""
     import pandas as pd
 
     columns = {}
     for name in frame.columns:
         codes, found = pd.factorize(frame[name])
-        if not 0 < len(found) <= _DISTINCT:
+        if name not in wanted and not 0 < len(found) <= _DISTINCT:
             continue
         texts = [_text(value) for value in found]
         fractions = pd.api.types.is_float_dtype(frame[name]) and any("." in text for text in texts)
-        if not fractions and max(len(text) for text in texts) <= _TEXT:
+        if name in wanted or (not fractions and max(len(text) for text in texts) <= _TEXT):
             columns[str(name)] = np.asarray([*texts, ""], dtype=np.str_)[codes]
     return columns

@@ -105,6 +105,11 @@ class FlatModel:
             self._host.copy_(self._state)
         return self._values - parameters
 
+    @property
+    def gradient(self) -> torch.Tensor:
+        """The gradient of ``trainable``, ``float32 [T]``: what an optimiser will read."""
+        return self._gradient
+
     def clear_gradient(self) -> None:
         """Set the gradient to zero; it stays in place, because the module's gradients are views of it."""
         self._gradient.zero_()

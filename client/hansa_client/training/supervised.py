@@ -12,7 +12,6 @@ Shapes: ``N`` examples, ``K`` classes, ``P`` parameters.
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -21,24 +20,17 @@ from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.device import seed_device
 from hansa_client.training.augmentation import add_noise, augment_images, mixup
+from hansa_client.training.evaluation import DIVERGED, count_answers, evaluation_batch
 from hansa_client.training.examples import Loader, class_weights, model_input
 from hansa_client.training.flat_model import initial_parameters, shared_model
 from hansa_client.training.memory import exhaustion_named
 from hansa_client.training.optimizer import Optimizer, build_optimizer
 from hansa_client.training.procedure import Procedure, Split, Trained
 from hansa_client.training.schedule import learning_rate
-from hansa_common.contract import feature_count
 from hansa_common.errors import TrainingError
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import ParameterSpec, Vector, is_finite
 from hansa_common.plan import StudyPlan
-
-EVALUATION_BATCH = 512  # examples at most
-# Feature values of an evaluation batch. On a CPU its activations have to stay in the cache: the shared CNN evaluates
-# 512 images of 32x32 in 52 ms in batches of 85 and in 76 ms at once. A GPU wants to be filled: 64 MiB as float32.
-EVALUATION_VALUES_CPU = 1 << 18
-EVALUATION_VALUES_GPU = 1 << 24
-_DIVERGED = "Lower training.learning_rate, or bound the gradient with training.gradient_clip = 1.0."
 
 
 class SupervisedTraining(Procedure):
@@ -71,8 +63,7 @@ class SupervisedTraining(Procedure):
             self._model = shared_model(plan, device)
         weights = class_weights(plan.training.class_weights, dataset.labels[splits.train], len(plan.data.classes))
         self._class_weights = None if weights is None else torch.from_numpy(weights).to(device)
-        values = EVALUATION_VALUES_CPU if device.type == "cpu" else EVALUATION_VALUES_GPU
-        self._evaluation_batch = max(1, min(EVALUATION_BATCH, values // feature_count(plan.data)))
+        self._evaluation_batch = evaluation_batch(plan.data, device)
 
     @property
     def spec(self) -> ParameterSpec:
@@ -117,14 +108,14 @@ class SupervisedTraining(Procedure):
                 raise TrainingError(
                     f"Training diverged in round {round_number}: the loss is {epoch_loss} after at most "
                     f"{start + len(rates)} of {steps} steps.",
-                    advice=_DIVERGED,
+                    advice=DIVERGED,
                 )
             loss, seen = loss + epoch_loss, seen + epoch_seen
         delta = self._model.minus(parameters)
         if not is_finite(delta):
             raise TrainingError(
                 f"Training diverged in round {round_number}: a parameter is not finite after {steps} steps.",
-                advice=_DIVERGED,
+                advice=DIVERGED,
             )
         return Trained(delta=delta, num_examples=len(examples), loss=loss / seen, steps=steps)
 
@@ -176,24 +167,11 @@ class SupervisedTraining(Procedure):
             TrainingOutOfMemory: The device has too little memory.
             TrainingError: The model's outputs are not finite.
         """
-        counts = ClassificationCounts.zero(len(self._plan.data.classes), histograms=split == "test")
-        self._model.load(parameters)
-        self._model.module.eval()
-        size = self._evaluation_batch
-        with (
-            exhaustion_named(f"evaluation with batches of {size}", advice="Take a smaller model."),
-            torch.inference_mode(),
-        ):
-            for features, labels in self._splits[split].batches(size):
-                if len(labels):
-                    counts = counts + self._count(features, labels, histograms=split == "test")
-        return counts
-
-    def _count(self, features: Tensor, labels: Tensor, *, histograms: bool) -> ClassificationCounts:
-        logs = functional.log_softmax(self._model.module(model_input(features)), dim=1)
-        losses = functional.nll_loss(logs, labels, reduction="none").cpu().numpy()
-        if not np.isfinite(losses).all():
-            raise TrainingError(
-                "The model's loss on the site's data is not finite: training diverged.", advice=_DIVERGED
-            )
-        return ClassificationCounts.of(logs.exp().cpu().numpy(), labels.cpu().numpy(), losses, histograms=histograms)
+        return count_answers(
+            self._model,
+            parameters,
+            self._splits[split],
+            self._plan.data,
+            batch=self._evaluation_batch,
+            histograms=split == "test",
+        )
