@@ -1,4 +1,7 @@
-"""What the coordinator of a study sees of its sites' updates, with and without the plan's protection.
+"""What the adversary sees of one round: each update, or what the plan's protection leaves of it.
+
+With secure aggregation the sites' encoding (``hansa_common.secagg.fixedpoint``) is summed in the ring. The masks are
+left out, for they cancel in the sum bit for bit, and a masked upload by itself is uniformly random.
 
 Shapes: ``P`` parameters, ``S`` sites.
 """
@@ -11,11 +14,13 @@ import numpy as np
 from hansa_client.leaks.pipeline import SiteUpdate
 from hansa_common.parameters import Vector, add_scaled
 from hansa_common.plan import StudyPlan
+from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
+from hansa_common.secagg.fixedpoint import FixedPoint, Rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One vector that the coordinator reads.
+    """One vector that the adversary reads.
 
     Attributes:
         sites: Whose updates are in it.
@@ -26,23 +31,56 @@ class Observation:
     delta: Vector = field(repr=False)
 
 
-def observed(plan: StudyPlan, updates: Sequence[SiteUpdate]) -> tuple[Observation, ...]:
-    """Return all that the coordinator reads in one round: each update, or the sum alone.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """One round.
+
+    Attributes:
+        views: All that the adversary reads.
+        step: ``float32 [P]``, what is added to the common model.
+    """
+
+    views: tuple[Observation, ...]
+    step: Vector = field(repr=False)
+
+
+def observed(plan: StudyPlan, updates: Sequence[SiteUpdate]) -> Observed:
+    """Return what the adversary sees of these updates, and the step of the common model.
 
     Args:
         plan: Its ``[privacy]`` decides.
         updates: What the sites' release steps let out, of all sites.
     """
-    if plan.privacy.secure_aggregation is None:
-        return tuple(Observation(sites=(update.site,), delta=update.delta) for update in updates)
-    return (mean_update(plan, updates),)
+    names = tuple(update.site for update in updates)
+    weights = _weights(plan.privacy, updates)
+    masked = plan.privacy.secure_aggregation
+    if masked is not None:
+        step = _masked_mean(masked, updates, weights)
+        return Observed(views=(Observation(sites=names, delta=step),), step=step)
+    views = tuple(Observation(sites=(update.site,), delta=update.delta) for update in updates)
+    return Observed(views=views, step=_mean(updates, weights))
 
 
-def mean_update(plan: StudyPlan, updates: Sequence[SiteUpdate]) -> Observation:
-    """Return the step of the common model: the mean of the updates, weighted as the plan says, summed in float64."""
-    equal = plan.privacy.weights == "equal"
-    weights = [1.0 if equal else float(update.num_examples) for update in updates]
+def _weights(privacy: PrivacyPlan, updates: Sequence[SiteUpdate]) -> list[float]:
+    """Return each site's weight; under masks as a part of the plan's largest."""
+    if privacy.weights == "equal":
+        return [1.0] * len(updates)
+    most = privacy.maximum_examples or max(update.num_examples for update in updates)
+    return [min(update.num_examples, most) / most for update in updates]
+
+
+def _mean(updates: Sequence[SiteUpdate], weights: Sequence[float]) -> Vector:
+    """Return the weighted mean, summed in float64 in the order of the sites."""
     total = np.zeros(updates[0].delta.size)
     for update, weight in zip(updates, weights, strict=True):
-        add_scaled(total, update.delta, weight / sum(weights))
-    return Observation(sites=tuple(update.site for update in updates), delta=total.astype(np.float32))
+        add_scaled(total, update.delta, weight)
+    return np.asarray(total / sum(weights), dtype=np.float32)
+
+
+def _masked_mean(plan: SecureAggregationPlan, updates: Sequence[SiteUpdate], weights: Sequence[float]) -> Vector:
+    encoding = FixedPoint(ring_bits=plan.ring_bits, coordinate_range=plan.coordinate_range, sites=len(updates))
+    total = np.zeros(updates[0].delta.size, dtype=encoding.dtype)
+    for update, weight in zip(updates, weights, strict=True):
+        words, _ = encoding.encode(update.delta, weight, rounding=Rounding())
+        total += words  # modulo the ring
+    return np.asarray(encoding.decode(total) / sum(weights), dtype=np.float32)

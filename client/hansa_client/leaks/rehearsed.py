@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hansa_client.data.source import Indices
 from hansa_client.leaks.canaries import Planted
-from hansa_client.leaks.observation import mean_update, observed
+from hansa_client.leaks.observation import observed
 from hansa_client.leaks.pipeline import Sites
 from hansa_client.leaks.similarity import Floats
 from hansa_client.training.examples import Loader, model_input
@@ -81,16 +81,12 @@ def rehearse(plan: StudyPlan, planted: Sequence[Planted], tell: Callable[[float]
     falls = [np.zeros(len(site.canaries)) for site in planted]
     views: dict[str, Vector] = {}
     for number in range(1, plan.rounds.count + 1):
-        updates = sites.updates(parameters, number)
-        views = {
-            site: parameters + observation.delta
-            for observation in observed(plan, updates)
-            for site in observation.sites
-        }
+        round_ = observed(plan, sites.updates(parameters, number))
+        views = {site: parameters + observation.delta for observation in round_.views for site in observation.sites}
         for place, (judge, site) in enumerate(zip(judges, planted, strict=True)):
             view = views[site.site.name]
             falls[place] += judge.losses(parameters, site.canaries) - judge.losses(view, site.canaries)
-        parameters = parameters + mean_update(plan, updates).delta
+        parameters = parameters + round_.step
         tell(number / plan.rounds.count)
     return Seen(
         members=-_all(judges, planted, views, "members"),

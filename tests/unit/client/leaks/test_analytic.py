@@ -45,7 +45,7 @@ def test_without_protection_every_image_of_a_small_batch_is_recovered(
 ) -> None:
     """The attack works: without this, that it fails elsewhere would say nothing."""
     run = one_round(batch)
-    views = observed(run.plan, run.updates)
+    views = observed(run.plan, run.updates).views
     assert [view.sites for view in views] == [(update.site,) for update in run.updates]
     shares = [recovered(run.spec, view.delta, originals) for view, originals in zip(views, run.originals, strict=True)]
     assert shares == [1.0] * 4
@@ -71,7 +71,7 @@ def test_noise_as_large_as_the_update_ends_it(one_round: Callable[..., Any]) -> 
 def test_a_masked_sum_of_whole_rounds_gives_no_image(one_round: Callable[..., Any]) -> None:
     run = one_round(None, replaced=WHOLE_ROUND)
     masked = changed_plan(run.plan, {"privacy": MASKED})
-    (view,) = observed(masked, run.updates)
+    (view,) = observed(masked, run.updates).views
     assert view.sites == tuple(update.site for update in run.updates)
     assert recovered(run.spec, view.delta, run.originals.reshape(-1, 64), RECOVERED) == 0.0
 
@@ -80,7 +80,7 @@ def test_a_masked_sum_of_single_examples_is_a_small_batch(one_round: Callable[..
     """What secure aggregation does not promise: it hides whose an example is, not the example."""
     run = one_round(1)
     masked = changed_plan(run.plan, {"privacy": MASKED})
-    (view,) = observed(masked, run.updates)
+    (view,) = observed(masked, run.updates).views
     assert recovered(run.spec, view.delta, run.originals.reshape(-1, 64)) == 1.0
 
 

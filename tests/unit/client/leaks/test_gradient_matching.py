@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hansa_client.leaks.gradient_matching import Effort, invert, read_labels
-from hansa_client.leaks.observation import mean_update
+from hansa_client.leaks.observation import observed
 from hansa_client.leaks.pipeline import changed_plan
 from hansa_client.leaks.similarity import RECOVERED, match
 
@@ -64,6 +64,6 @@ def test_without_protection_images_are_recovered_from_the_shared_cnn(one_round: 
 def test_the_mean_over_four_sites_gives_no_image(one_round: Callable[..., Any]) -> None:
     run = cnn_round(one_round, 4)
     masked = {"weights": "equal", "secure_aggregation": {"coordinate_range": 1.0, "cohort": "fixed"}}
-    view = mean_update(changed_plan(run.plan, {"privacy": masked}), run.updates)
+    (view,) = observed(changed_plan(run.plan, {"privacy": masked}), run.updates).views
     found, _ = invert(run.plan, run.parameters, view.delta, batch=16, seed=1)
     assert max(match(run.originals.reshape(16, -1), found, 1.0)[1]) < RECOVERED

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hansa_client.leaks.observation import mean_update, observed
+from hansa_client.leaks.observation import observed
 from hansa_client.leaks.pipeline import SiteUpdate, changed_plan
 from hansa_common.plan import StudyPlan
 
@@ -16,7 +16,7 @@ UPDATES = (
 
 
 def test_without_protection_the_coordinator_reads_every_update(small_plan: StudyPlan) -> None:
-    views = observed(small_plan, UPDATES)
+    views = observed(small_plan, UPDATES).views
     assert [view.sites for view in views] == [("a",), ("b",), ("c",)]
     assert all(np.array_equal(view.delta, update.delta) for view, update in zip(views, UPDATES, strict=True))
 
@@ -32,13 +32,15 @@ def test_under_masks_it_reads_the_sum_alone(
     small_plan: StudyPlan, privacy: dict[str, Any], expected: list[float]
 ) -> None:
     masks = {"secure_aggregation": {"coordinate_range": 10.0, "cohort": "fixed"}}
-    (view,) = observed(changed_plan(small_plan, {"privacy": privacy | masks}), UPDATES)
+    seen = observed(changed_plan(small_plan, {"privacy": privacy | masks}), UPDATES)
+    (view,) = seen.views
+    assert np.array_equal(view.delta, seen.step)
     assert view.sites == ("a", "b", "c")
     np.testing.assert_allclose(view.delta, expected, atol=1e-6)
 
 
 def test_the_models_step_is_weighted_by_examples(small_plan: StudyPlan) -> None:
-    np.testing.assert_allclose(mean_update(small_plan, UPDATES).delta, [100 / 60, 2.0, 40 / 60], rtol=1e-6)
+    np.testing.assert_allclose(observed(small_plan, UPDATES).step, [100 / 60, 2.0, 40 / 60], rtol=1e-6)
 
 
 def test_the_updates_are_those_of_a_simulation(
