@@ -22,6 +22,7 @@ import structlog
 from safetensors.numpy import save
 
 from hansa_client.connection import Connection
+from hansa_client.custody import SiteCustody
 from hansa_client.folder import SiteFolder
 from hansa_client.gate import Gate
 from hansa_client.logs import configure
@@ -95,10 +96,14 @@ class Agent:
         self._settings = folder.settings()
         self._journal = folder.journal()
         self._outbox = Outbox(folder.path / "outbox")
-        self._gate = Gate(folder)
+        self._gate = Gate(folder, self._settings)
         self._worker = WorkerProcess(folder.path, self._settings)
         self._session = SiteSession(
-            name=self._site, approve=self._gate.check, work=self._worker, source=self._settings.source
+            name=self._site,
+            approve=self._gate.check,
+            work=self._worker,
+            source=self._settings.source,
+            custody=SiteCustody(folder, self._settings, head=lambda: self._journal.head),
         )
         self._connection = Connection(folder, self._on_notice, self._on_refused, protocols=protocols)
         self._tasks: dict[str, TaskNotice] = {}

@@ -16,23 +16,28 @@ app = ClientApp()
 @app.train()
 @app.evaluate()
 def answer(message: Message, context: Context) -> Message:
-    """Hand a task to the session and its reply back; the open plan stays in this site's Flower state."""
+    """Hand a task to the session and its reply back; what the site remembers stays in its Flower state."""
     state = _load_state(context)
     reply = handle(envelope_from_records(message.content), state)
-    context.state["hansa"] = ConfigRecord({"plan": state.plan_json})
+    context.state["hansa"] = ConfigRecord({"plan": state.plan_json, "masks": state.masks})
     return Message(envelope_to_records(reply), reply_to=message)
 
 
 def _load_state(context: Context) -> SiteState:
     record = context.state.get("hansa")
-    plan = record["plan"] if isinstance(record, ConfigRecord) else ""
-    return SiteState(index=int(context.node_config["partition-id"]), plan_json=str(plan))
+    state = SiteState(index=int(context.node_config["partition-id"]))
+    if isinstance(record, ConfigRecord):
+        plan, masks = record["plan"], record["masks"]
+        assert isinstance(plan, str)
+        assert isinstance(masks, bytes)
+        state.plan_json, state.masks = plan, masks
+    return state
 
 
 def envelope_to_records(envelope: Envelope) -> RecordDict:
     """Put a message into Flower's records."""
     arrays = {
-        name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=array.data)
+        name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=bytes(array.data))
         for name, array in envelope.arrays.items()
     }
     return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": ArrayRecord(arrays)})

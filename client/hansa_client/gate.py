@@ -1,10 +1,12 @@
-"""What this site lets be done: only what it approved, looked up on its own disk before anything runs."""
+"""What this site lets be done: what it approved and its policy allows, looked up on its own disk each time."""
 
 import json
 from pathlib import Path
 from typing import Final, Protocol
 
+from hansa_client import policy
 from hansa_client.folder import SiteFolder
+from hansa_client.settings import SiteSettings
 from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.audit import Journal, read
 from hansa_common.errors import MessageError, NotApproved, TaskRefused, UsageError
@@ -29,10 +31,12 @@ class Gate:
 
     Args:
         folder: Where they lie.
+        settings: The operator's.
     """
 
-    def __init__(self, folder: SiteFolder) -> None:
+    def __init__(self, folder: SiteFolder, settings: SiteSettings) -> None:
         self._folder = folder
+        self._settings = settings
         self._recorded: dict[str, int] | None = None  # plan -> when the answer that is in the record was given
 
     def record(self, journal: Journal) -> None:
@@ -56,6 +60,7 @@ class Gate:
 
         Raises:
             NotApproved: It was not proposed, not approved, or the approval was taken back.
+            PolicyRefused: It was approved, and the site's policy does not allow it.
         """
         try:
             proposal = self._folder.proposal(study)
@@ -67,6 +72,8 @@ class Gate:
                 f"This site has not approved {study}.",
                 advice="See it with 'hansa site review'; approve it with 'hansa site approve'.",
             )
+        if isinstance(plan, StudyPlan):
+            policy.check(plan, self._settings)
         return plan
 
     def check(self, digest: str) -> None:
@@ -103,7 +110,7 @@ class Gate:
         node = {"partition-id": index, "num-partitions": len(plan.sites)}
         header = json.dumps({"node": node, "run": plan.run_config}).encode()
         answer = work.flower(plan.client_app, Envelope(header=header, arrays=arrays), timeout=notice.seconds)
-        write_whole(state, answer.arrays["state"].data, mode=0o600)
+        write_whole(state, bytes(answer.arrays["state"].data), mode=0o600)
         return Parcel(kind=Kind.FLOWER, envelope=Envelope(header=b"", arrays={"message": answer.arrays["message"]}))
 
     def _state_path(self, study: str) -> Path:

@@ -1,42 +1,107 @@
-"""The only way out of a site: what training gave becomes an update here, or does not leave.
+"""The only way out of a site: what the work gave leaves here, protected as the plan says, or does not leave.
 
 Only ``hansa_client.session`` imports this module, and no other module sees both a trained delta and the message that
 carries it away (an architecture test holds both).
+
+The order of an update: finite, clipped to the plan's L2 bound, weighted, rounded into the ring, the site's part of the
+noise added, masked. With differential privacy no size, loss, time or count leaves but those that were noised.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from hansa_client.masking import Masking
 from hansa_common.errors import ReleaseRefused
-from hansa_common.messages import Envelope, Message, Update, encode
+from hansa_common.messages import (
+    Envelope,
+    Evaluated,
+    MaskedEvaluated,
+    MaskedUpdate,
+    Message,
+    Opened,
+    Sums,
+    Update,
+    encode,
+)
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector, is_finite
+from hansa_common.plan import StudyPlan
+from hansa_common.privacy import clip_l2
+from hansa_common.protection import counts_leave, encode_update, evaluation_sums, round_sums, update_bound
+
+_NO_SUMS: Sums = np.zeros(0, np.uint64)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What a site lets out, and how much it was.
+    """What one site lets out in one study.
 
     Attributes:
+        plan: The study as this site approved it.
         parameters: ``P``, the length an update must have.
         max_bytes: Largest reply this site sends.
-        bytes_released: Sum over all updates that left since this object was made.
+        masking: Its part in secure aggregation, where the plan asks for that.
+        shows_figures: The site's policy lets its own sizes and counts out beside the masked ones.
     """
 
+    plan: StudyPlan
     parameters: int
     max_bytes: int
-    bytes_released: int = 0
+    masking: Masking | None = None
+    shows_figures: bool = False
 
-    def update(self, header: Update, delta: Vector, counts: ClassificationCounts) -> Envelope:
-        """Check a trained delta and hand over the bytes that may leave.
+    def reply(self, task: Message, reply: Message) -> Envelope:
+        """Turn what the work gave into what may leave.
 
         Args:
-            header: Which study, round and site it belongs to.
-            delta: ``float32 [P]``.
-            counts: Of the incoming model on the validation split.
+            task: What it was asked.
+            reply: Of the work, which knows of no protection but that of DP-SGD.
 
         Raises:
-            ReleaseRefused: The delta is not float32 ``[P]``, holds NaN or infinity, or the reply is too large.
+            ReleaseRefused: It must not leave.
+            MaskingRefused: Secure aggregation does not go on at this site.
+            StorageError: What must be durable before it leaves could not be written.
         """
+        header = reply.header
+        if isinstance(header, Opened):
+            message = Message(header=self._opened(header))
+        elif isinstance(header, Update):
+            assert reply.vector is not None
+            message = self._update(task, header, reply.vector, reply.counts["validation"])
+        elif isinstance(header, Evaluated) and getattr(task.header, "subject", "") == "site":
+            message = self._evaluated(task, header, reply)
+        else:
+            message = reply  # initial parameters, which the plan's seed gives; and what only a simulation has
+        envelope = encode(message)
+        if envelope.num_bytes > self.max_bytes:
+            raise ReleaseRefused(
+                f"The reply is {envelope.num_bytes:,} bytes; this site sends at most {self.max_bytes:,}.",
+                advice="Raise the site's limit or use a smaller model; nothing left.",
+            )
+        return envelope
+
+    @property
+    def _is_noised(self) -> bool:
+        return self.plan.privacy.differential is not None
+
+    @property
+    def _counts_leave(self) -> bool:
+        """Counts leave, alone or under masks; with differential privacy only those that the work has noised."""
+        return counts_leave(self.plan.privacy)
+
+    @property
+    def _shows_own(self) -> bool:
+        """Sizes and counts of this site alone leave."""
+        return not self._is_noised and (self.masking is None or self.shows_figures)
+
+    def _opened(self, header: Opened) -> Opened:
+        if not self._shows_own:
+            known = header.train if self.plan.privacy.weights == "examples" else 0
+            header = header.model_copy(update={"train": known, "validation": 0, "test": 0, "class_counts": ()})
+        return self.masking.introduce(header) if self.masking is not None else header
+
+    def _update(self, task: Message, header: Update, delta: Vector, counts: ClassificationCounts) -> Message:
         if delta.dtype != "float32" or delta.shape != (self.parameters,):
             raise ReleaseRefused(
                 f"The update is {delta.dtype} {list(delta.shape)}; the plan's model has float32 [{self.parameters}].",
@@ -47,11 +112,49 @@ class Release:
                 "The update holds NaN or infinity.",
                 advice="Training diverged: lower training.learning_rate or set training.gradient_clip; nothing left.",
             )
-        envelope = encode(Message(header=header, vector=delta, counts={"validation": counts}))
-        if envelope.num_bytes > self.max_bytes:
-            raise ReleaseRefused(
-                f"The reply is {envelope.num_bytes:,} bytes; this site sends at most {self.max_bytes:,}.",
-                advice="Raise the site's limit or use a smaller model; nothing left.",
-            )
-        self.bytes_released += envelope.num_bytes
-        return envelope
+        sites = self.masking.terms.n if self.masking is not None else 0
+        bound = update_bound(self.plan, sites=sites, dimension=delta.size)
+        if bound is not None:
+            delta = clip_l2(delta, bound).vector
+        if self.masking is not None:
+            return self._masked_update(self.masking, task, header, delta, counts)
+        if self._is_noised:
+            untold = {"num_examples": 0, "train_loss": 0.0, "seconds": 0.0, "train_seconds": 0.0}
+            header = header.model_copy(update=untold)
+        return Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
+
+    def _masked_update(
+        self, masking: Masking, task: Message, header: Update, delta: Vector, counts: ClassificationCounts
+    ) -> Message:
+        vector = encode_update(self.plan, masking.terms, delta, header.num_examples)
+        sums = round_sums(counts, header) if self._counts_leave else _NO_SUMS
+        statement = masking.cover(task, vector, sums)
+        return Message(
+            header=MaskedUpdate(
+                plan_digest=header.plan_digest,
+                round=header.round,
+                attempt=header.attempt,
+                site=header.site,
+                seconds=0.0 if self._is_noised else header.seconds,
+                train_seconds=0.0 if self._is_noised else header.train_seconds,
+            ),
+            masked=vector,
+            sums=sums,
+            statement=statement,
+            counts={"validation": counts} if self._shows_own else {},
+        )
+
+    def _evaluated(self, task: Message, header: Evaluated, reply: Message) -> Message:
+        seconds = 0.0 if self._is_noised else header.seconds
+        counts = reply.counts if self._counts_leave else {}
+        if self.masking is None or not self._counts_leave:
+            return Message(header=header.model_copy(update={"seconds": seconds}), counts=counts)
+        sums = evaluation_sums(counts["validation"], counts["test"]) if counts else _NO_SUMS
+        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
+        turn = {"round": getattr(task.header, "round"), "attempt": getattr(task.header, "attempt")}  # noqa: B009
+        return Message(
+            header=MaskedEvaluated(plan_digest=header.plan_digest, site=header.site, seconds=seconds, **turn),
+            sums=sums,
+            statement=statement,
+            counts=counts if self._shows_own else {},
+        )

@@ -1,14 +1,16 @@
 """What a site does with one task, without I/O: gate, work, release; the same on every engine.
 
 An engine carries the bytes of a task here and the bytes of the reply back. The work (torch, data) is somebody else's:
-in a simulation an object of this process, at a real site a process without a network. ``release`` is this side's.
+in a simulation an object of this process, at a real site a process without a network. The budget, ``release`` and the
+secure aggregation are this side's.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from hansa_client.masking import Masking
 from hansa_client.release import Release
 from hansa_common.errors import HansaError, ReleaseRefused, TaskRefused
 from hansa_common.messages import (
@@ -17,6 +19,7 @@ from hansa_common.messages import (
     EvaluateTask,
     Initial,
     InitialTask,
+    MaskingTask,
     Message,
     Opened,
     OpenTask,
@@ -26,8 +29,10 @@ from hansa_common.messages import (
     decode,
     encode,
 )
+from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import is_finite
 from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
+from hansa_common.protection import counts_leave
 
 if TYPE_CHECKING:  # torch stays out of the agent
     from hansa_client.work import Work
@@ -36,21 +41,17 @@ MAX_REPLY: Final = 8 << 30  # bytes
 _log = logging.getLogger(__name__)
 
 
-def release_reply(reply: Message, *, parameters: int) -> Envelope:
-    """Turn what the work gave into what may leave: an update passes the release step.
-
-    Args:
-        reply: Of the work.
-        parameters: ``P``, what an update must have.
+def _require_announcement(task: Message, plan: StudyPlan) -> None:
+    """Return if what comes back can be masked where the plan asks for that.
 
     Raises:
-        ReleaseRefused: The update must not leave.
+        TaskRefused: The task announces no round of secure aggregation.
     """
-    if not isinstance(reply.header, Update):
-        return encode(reply)
-    assert reply.vector is not None
-    release = Release(parameters=parameters, max_bytes=MAX_REPLY)
-    return release.update(reply.header, reply.vector, reply.counts["validation"])
+    header = task.header
+    counts = isinstance(header, EvaluateTask) and header.subject == "site" and counts_leave(plan.privacy)
+    leaves = isinstance(header, TrainTask) or counts
+    if leaves and plan.privacy.secure_aggregation is not None and not task.statement:
+        raise TaskRefused("The plan asks for secure aggregation, and the task announces no round of it.")
 
 
 def refusal(site: str, code: str, reason: str) -> Envelope:
@@ -94,6 +95,27 @@ def _check_answer(task: Message, reply: Message, *, site: str, digest: str, para
         raise ReleaseRefused("The worker answered with something else than the task asks for; nothing left this site.")
 
 
+class Custody(Protocol):
+    """What a site keeps between tasks, on its own disk."""
+
+    def masking(self, plan: StudyPlan) -> Masking:
+        """Return this site's part in the secure aggregation of a study; the same object while the process lives."""
+
+    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask) -> None:
+        """Enter in the ledger what the answer to a task will cost, before the work is done.
+
+        Raises:
+            TaskRefused: It would exceed the budget.
+        """
+
+    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
+        """Keep this site's own figures, which the coordinator need not know."""
+
+    @property
+    def shows_figures(self) -> bool:
+        """The site's policy lets its own figures out beside the masked ones."""
+
+
 class SiteSession:
     """A real site in whatever study is open.
 
@@ -102,6 +124,7 @@ class SiteSession:
         approve: Called with a plan's digest before anything runs; raises where the site does not allow it.
         work: What trains.
         source: Which data serves a study, by its name.
+        custody: What is kept between tasks.
     """
 
     def __init__(
@@ -111,11 +134,13 @@ class SiteSession:
         approve: Callable[[str], None],
         work: RemoteWork,
         source: Callable[[str], SourcePlan | None],
+        custody: Custody,
     ) -> None:
         self._name = name
         self._approve = approve
         self._work = work
         self._source = source
+        self._custody = custody
         self._plan: StudyPlan | None = None
         self._digest = ""
         self._parameters = 0
@@ -143,7 +168,7 @@ class SiteSession:
         digest = plan.digest()
         self._approve(digest)
         header = message.header
-        if type(header) not in _ANSWERS:
+        if type(header) not in _ANSWERS and not isinstance(header, MaskingTask):
             raise TaskRefused(f"A real site does not do '{header.kind}'.")
         if isinstance(header, TrainTask) and not 1 <= header.round <= plan.rounds.count:
             raise TaskRefused(f"The plan has {plan.rounds.count} rounds; the task asks for round {header.round}.")
@@ -152,12 +177,29 @@ class SiteSession:
                 raise TaskRefused("The server asks to open another plan than the one that this site approved.")
         elif getattr(header, "plan_digest", "") != digest:
             raise TaskRefused("The task belongs to another plan than the one that this site approved.")
+        if isinstance(header, MaskingTask):
+            return encode(self._custody.masking(plan).answer(message))
+        _require_announcement(message, plan)
         if self._digest != digest:
             self._open(plan, digest, seconds)
-        reply = self._work.do(message, classes=len(plan.data.classes), timeout=seconds)
+        if isinstance(header, TrainTask | EvaluateTask):
+            self._custody.spend(plan, header)
+        bare = replace(message, statement=b"")
+        reply = self._work.do(bare, classes=len(plan.data.classes), timeout=seconds)
         _check_answer(message, reply, site=self._name, digest=digest, parameters=self._parameters)
         self._approve(digest)  # the site may have taken it back while it trained
-        return release_reply(reply, parameters=self._parameters)
+        if isinstance(header, TrainTask | EvaluateTask):
+            self._custody.keep_figures(plan, _round_of(header, plan), reply.counts)
+        return self._release(plan).reply(message, reply)
+
+    def _release(self, plan: StudyPlan) -> Release:
+        return Release(
+            plan=plan,
+            parameters=self._parameters,
+            max_bytes=MAX_REPLY,
+            masking=self._custody.masking(plan) if plan.privacy.secure_aggregation is not None else None,
+            shows_figures=self._custody.shows_figures,
+        )
 
     def _open(self, plan: StudyPlan, digest: str, seconds: float) -> None:
         source = self._source(plan.name)
@@ -173,6 +215,11 @@ class SiteSession:
         self._digest = digest
 
 
+def _round_of(header: TrainTask | EvaluateTask, plan: StudyPlan) -> int:
+    """Return which model was evaluated: 0 is the initial one."""
+    return header.round - 1 if isinstance(header, TrainTask) else plan.rounds.count
+
+
 # --- a simulated site ----------------------------------------------------------------------------------------------
 
 
@@ -183,10 +230,12 @@ class SiteState:
     Attributes:
         index: Its place among the sites of the simulation, from 0.
         plan_json: The plan it opened, empty before.
+        masks: Its part in secure aggregation; its tasks may be done by one process after another.
     """
 
     index: int
     plan_json: str = ""
+    masks: bytes = field(default=b"", repr=False)
 
 
 class Sessions:
@@ -240,14 +289,25 @@ def handle(envelope: Envelope, state: SiteState) -> Envelope:
 
 
 def _handle(envelope: Envelope, state: SiteState) -> Envelope:
-    from hansa_client.work import prepare_process  # noqa: PLC0415 - see above
+    from hansa_client.simulated_masking import SimulatedMasking  # noqa: PLC0415 - see above
+    from hansa_client.work import prepare_process  # noqa: PLC0415
 
     prepare_process()
     message = decode(envelope)
     if isinstance(message.header, OpenTask):
-        state.plan_json = message.header.plan
+        state.plan_json, state.masks = message.header.plan, b""
     work = _sessions.find(state)
-    return release_reply(work.do(message), parameters=work.parameters)
+    plan = work.plan
+    masking = SimulatedMasking(plan, work.site.name, state.masks) if plan.privacy.secure_aggregation else None
+    try:
+        if masking is not None and isinstance(message.header, MaskingTask):
+            return encode(masking.answer(message))
+        _require_announcement(message, plan)
+        release = Release(plan=plan, parameters=work.parameters, max_bytes=MAX_REPLY, masking=masking)
+        return release.reply(message, work.do(replace(message, statement=b"")))
+    finally:
+        if masking is not None:
+            state.masks = masking.state()
 
 
 def _refuse(state: SiteState, code: str, reason: str) -> Envelope:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from hansa_common.contract import Text
 from hansa_common.files import write_whole
 from hansa_common.plan import SourcePlan
 from hansa_common.settings import Strict, parse, read_toml
@@ -13,6 +14,9 @@ from hansa_common.settings import Strict, parse, read_toml
 _TASK_SECONDS: Final = 6 * 3_600.0
 
 HostPort = Annotated[str, Field(pattern=r"^[^\s/@]{1,255}:[0-9]{1,5}$")]
+PopulationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Amount = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,20})?(e-[0-9]{1,2})?$")]
+"""A decimal number in quotes: budgets are exact."""
 AppReference = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}:[A-Za-z_][A-Za-z0-9_.]{0,99}$")]
 
 
@@ -58,6 +62,42 @@ class WorkerSettings(Strict):
     ] = "none"
 
 
+class PolicySettings(Strict):
+    """``[policy]``: what a plan must have before anything runs here, approved or not."""
+
+    secure_aggregation: Annotated[
+        Literal["optional", "required"],
+        Field(description='"required": refuse plans in which the coordinator can read this site\'s own update.'),
+    ] = "optional"
+    minimum_sites: Annotated[
+        int,
+        Field(ge=3, le=100, description="Fewest sites whose sum may be opened, in plans with secure aggregation."),
+    ] = 3
+    differential_privacy: Annotated[
+        Literal["optional", "required"],
+        Field(description='"required": refuse plans without differential privacy.'),
+    ] = "optional"
+    site_figures: Annotated[
+        bool,
+        Field(
+            description="Let sizes and counts of this site alone leave beside the masked ones, for a report with a bar "
+            "for each site; never with differential privacy."
+        ),
+    ] = False
+
+
+class PopulationSettings(Strict):
+    """``[populations.NAME]``: people whose privacy is spent, whichever file their data lies in."""
+
+    studies: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the plans that use their data; ``default`` for all that are not named anywhere."""
+    unit: Text
+    """Whom the budget protects: ``site``, ``row``, or the column that says whose a row is."""
+    epsilon: Amount
+    """What all studies together may cost; a decimal number in quotes, and fixed when the ledger is made."""
+    delta: Amount
+
+
 class SiteSettings(Strict):
     """Settings of one site; ``description`` is what stands beside each in the file."""
 
@@ -71,14 +111,25 @@ class SiteSettings(Strict):
     ] = "auto"
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()
+    policy: PolicySettings = PolicySettings()
     data: dict[str, SourcePlan] = Field(default_factory=dict)
     """By the name of a study; ``default`` for studies that are not named."""
     apps: dict[str, AppReference] = Field(default_factory=dict)
     """Other Flower apps that this site lets run: any name -> ``module:attribute`` of the ClientApp."""
+    populations: dict[PopulationName, PopulationSettings] = Field(default_factory=dict)
+    """Whose privacy each study spends; studies with differential privacy need one."""
 
     def source(self, study: str) -> SourcePlan | None:
         """Return where this site's data for a study lies; ``None`` where the settings do not say."""
         return self.data.get(study, self.data.get("default"))
+
+    def population(self, study: str) -> tuple[str, PopulationSettings] | None:
+        """Return name and budget of those whose data a study uses; ``None`` where the settings do not say."""
+        for wanted in (study, "default"):
+            for name, population in self.populations.items():
+                if wanted in population.studies:
+                    return name, population
+        return None
 
 
 _EXAMPLES: Final = """\
@@ -88,6 +139,15 @@ _EXAMPLES: Final = """\
 # [data.default]
 # adapter = "csv"
 # path = "/data/patients.csv"
+
+# Whose privacy a study spends: needed by studies with differential privacy. The budget is for all of them together, and
+# fixed by the first one. unit: "site", "row", or the column that says whose a row is.
+#
+# [populations.patients]
+# studies = ["default"]
+# unit = "patient"
+# epsilon = "8"
+# delta = "1e-6"
 
 # Other Flower apps that this site lets run, beside approving each study: any name, then the installed ClientApp.
 #
@@ -111,7 +171,7 @@ def write_settings(path: Path) -> None:
         "",
         *_lines(defaults, ("device",)),
     ]
-    for name in ("limits", "worker"):
+    for name in ("limits", "worker", "policy"):
         section: Strict = getattr(defaults, name)
         lines += [f"[{name}]", *_lines(section, tuple(type(section).model_fields))]
     write_whole(path, ("\n".join(lines) + "\n" + _EXAMPLES).encode(), mode=0o600)

@@ -14,6 +14,7 @@ from hansa_common.errors import HansaError, PeerRefused, Unreachable, UsageError
 
 if TYPE_CHECKING:  # --help must not wait for gRPC
     from hansa_client.folder import SiteFolder
+    from hansa_client.own_figures import OwnFigure
     from hansa_common.organisation import BindingRequest
     from hansa_common.roster import SignedBinding
     from hansa_common.wire.protocol import Proposal
@@ -242,6 +243,30 @@ def models(*, folder: Folder = DEFAULT_FOLDER) -> None:
         typer.echo("No model yet.")
 
 
+@app.command()
+def figures(*, folder: Folder = DEFAULT_FOLDER) -> None:
+    """Show what this site's own data says of each study's models; these figures need not leave it."""
+    from hansa_client.own_figures import all_figures  # noqa: PLC0415
+
+    found = all_figures(folder)
+    for study in found:
+        typer.echo(study.study)
+        for rounds, figure in sorted(study.validation.items()):
+            typer.echo(f"  after {rounds:4} rounds  {_bar(figure)}  {figure.num_examples:,} validation examples")
+        if study.test is not None:
+            typer.echo(f"  the last model    {_bar(study.test)}  {study.test.num_examples:,} test examples")
+    if not found:
+        typer.echo("No study has evaluated a model here yet.")
+
+
+def _bar(figure: "OwnFigure") -> str:
+    """Draw an accuracy as a bar of 20 characters."""
+    if figure.accuracy is None:
+        return f"{'not measured':29}"
+    filled = round(20 * figure.accuracy)
+    return f"{'█' * filled}{'░' * (20 - filled)} {figure.accuracy:7.1%} "
+
+
 @app.command("log")
 def show_log(*, folder: Folder = DEFAULT_FOLDER) -> None:
     """Show the record of everything that left or was refused, after checking that nobody changed it."""
@@ -320,6 +345,8 @@ def _decide(folder: Path, study: str, *, approved: bool) -> None:
     site = SiteFolder(folder)
     _fetch_proposals(site)
     proposal, membership = _find(site, study), site.membership()
+    if approved:
+        _require_allowed(site, proposal)
     before = site.decisions().get(proposal.digest)
     earliest = before.decision.decided_at + 1 if before else 0  # the coordinator takes no answer older than the last
     decision = Decision(
@@ -338,6 +365,16 @@ def _decide(folder: Path, study: str, *, approved: bool) -> None:
             call_federation(site, "Decide", request, Empty)
         except HansaError as error:
             typer.echo(f"The coordinator is told when the agent runs: {error}", err=True)
+
+
+def _require_allowed(site: "SiteFolder", proposal: "Proposal") -> None:
+    """Refuse to sign what the site's own policy would then refuse to run."""
+    from hansa_client import policy  # noqa: PLC0415
+    from hansa_common.app_plan import AppPlan, read_any  # noqa: PLC0415
+
+    plan = read_any(proposal.plan)
+    if not isinstance(plan, AppPlan):
+        policy.check(plan, site.settings())
 
 
 def _command(folder: Path, command: str) -> None:

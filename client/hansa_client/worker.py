@@ -71,10 +71,10 @@ def _flower(reference: str, envelope: Envelope) -> Envelope:
 
     module, _, attribute = reference.partition(":")
     app = getattr(importlib.import_module(module), attribute)
-    message = message_from_proto(ProtoMessage.FromString(envelope.arrays["message"].data))
+    message = message_from_proto(ProtoMessage.FromString(bytes(envelope.arrays["message"].data)))
     state = RecordDict()
     if "state" in envelope.arrays:
-        state = recorddict_from_proto(ProtoRecordDict.FromString(envelope.arrays["state"].data))
+        state = recorddict_from_proto(ProtoRecordDict.FromString(bytes(envelope.arrays["state"].data)))
     config = json.loads(envelope.header) if envelope.header else {}
     node = message.metadata.dst_node_id
     context = Context(message.metadata.run_id, node, config.get("node", {}), state, config.get("run", {}))

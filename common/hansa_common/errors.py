@@ -67,6 +67,13 @@ class PlanError(SettingsError):
     public = "The study plan is not valid."
 
 
+class PrivacyError(UsageError):
+    """A differential privacy setting gives no guarantee, or mixes guarantees that do not add up."""
+
+    code = "privacy"
+    public = "The differential privacy settings give no guarantee."
+
+
 class PartitionError(UsageError):
     """A data set cannot be split into sites the way it was asked for."""
 
@@ -206,6 +213,24 @@ class AnsweredBefore(TaskRefused):
 
     code = "answered-before"
     public = "The site answered this task before; resume the study if the coordinator was restored from a backup."
+
+
+class PolicyRefused(TaskRefused):
+    """The site's own policy does not allow what the plan asks for."""
+
+    code = "policy"
+    public = "The site's policy does not allow this plan."
+
+
+class BudgetExceeded(TaskRefused):
+    """The privacy budget of the site's people would be overspent; ``rounds_left`` of the study's rounds still fit."""
+
+    code = "budget"
+    public = "The site's privacy budget does not allow this round."
+
+    def __init__(self, message: str, *, rounds_left: int, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.rounds_left = rounds_left
 
 
 class SitePaused(TaskRefused):

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hansa_common.errors import IdentityError, StorageError
@@ -20,11 +20,21 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     Raises:
         StorageError: The disk is full or fails; nothing half-written is left.
     """
+    write_pieces(path, [content], mode=mode)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
+    """Write a file as ``write_whole`` does, without having all of it in memory.
+
+    Raises:
+        StorageError: The disk is full or fails; nothing half-written is left.
+    """
     with storage(path, "write"):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 sync_file(file.fileno(), "file.sync")
             Path(temporary).chmod(mode)

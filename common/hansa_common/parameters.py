@@ -4,6 +4,7 @@ All parameters of a model are one contiguous vector; ``ParameterSpec`` says whic
 the number of parameters.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Annotated, Self
@@ -12,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from hansa_common.mapping import give_back
 from hansa_common.settings import Strict
 
 Vector = npt.NDArray[np.float32]
 Accumulator = npt.NDArray[np.float64]
 
 CHUNK = 1 << 18  # float32 values; one mebibyte stays in the cache of a core
+_BLOCK = 1 << 15  # values; temporaries in float64 stay in the cache of a core, and on the heap
 MAX_PARAMETERS = 1 << 31  # 8 GiB as float32
 
 
@@ -60,18 +63,42 @@ class ParameterSpec(Strict):
             offset += tensor.size
 
 
+def parts(size: int) -> Iterator[slice]:
+    """Yield the parts of a vector of ``size`` values, ``CHUNK`` values each but the last."""
+    for start in range(0, size, CHUNK):
+        yield slice(start, min(start + CHUNK, size))
+
+
+def chunks(vector: Vector) -> Iterator[Vector]:
+    """Yield views of a vector part by part; of a mapped one, no more than a part is in memory."""
+    for part in parts(vector.size):
+        chunk = vector[part]
+        yield chunk
+        give_back(chunk)
+
+
 def is_finite(vector: Vector) -> bool:
     """Tell whether no value is NaN or infinite, a chunk at a time."""
-    return all(bool(np.isfinite(vector[start : start + CHUNK]).all()) for start in range(0, vector.size, CHUNK))
+    return all(bool(np.isfinite(chunk).all()) for chunk in chunks(vector))
+
+
+def largest(vector: Vector) -> float:
+    """Return the largest absolute value, 0 where there is no value and NaN where one is NaN; a chunk at a time."""
+    found = [max(float(chunk.max()), -float(chunk.min())) for chunk in chunks(vector)]
+    return float(np.max(found, initial=0.0))
+
+
+def sha256_of(vector: Vector) -> str:
+    """Return the SHA-256 of the values as little-endian float32, in hexadecimal; a chunk at a time."""
+    digest = hashlib.sha256()
+    for chunk in chunks(vector):
+        digest.update(chunk.astype("<f4", copy=False).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def l2_norm(vector: Vector) -> float:
     """Return the Euclidean norm, summed in float64."""
-    squares = (
-        float(np.dot(chunk, chunk))
-        for start in range(0, vector.size, CHUNK)
-        for chunk in (vector[start : start + CHUNK].astype(np.float64),)
-    )
+    squares = (float(np.dot(chunk, chunk)) for part in chunks(vector) for chunk in (part.astype(np.float64),))
     return math.sqrt(math.fsum(squares))
 
 
@@ -79,6 +106,6 @@ def add_scaled(accumulator: Accumulator, vector: Vector, weight: float) -> None:
     """Add ``weight * vector`` to a float64 accumulator in place, without a temporary of the vector's length."""
     if accumulator.shape != vector.shape:
         raise RuntimeError(f"Cannot add {vector.shape} to {accumulator.shape}.")
-    for start in range(0, vector.size, CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, vector.size, _BLOCK):
+        part = slice(start, start + _BLOCK)
         accumulator[part] += weight * vector[part].astype(np.float64)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MessageType, RecordDict
 from flwr.app import Message as FlowerMessage
@@ -19,7 +20,7 @@ from hansa_common.messages import (
     decode,
     encode,
 )
-from hansa_server.exchange import Answer, Exchange
+from hansa_server.exchange import Answer, Deadline, Exchange
 
 _STYPE = "hansa.raw"
 _POLL = 0.01  # seconds between looks at a Grid that does not wait by itself
@@ -63,6 +64,8 @@ class GridExchange:
         self._grid = grid
         self._stop = stop
         self._expected = expected
+        self._views: bool = getattr(grid, "takes_views", False)
+        self._abandon: Callable[[list[str]], None] | None = getattr(grid, "abandon", None)
 
     def nodes(self) -> list[int]:
         """Return the Grid's nodes, once all that are expected are there."""
@@ -76,7 +79,7 @@ class GridExchange:
             raise StudyFailed(f"{len(found)} of {self._expected} nodes are there after {_NODES_SECONDS:.0f} s.")
         return found
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, timeout: float, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
         """See ``Exchange.ask``."""
         self._check_stop()
         contents: dict[int, tuple[RecordDict, int]] = {}
@@ -84,20 +87,23 @@ class GridExchange:
         for node, message in requests:
             if id(message) not in contents:
                 envelope = encode(message)
-                contents[id(message)] = (envelope_to_records(envelope), envelope.num_bytes)
+                contents[id(message)] = (envelope_to_records(envelope, views=self._views), envelope.num_bytes)
             content, size = contents[id(message)]
-            outgoing.append(FlowerMessage(content, node, _message_type(message), ttl=timeout))
+            outgoing.append(FlowerMessage(content, node, _message_type(message), ttl=deadline.left))
             self.bytes_down += size
         waiting = dict(zip(self._grid.push_messages(outgoing), (node for node, _ in requests), strict=True))
         del contents, outgoing
-        deadline = time.monotonic() + timeout
-        while waiting and time.monotonic() < deadline:
-            self._check_stop()
-            replies = list(self._grid.pull_messages(list(waiting)))
-            if not replies:
-                self._stop.wait(_POLL)
-            while replies:
-                yield self._take(replies.pop(), waiting, classes)  # no name here: only the caller holds its array
+        try:
+            while waiting and deadline.left:
+                self._check_stop()
+                replies = list(self._grid.pull_messages(list(waiting)))
+                if not replies:
+                    self._stop.wait(_POLL)
+                while replies:
+                    yield self._take(replies.pop(), waiting, classes)  # no name here: only the caller holds its array
+        finally:
+            if waiting and self._abandon is not None:
+                self._abandon(list(waiting))
 
     def _take(self, reply: FlowerMessage, waiting: dict[str, int], classes: int) -> Answer:
         answer = _parse(waiting.pop(reply.metadata.reply_to_message_id), reply, classes)
@@ -128,13 +134,17 @@ def _parse(node: int, reply: FlowerMessage, classes: int) -> Answer:
         return Answer(node=node, failure=f"It sent bytes that are no valid message: {error}")
 
 
-def envelope_to_records(envelope: Envelope) -> RecordDict:
-    """Put a message into Flower's records."""
-    arrays = {
-        name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=array.data)
-        for name, array in envelope.arrays.items()
-    }
-    return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": ArrayRecord(arrays)})
+def envelope_to_records(envelope: Envelope, *, views: bool = False) -> RecordDict:
+    """Put a message into Flower's records; ``views`` tells whether views of mapped files may stay such."""
+    arrays = ArrayRecord(
+        {
+            name: Array(dtype=array.dtype, shape=array.shape, stype=_STYPE, data=b"" if views else bytes(array.data))
+            for name, array in envelope.arrays.items()
+        }
+    )
+    for name, array in envelope.arrays.items() if views else ():
+        arrays[name].data = cast("bytes", array.data)  # Flower's constructor takes nothing but ``bytes``
+    return RecordDict({"header": ConfigRecord({"json": envelope.header}), "arrays": arrays})
 
 
 def envelope_from_records(records: RecordDict) -> Envelope:

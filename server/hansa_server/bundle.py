@@ -31,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     out = context.run_config.get("out")
     folder = new_folder(plan, Path(str(out)) if out else None)
     folder.save_plan(plan)
-    study = Study(plan=plan, folder=folder, engine="ray", observer=Quiet())
+    study = Study(plan=plan, folder=folder, engine="ray", observer=Quiet(), names=names)
     exchange = GridExchange(grid, threading.Event(), expected=len(names))
     try:
         conduct(study, folder, lambda: study.run(exchange))

@@ -1,10 +1,11 @@
 """What carries messages between the study and its sites, as the study sees it; ``app.py`` puts it on Flower's Grid."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hansa_common.messages import Message
+from hansa_common.messages import Message, Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,26 @@ class Answer:
     num_bytes: int = 0
 
 
+class Deadline:
+    """Until when answers are waited for; whoever takes them may bring it forward.
+
+    Args:
+        seconds: From now.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until it passes, 0 afterwards."""
+        return max(0.0, self._at - time.monotonic())
+
+    def shorten(self, seconds: float) -> None:
+        """Wait no longer than so many seconds from now; never longer than before."""
+        self._at = min(self._at, time.monotonic() + seconds)
+
+
 class Exchange(Protocol):
     """Sends messages to nodes and yields their answers as they come."""
 
@@ -35,12 +56,20 @@ class Exchange(Protocol):
     def nodes(self) -> Sequence[int]:
         """Return the nodes that are there."""
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, timeout: float, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
         """Send each node its message and yield the answers, one for each request, in order of arrival.
 
-        Ends when all have answered or after ``timeout`` seconds. Requests that share one ``Message`` object share its
-        bytes too. ``classes`` is ``K``, to parse counts.
+        Ends when all have answered or the deadline has passed; the others are not waited for any more. Requests that
+        share one ``Message`` object share its bytes too. ``classes`` is ``K``, to parse counts.
 
         Raises:
             StudyInterrupted: The operator stopped the study.
         """
+
+
+def problem_of(answer: Answer) -> str:
+    """Say why an answer is not what was asked for."""
+    if answer.message is None:
+        return answer.failure or "It did not reply before the deadline."
+    header = answer.message.header
+    return header.reason if isinstance(header, Refusal) else f"It sent '{header.kind}', which was not asked for."

@@ -51,6 +51,18 @@ def baseline_summary(counts: Mapping[str, ClassificationCounts]) -> BaselineSumm
     )
 
 
+def summary_of_sum(counts: ClassificationCounts) -> Summary:
+    """Return accuracy and loss where only the sum over the sites is known."""
+    overall = scores_of(counts)
+    return Summary(
+        weighted_mean_accuracy=overall.accuracy,
+        site_mean_accuracy=None,
+        worst_site_accuracy=None,
+        worst_site=None,
+        weighted_mean_loss=overall.loss,
+    )
+
+
 def summary(counts: Mapping[str, ClassificationCounts]) -> Summary:
     """Return accuracy and loss over the sites' validation splits; sites without validation examples do not count."""
     per_site = {site: scores_of(count) for site, count in counts.items() if count.num_examples}

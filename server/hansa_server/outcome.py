@@ -1,18 +1,18 @@
 """From a study to its results, and from results to the files of a run."""
 
-import hashlib
 import platform
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Literal
 
-import numpy as np
-from safetensors.numpy import save
-
+from hansa_common.messages import Opened
 from hansa_common.metrics import ClassificationCounts
+from hansa_common.parameters import sha256_of
 from hansa_common.plan import dump_plan
-from hansa_server.figures import baseline_summary, mean_over_sites, merge, scores_of, summary, worst
+from hansa_server.closing import Closing
+from hansa_server.figures import baseline_summary, mean_over_sites, scores_of, summary, summary_of_sum, worst
+from hansa_server.protected import protection_of
 from hansa_server.report import metrics_csv, model_card, partition_svg, render
 from hansa_server.results import (
     Baselines,
@@ -20,6 +20,7 @@ from hansa_server.results import (
     Results,
     Scores,
     SiteResult,
+    Summary,
     Timing,
     Traffic,
     WorstAgainstLocal,
@@ -73,6 +74,7 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
             + (closing.evaluation_seconds if closing else 0.0),
         ),
         bytes=Traffic(up=study.bytes_up, down=study.bytes_down),
+        protection=protection_of(study.plan, study.names, study.rounds, dimension=_dimension(study)),
         model_sha256=_sha256(study),
         environment=_environment(study),
     )
@@ -86,7 +88,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
     return tuple(
         SiteResult(
             site=site,
-            examples={"train": opened.train, "validation": opened.validation, "test": opened.test},
+            examples=_examples(opened),
             class_counts=opened.class_counts,
             federated=federated.get(site),
             local_only=_optional_scores(local, site),
@@ -102,9 +104,10 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
     closing = study.closing
     if closing is None:
         return None
-    overall, lowest = merge(closing.test), worst(federated)
+    overall = closing.overall[1] if closing.overall else None
+    lowest = worst(federated) if federated else None
     against = None
-    if study.baselines is not None:
+    if study.baselines is not None and lowest is not None:
         alone = scores_of(study.baselines.local_only[lowest.site]).accuracy
         if alone is not None and lowest.accuracy is not None:
             against = WorstAgainstLocal(
@@ -114,14 +117,31 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
                 difference=lowest.accuracy - alone,
             )
     return Final(
-        weighted_mean=scores_of(overall),
-        site_mean=mean_over_sites(federated),
+        weighted_mean=scores_of(overall) if overall is not None else None,
+        site_mean=mean_over_sites(federated) if federated else None,
         worst_site=lowest,
         worst_site_against_local=against,
-        confusion=_confusion(overall),
+        confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
-        validation=summary(closing.validation),
+        validation=_validation(closing),
     )
+
+
+def _validation(closing: Closing) -> Summary:
+    if closing.validation or closing.overall is None:
+        return summary(closing.validation)
+    return summary_of_sum(closing.overall[0])
+
+
+def _examples(opened: Opened) -> dict[Literal["train", "validation", "test"], int]:
+    """Return the sizes that a site told; none where it keeps them at home."""
+    if not opened.test:
+        return {}
+    return {"train": opened.train, "validation": opened.validation, "test": opened.test}
+
+
+def _dimension(study: Study) -> int:
+    return study.spec.size if study.spec is not None else 0
 
 
 def _optional_scores(counts: Mapping[str, ClassificationCounts], site: str) -> Scores | None:
@@ -133,7 +153,7 @@ def _confusion(counts: ClassificationCounts) -> tuple[tuple[int, ...], ...]:
 
 
 def _sha256(study: Study) -> str:
-    return "" if study.parameters is None else hashlib.sha256(study.parameters.astype("<f4").tobytes()).hexdigest()
+    return "" if study.parameters is None else sha256_of(study.parameters)
 
 
 def _environment(study: Study) -> dict[str, str]:
@@ -153,9 +173,8 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
         StorageError: The disk is full or fails; no file is half-written.
     """
     if study.parameters is not None and study.spec is not None:
-        tensors = {name: np.ascontiguousarray(values) for name, values in study.spec.split(study.parameters)}
         metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
-        folder.write("model.safetensors", save(tensors, metadata))
+        folder.write_tensors("model.safetensors", dict(study.spec.split(study.parameters)), metadata)
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))

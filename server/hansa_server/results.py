@@ -27,8 +27,9 @@ class SiteRound(Strict):
     """One site in one round."""
 
     site: str
-    num_examples: int
-    train_loss: float
+    num_examples: int | None
+    train_loss: float | None
+    """``null``, as the figures below, where the plan's protection or the site's policy keeps it at the site."""
     accuracy: float | None
     """Of the model that came in, on the site's validation split."""
     loss: float | None
@@ -53,11 +54,13 @@ class RoundResult(Strict):
     round: int
     seconds: float
     incoming: Summary
-    train_loss: float
-    """Mean over the sites, weighted by examples."""
+    train_loss: float | None
+    """Mean over the sites, weighted by examples; ``null`` where differential privacy keeps it at the sites."""
     sites: tuple[SiteRound, ...]
     missing: dict[str, str]
     """Site -> why its update is not in this round."""
+    void_attempts: tuple[str, ...] = ()
+    """With secure aggregation: why the round had to be repeated, once for each repetition."""
     bytes_up: int
     bytes_down: int
 
@@ -67,8 +70,9 @@ class SiteResult(Strict):
 
     site: str
     examples: dict[Literal["train", "validation", "test"], int]
+    """Empty where the plan's protection or the site's policy keeps the sizes at the site."""
     class_counts: tuple[int, ...]
-    """Examples of each class, all three splits together."""
+    """Examples of each class, all three splits together; empty as ``examples``."""
     federated: Scores | None
     local_only: Scores | None = None
     """The site's own model, trained alone with the same budget (``--baselines``)."""
@@ -98,17 +102,58 @@ class WorstAgainstLocal(Strict):
 class Final(Strict):
     """The last model on the sites' test splits."""
 
-    weighted_mean: Scores
-    """All test examples together: computed from merged counts."""
-    site_mean: Scores
-    """Plain mean over the sites; ``num_examples`` is the mean size."""
-    worst_site: WorstSite
+    weighted_mean: Scores | None
+    """All test examples together: computed from merged counts; ``null`` where differential privacy lets none out."""
+    site_mean: Scores | None
+    """Plain mean over the sites; ``num_examples`` is the mean size. ``null`` where the sites' figures are masked."""
+    worst_site: WorstSite | None
+    """``null`` where the sites' figures are masked."""
     worst_site_against_local: WorstAgainstLocal | None
     """Only with ``--baselines``."""
     confusion: tuple[tuple[int, ...], ...]
+    """Empty where ``weighted_mean`` is ``null``."""
     coordinator: Scores | None
     """On the coordinator's own test set, where there is one."""
     validation: Summary
+
+
+class Masks(Strict):
+    """Secure aggregation as it was used."""
+
+    ring_bits: int
+    coordinate_range: float
+    cohort: Literal["fixed", "changing"]
+    sites: int
+    """How many the plan lists."""
+    threshold: int
+    """So many must deliver, and so many together could unmask one of them."""
+    colluders: int
+    """So many sites may collude with the coordinator without learning another's update."""
+
+
+class Noise(Strict):
+    """Differential privacy as it was used."""
+
+    kind: Literal["example", "site_server", "site_distributed"]
+    clipping_bound: float
+    noise_multiplier: float
+    epsilon_budget: float
+    delta: float
+    epsilon: float | None
+    """What the rounds so far cost a site; ``null`` with ``example``, where each site's own ledger knows."""
+    unit: str
+    """Whom it protects: ``site``, ``person``, or the column that says whose a row is."""
+    metrics_noise: float | None = None
+
+
+class Protection(Strict):
+    """What protected the sites' updates."""
+
+    weights: Literal["examples", "equal"]
+    clipping_bound: float | None
+    """L2 bound of an update, applied at each site."""
+    masks: Masks | None
+    noise: Noise | None
 
 
 class BaselineSummary(Strict):
@@ -175,6 +220,8 @@ class Results(Strict):
     baselines: Baselines | None
     timing: Timing
     bytes: Traffic
+    protection: Protection | None = None
+    """``null`` where the plan asks for none."""
     model_sha256: str
     """Of the parameters as little-endian float32."""
     environment: dict[str, str]

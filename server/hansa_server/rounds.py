@@ -2,12 +2,12 @@
 
 ``now`` is an argument everywhere; sending and waiting are the caller's. Rules:
 
-* Each site of the cohort is *waiting*, then *accepted* (its update is folded in) or *missing* (it failed, refused, was
-  refused, or was late); it never changes after that.
-* Updates are folded in ascending site id, whatever the order of arrival: those whose turn has not come are held in
-  ``Held``. So the sum is the same, bit for bit, on every engine.
+* Each site of the cohort is *waiting*, then *accepted* (its update is held in ``Held``) or *missing* (it failed,
+  refused, was refused, or was late); it never changes after that.
 * A round closes when no site is waiting, or at its deadline. It counts if at least the quorum was accepted; otherwise
-  it is void and its sum is thrown away.
+  it is void and its updates are thrown away.
+* The updates of a round that counts are folded in ascending site id, whatever the order of arrival. So the sum is the
+  same, bit for bit, on every engine.
 """
 
 import math
@@ -19,8 +19,10 @@ from typing import Protocol
 from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Message, Update
 from hansa_common.metrics import ClassificationCounts
-from hansa_common.parameters import CHUNK, Vector, is_finite
-from hansa_server.strategies import Contribution, Strategy
+from hansa_common.parameters import Vector, l2_norm, largest
+from hansa_common.privacy_plan import PrivacyPlan
+from hansa_common.protection import counted_examples, counts_leave
+from hansa_server.strategies import Contribution
 
 _LARGEST = 1e9
 """No training changes a parameter by more; 3e38 of one site would end in infinity for all."""
@@ -35,13 +37,13 @@ class Phase(Enum):
 
 
 class Held(Protocol):
-    """Keeps deltas whose turn has not come, so that the server's memory does not grow with the number of sites."""
+    """Keeps a round's deltas, so that the server's memory does not grow with the number of sites."""
 
     def put(self, site: str, delta: Vector) -> None:
         """Keep one delta."""
 
-    def take(self, site: str) -> Vector:
-        """Give it back and forget it."""
+    def get(self, site: str) -> Vector:
+        """Return it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Accepted:
     """An update that counts, without its delta."""
 
     header: Update
-    counts: ClassificationCounts = field(repr=False)
+    counts: ClassificationCounts | None = field(repr=False)
 
 
 def quorum_of(share: float, sites: int) -> int:
@@ -70,8 +72,8 @@ class Round:
         parameters: ``P``, the length of an update.
         examples: What each site of the cohort declared when the study was opened: the size of its training split, the
             weight it may use, and of its validation split.
-        strategy: What updates are folded into.
-        held: Where updates wait for their turn.
+        held: Where updates wait until the round closes.
+        privacy: What protects the updates: no site is taken at its word that it clipped.
     """
 
     def __init__(
@@ -85,8 +87,8 @@ class Round:
         deadline: float,
         parameters: int,
         examples: Mapping[str, tuple[int, int]],
-        strategy: Strategy,
         held: Held,
+        privacy: PrivacyPlan,
     ) -> None:
         self.plan_digest = plan_digest
         self.number = number
@@ -98,9 +100,8 @@ class Round:
         self.missing: dict[str, str] = {}
         self._parameters = parameters
         self._examples = examples
-        self._strategy = strategy
         self._held = held
-        self._folded = 0  # how many sites of the cohort have had their turn
+        self._privacy = privacy
         self._phase = Phase.OPEN
 
     @property
@@ -121,12 +122,8 @@ class Round:
         except UpdateRefused as error:
             self.fail(site, str(error))
             raise
-        self.accepted[site] = Accepted(header=update, counts=message.counts["validation"])
-        if self._next() == site:
-            self._fold(site, delta)
-            self._folded += 1
-        else:
-            self._held.put(site, delta)
+        self.accepted[site] = Accepted(header=update, counts=message.counts.get("validation"))
+        self._held.put(site, delta)
 
     def fail(self, site: str, reason: str) -> None:
         """Note that a site will not deliver in this round, and why."""
@@ -144,25 +141,27 @@ class Round:
             for site in self.waiting:
                 self.fail(site, "It did not reply before the deadline.")
         if self._phase is Phase.OPEN and not self.waiting:
-            self.fold_held()
             self._phase = Phase.COUNTS if len(self.accepted) >= self.needed else Phase.VOID
         return self._phase
 
-    def _next(self) -> str | None:
-        return self.cohort[self._folded] if self._folded < len(self.cohort) else None
+    def contributions(self) -> list[Contribution]:
+        """Return the accepted updates in ascending site id.
 
-    def fold_held(self) -> None:
-        """Fold in the held updates whose turn has come; the caller has let go of the one it brought."""
-        while (site := self._next()) is not None:
-            if site in self.accepted:
-                self._fold(site, self._held.take(site))
-            elif site not in self.missing:
-                return
-            self._folded += 1
-
-    def _fold(self, site: str, delta: Vector) -> None:
-        header = self.accepted[site].header
-        self._strategy.fold(Contribution(site=site, delta=delta, num_examples=header.num_examples, steps=header.steps))
+        Raises:
+            RuntimeError: The round is open or void.
+        """
+        if self._phase is not Phase.COUNTS:
+            raise RuntimeError(f"Round {self.number} does not count.")
+        return [
+            Contribution(
+                site=site,
+                delta=self._held.get(site),
+                num_examples=counted_examples(self._privacy, self.accepted[site].header.num_examples),
+                steps=self.accepted[site].header.steps,
+            )
+            for site in self.cohort
+            if site in self.accepted
+        ]
 
     def _check(self, site: str, message: Message) -> tuple[Update, Vector]:
         """Hold a reply against the plan and against what was asked."""
@@ -180,7 +179,8 @@ class Round:
                 site=site,
             )
         training, validation = self._examples[site]
-        if header.num_examples != training or header.num_examples < 1:
+        untold = self._privacy.differential is not None
+        if header.num_examples != training or (header.num_examples < 1) != untold:
             raise UpdateRefused(
                 f"{site} weighs its update with {header.num_examples:,} examples; it declared "
                 f"{training:,} when the study was opened.",
@@ -188,25 +188,35 @@ class Round:
             )
         if delta.size != self._parameters:
             raise UpdateRefused(f"{site} sent {delta.size:,} values; the model has {self._parameters:,}.", site=site)
-        counts = message.counts.get("validation")
-        if len(message.counts) != 1 or counts is None or counts.has_histograms or counts.num_examples != validation:
+        if not self._counts_fit(message.counts, validation):
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
-        if not math.isfinite(header.train_loss) or not is_finite(delta):
+        size = largest(delta)
+        if not math.isfinite(header.train_loss) or not math.isfinite(size):
             raise UpdateRefused(
                 f"{site} sent an update with NaN or infinity.",
                 site=site,
                 advice="Its training diverged, or it is faulty; the other sites go on.",
             )
-        if _largest(delta) > _LARGEST:
+        if size > _LARGEST:
             raise UpdateRefused(
                 f"{site} sent an update with a value beyond {_LARGEST:g}.",
                 site=site,
                 advice="Its training diverged, or it is faulty; the other sites go on.",
             )
+        bound = self._privacy.update_bound
+        if bound is not None and (norm := l2_norm(delta)) > bound:
+            raise UpdateRefused(
+                f"{site} sent an update of norm {norm:.6g}; the plan's clipping bound is {bound:g}.",
+                site=site,
+                advice="It did not clip: it runs another release step than the plan asks for.",
+            )
         return header, delta
 
-
-def _largest(vector: Vector) -> float:
-    """Return the largest absolute value, 0 where there is none; a chunk at a time."""
-    chunks = (vector[start : start + CHUNK] for start in range(0, vector.size, CHUNK))
-    return max((max(float(chunk.max()), -float(chunk.min())) for chunk in chunks), default=0.0)
+    def _counts_fit(self, counts: Mapping[str, ClassificationCounts], validation: int) -> bool:
+        """Tell whether these are the counts that the plan lets out."""
+        if not counts_leave(self._privacy):
+            return not counts
+        found = counts.get("validation")
+        if len(counts) != 1 or found is None or found.has_histograms:
+            return False
+        return self._privacy.differential is not None or found.num_examples == validation

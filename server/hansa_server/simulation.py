@@ -62,7 +62,7 @@ def simulate(
         StorageError: The disk is full or fails.
     """
     names = check(plan)
-    study = Study(plan=plan, folder=folder, engine=machine.engine, observer=observer, baselines=baselines)
+    study = Study(plan=plan, folder=folder, engine=machine.engine, observer=observer, names=names, baselines=baselines)
     with stop_on_signal() as stop:
         start = partial(
             run,

@@ -11,27 +11,26 @@ whole round. Evolution: keys of ``Progress`` are added with a default; ``format`
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from hansa_common.errors import SettingsError, StorageError, UsageError
-from hansa_common.files import storage, write_whole
-from hansa_common.parameters import ParameterSpec, Vector
+from hansa_common.files import storage, write_pieces, write_whole
+from hansa_common.parameters import ParameterSpec, Vector, parts
 from hansa_common.plan import StudyPlan, dump_plan, read_plan
 from hansa_common.settings import Strict
+from hansa_server import tensors
 from hansa_server.results import RoundResult
+from hansa_server.vectors import keep
 
 _STRATEGY = "strategy/"  # prefix of the strategy's tensors in a checkpoint
-_HELD_IN_MEMORY = 32 << 20  # bytes of updates kept in memory while they wait for their turn
 
 
 class Progress(Strict):
@@ -135,6 +134,16 @@ class RunFolder:
         write_whole(path, content.encode() if isinstance(content, str) else content)
         return path
 
+    def write_tensors(
+        self, name: str, values: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a file of tensors, whole or not at all, and never in memory as a whole.
+
+        Raises:
+            StorageError: The disk is full or fails; no part of the file is left.
+        """
+        write_pieces(self.path / name, tensors.pieces(values, metadata))
+
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint.
 
@@ -142,9 +151,9 @@ class RunFolder:
             StorageError: It cannot be written; the one before is untouched.
         """
         progress = np.frombuffer(checkpoint.progress.model_dump_json().encode(), np.uint8)
-        tensors: dict[str, npt.NDArray[Any]] = {"parameters": checkpoint.parameters, "progress": progress}
-        tensors |= {_STRATEGY + name: values for name, values in checkpoint.strategy.items()}
-        self.write("checkpoint.safetensors", save(tensors))
+        found: dict[str, npt.NDArray[Any]] = {"parameters": checkpoint.parameters, "progress": progress}
+        found |= {_STRATEGY + name: values for name, values in checkpoint.strategy.items()}
+        self.write_tensors("checkpoint.safetensors", found)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint, or ``None`` where the run did not get through its first round.
@@ -156,9 +165,11 @@ class RunFolder:
             if file is None:
                 return None
             names = [name for name in file.keys() if name.startswith(_STRATEGY)]  # noqa: SIM118 - no mapping
+            stored = file.get_slice("parameters")
+            (size,) = stored.get_shape()
             return Checkpoint(
                 progress=_progress(file),
-                parameters=file.get_tensor("parameters"),
+                parameters=keep((stored[part] for part in parts(size)), size, self.path),
                 strategy={name.removeprefix(_STRATEGY): file.get_tensor(name) for name in names},
             )
 
@@ -204,57 +215,3 @@ def _checkpoint_file(path: Path) -> Iterator[Any]:
 
 def _progress(file: Any) -> Progress:
     return Progress.model_validate_json(file.get_tensor("progress").tobytes())
-
-
-class HeldUpdates:
-    """A round's deltas that wait for their turn: in memory while they are few, in one unnamed file beyond that.
-
-    Args:
-        folder: Where the file lies; it has no name and vanishes with this object, or with the process.
-        in_memory: Bytes to keep in memory.
-    """
-
-    def __init__(self, folder: Path, *, in_memory: int = _HELD_IN_MEMORY) -> None:
-        self._folder = folder
-        self._room = in_memory
-        self._deltas: dict[str, Vector] = {}
-        self._places: dict[str, tuple[int, int]] = {}  # site -> position and number of values
-        self._file: IO[bytes] | None = None
-
-    def put(self, site: str, delta: Vector) -> None:
-        """Keep one delta.
-
-        Raises:
-            StorageError: The disk is full or fails.
-        """
-        if delta.nbytes <= self._room:
-            self._room -= delta.nbytes
-            self._deltas[site] = delta
-            return
-        with storage(self._folder, "hold an update in"):
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - open for the round
-            self._places[site] = (self._file.seek(0, os.SEEK_END), delta.size)
-            self._file.write(delta.data)
-            self._file.flush()
-
-    def take(self, site: str) -> Vector:
-        """Give it back and forget it.
-
-        Raises:
-            StorageError: The disk fails.
-        """
-        if site in self._deltas:
-            delta = self._deltas.pop(site)
-            self._room += delta.nbytes
-            return delta
-        assert self._file is not None
-        position, size = self._places.pop(site)
-        with storage(self._folder, "read back an update from"):
-            return np.memmap(self._file, dtype=np.float32, mode="r", offset=position, shape=(size,))
-
-    def close(self) -> None:
-        """Give the disk space back."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # what the disk did not take is thrown away with the rest
-                self._file.close()

@@ -8,11 +8,10 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
-
-import numpy as np
 
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
@@ -32,15 +31,21 @@ from hansa_common.messages import (
     TrainTask,
 )
 from hansa_common.metrics import ClassificationCounts
-from hansa_common.parameters import ParameterSpec, Vector, is_finite
+from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
+from hansa_common.protection import counts_leave, num_evaluation_sums, num_round_sums
 from hansa_server import cohort
-from hansa_server.exchange import Answer, Exchange
-from hansa_server.figures import scores_of, summary
-from hansa_server.results import RoundResult, SiteRound
+from hansa_server.closing import Closing, are_declared
+from hansa_server.exchange import Answer, Deadline, Exchange, problem_of
+from hansa_server.masked import Job, MaskedRounds
+from hansa_server.protected import require_budget
+from hansa_server.results import RoundResult
+from hansa_server.round_results import masked_result, round_result
 from hansa_server.rounds import Phase, Round, quorum_of
-from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
-from hansa_server.strategies import build_strategy
+from hansa_server.store import Checkpoint, Progress, RunFolder
+from hansa_server.strategies import Contribution, build_strategy, next_parameters
+from hansa_server.summing import contribution_of, with_noise
+from hansa_server.vectors import HeldUpdates, keep
 
 _MOST_NAMED = 8  # sites in one error message; the report has them all
 
@@ -65,17 +70,6 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
-    """What the closing exchange brought: counts of the last model by site, and on the coordinator's own test set."""
-
-    validation: dict[str, ClassificationCounts]
-    test: dict[str, ClassificationCounts]
-    coordinator: ClassificationCounts | None
-    seconds: float
-    evaluation_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Baselines:
     """What was reached without federation: counts on each site's test split."""
 
@@ -94,6 +88,7 @@ class Study:
         folder: RunFolder,
         engine: str,
         observer: Observer,
+        names: Sequence[str],
         baselines: bool = False,
         attempt: int = 1,
     ) -> None:
@@ -120,6 +115,8 @@ class Study:
         self._classes = len(plan.data.classes)
         self._bytes = {"up": 0, "down": 0}  # before a resume
         self._exchange: Exchange | None = None
+        self.names = tuple(names)
+        self._masked: MaskedRounds | None = None
 
     @property
     def bytes_up(self) -> int:
@@ -149,7 +146,7 @@ class Study:
         self.setup_seconds, self.rounds_seconds = progress.setup_seconds, progress.rounds_seconds
         self._bytes = {"up": progress.bytes_up, "down": progress.bytes_down}
         self._strategy.restore(dict(checkpoint.strategy))
-        self.parameters = _as_bytes(checkpoint.parameters)
+        self.parameters = checkpoint.parameters
 
     def run(self, exchange: Exchange) -> None:
         """Conduct the study to its end.
@@ -161,11 +158,14 @@ class Study:
         self._exchange = exchange
         started = time.monotonic()
         self._open(exchange)
+        if self.plan.privacy.secure_aggregation is not None:
+            self._masked = self._masked_rounds(exchange)
         if self.parameters is None:
             self.spec, self.parameters = self._initial(exchange)
+        require_budget(self.plan, self.names, dimension=self.parameters.size)
         self.setup_seconds += time.monotonic() - started
         for number in range(len(self.rounds) + 1, self.plan.rounds.count + 1):
-            result = self._round(exchange, number)
+            result = self._masked_round(exchange, number) if self._masked else self._round(exchange, number)
             self.rounds.append(result)
             self.rounds_seconds += result.seconds
             self._checkpoint()
@@ -184,12 +184,12 @@ class Study:
             if not isinstance(header, Opened):
                 said = header.site if isinstance(header, Refusal) else f"node {answer.node}"
                 name = exchange.names.get(answer.node, said)
-                self.unopened[name] = _problem(answer)
+                self.unopened[name] = problem_of(answer)
             elif header.plan_digest != self.digest or header.site in self.sites:
                 self.unopened[header.site] = "It opened another plan, or took another site's name."
             elif (name := exchange.names.get(answer.node, header.site)) != header.site:
                 self.unopened[name] = "It took another site's name."
-            elif len(header.class_counts) != self._classes or header.train < 1:
+            elif not self._declares_enough(header):
                 self.unopened[header.site] = "It declared no training examples, or other classes than the plan's."
             else:
                 self.sites[header.site], self._nodes[header.site] = header, answer.node
@@ -199,6 +199,32 @@ class Study:
         if size is not None and size > len(self.sites):
             raise StudyFailed(f"A round needs {size} sites; {len(self.sites)} could open the study.")
 
+    def _declares_enough(self, header: Opened) -> bool:
+        """Tell whether a site says what it must; protection, or its policy, keeps the rest at home."""
+        privacy = self.plan.privacy
+        kept = privacy.differential is not None or privacy.secure_aggregation is not None
+        classes = len(header.class_counts)
+        examples = header.train >= 1 if privacy.weights == "examples" or not kept else not header.train or classes
+        return bool(examples) and (classes == self._classes or (kept and classes == 0))
+
+    def _masked_rounds(self, exchange: Exchange) -> MaskedRounds:
+        """Return what conducts this study's masked rounds."""
+
+        def ask(requests: Sequence[tuple[str, Message]], deadline: Deadline) -> Iterator[tuple[str, Answer]]:
+            names = {self._nodes[site]: site for site, _message in requests}
+            asked = [(self._nodes[site], message) for site, message in requests]
+            yield from ((names[answer.node], answer) for answer in self._ask(exchange, asked, deadline=deadline))
+
+        return MaskedRounds(
+            plan=self.plan,
+            sites=self.names,
+            opened=self.sites,
+            ask=ask,
+            folder=self._folder,
+            run=self._attempt,
+            said=self._observer.site_done,
+        )
+
     def _initial(self, exchange: Exchange) -> tuple[ParameterSpec, Vector]:
         """Have the first site initialise the model with the plan's seed: this process has no torch."""
         first = min(self.sites)
@@ -207,8 +233,8 @@ class Study:
             if answer.message and isinstance(header := answer.message.header, Initial):
                 vector = answer.message.vector
                 if vector is not None and vector.size == header.spec.size and is_finite(vector):
-                    return header.spec, _as_bytes(vector)
-            raise StudyFailed(f"{first} could not initialise the model: {_problem(answer)}")
+                    return header.spec, keep(chunks(vector), vector.size, self._folder.path)
+            raise StudyFailed(f"{first} could not initialise the model: {problem_of(answer)}")
         raise RuntimeError("An exchange yields an answer for each request.")
 
     def _round(self, exchange: Exchange, number: int) -> RoundResult:
@@ -226,8 +252,8 @@ class Study:
             deadline=started + plan.deadline_seconds,
             parameters=self.parameters.size,
             examples={site: (self.sites[site].train, self.sites[site].validation) for site in sites},
-            strategy=self._strategy,
             held=held,
+            privacy=self.plan.privacy,
         )
         self._observer.round_started(number, sites)
         header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)
@@ -236,24 +262,57 @@ class Study:
         with contextlib.closing(held):
             for answer in self._ask(exchange, [(node, task) for node in names]):
                 self._take(current, names[answer.node], answer)
-                del answer  # its array must be gone before others are folded in, and before the next one comes
-                current.fold_held()
-        if current.tick(current.deadline) is Phase.VOID:
-            self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
-        following = self._strategy.finish(self.parameters)
-        if not is_finite(following):
-            raise StudyFailed(
-                f"Round {number} would give a model with NaN or infinity: finite updates, too large to add up.",
-                advice="Look at the sites' training losses; the checkpoint of the round before is kept.",
+                del answer  # its array must be gone before the next one comes
+            if current.tick(current.deadline) is Phase.VOID:
+                self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
+            self._step(with_noise(self.plan, current.contributions(), self._folder.path), number)
+        return round_result(
+            current,
+            seconds=time.monotonic() - started,
+            bytes_up=exchange.bytes_up - up,
+            bytes_down=exchange.bytes_down - down,
+        )
+
+    def _step(self, updates: Sequence[Contribution], number: int) -> None:
+        """Step the global parameters with a round's updates."""
+        assert self.parameters is not None
+        following = next_parameters(self._strategy, self.parameters, updates)
+        self.parameters = keep(_finite(following, number), self.parameters.size, self._folder.path)
+
+    def _masked_round(self, exchange: Exchange, number: int) -> RoundResult:
+        assert self.parameters is not None
+        assert self._masked is not None
+        started, up, down = time.monotonic(), exchange.bytes_up, exchange.bytes_down
+        self._observer.round_started(number, tuple(sorted(self.sites)))
+        total = self._masked.sum(
+            Job(
+                number=number,
+                parameters=self.parameters,
+                size=self.parameters.size,
+                counts=num_round_sums(self.plan.privacy, self._classes),
+                task=partial(self._train_task, number),
             )
-        self.parameters = _as_bytes(following)
-        return _round_result(current, time.monotonic() - started, exchange.bytes_up - up, exchange.bytes_down - down)
+        )
+        self._need(len(total.survivors), len(self.sites), total.missing, f"Round {number} is void")
+        examples = {site: opened.train for site, opened in self.sites.items()}
+        self._step([contribution_of(self.plan, self._masked.terms, total, examples, self._folder.path)], number)
+        return masked_result(
+            self.plan,
+            number,
+            total,
+            seconds=time.monotonic() - started,
+            bytes_up=exchange.bytes_up - up,
+            bytes_down=exchange.bytes_down - down,
+        )
+
+    def _train_task(self, number: int, attempt: int, following: int) -> TrainTask:
+        return TrainTask(plan_digest=self.digest, round=number, attempt=attempt, next_attempt=following)
 
     def _take(self, current: Round, site: str, answer: Answer) -> None:
         """Hand one answer to the round; what is wrong with it concerns this site only."""
         problem = ""
         if answer.message is None or isinstance(answer.message.header, Refusal):
-            problem = _problem(answer)
+            problem = problem_of(answer)
             current.fail(site, problem)
         else:
             try:
@@ -266,30 +325,45 @@ class Study:
         assert self.parameters is not None
         self._observer.stage("evaluating the last model")
         started = time.monotonic()
+        if self._masked is not None and counts_leave(self.plan.privacy):
+            closing = self._masked_closing(self._masked)
+        else:
+            closing = self._plain_closing(exchange)
+        coordinator = self._coordinator(exchange)
+        return replace(closing, coordinator=coordinator, seconds=time.monotonic() - started)
+
+    def _plain_closing(self, exchange: Exchange) -> Closing:
         task = Message(header=EvaluateTask(plan_digest=self.digest), vector=self.parameters)
-        validation: dict[str, ClassificationCounts] = {}
-        test: dict[str, ClassificationCounts] = {}
+        counted: dict[str, Mapping[str, ClassificationCounts]] = {}
         failed: dict[str, str] = {}
         seconds = 0.0
         names = {node: site for site, node in self._nodes.items()}
         for answer in self._ask(exchange, [(node, task) for node in names]):
             site, message = names[answer.node], answer.message
             if not message or not isinstance(message.header, Evaluated):
-                failed[site] = _problem(answer)
-            elif not _are_declared(self.sites[site], message.counts):
+                failed[site] = problem_of(answer)
+            elif not are_declared(self.sites[site], message.counts, self.plan.privacy):
                 failed[site] = "It sent other counts than those of the splits that it declared."
             else:
-                validation[site], test[site] = message.counts["validation"], message.counts["test"]
+                counted[site] = message.counts
                 seconds += message.header.seconds
-        self._need(len(test), len(names), failed, "The last model could not be evaluated")
-        coordinator = self._coordinator(exchange)
-        return Closing(
-            validation=validation,
-            test=test,
-            coordinator=coordinator,
-            seconds=time.monotonic() - started,
-            evaluation_seconds=seconds,
+        self._need(len(counted), len(names), failed, "The last model could not be evaluated")
+        return Closing.of_sites(counted, evaluation_seconds=seconds)
+
+    def _masked_closing(self, masked: MaskedRounds) -> Closing:
+        """Sum the counts of the last model as one more round, without an update."""
+        assert self.parameters is not None
+        number, privacy = self.plan.rounds.count + 1, self.plan.privacy
+        job = Job(
+            number=number,
+            parameters=self.parameters,
+            size=0,
+            counts=num_evaluation_sums(privacy, self._classes),
+            task=lambda attempt, _following: EvaluateTask(plan_digest=self.digest, round=number, attempt=attempt),
         )
+        total = masked.sum(job)
+        self._need(len(total.survivors), len(self.sites), total.missing, "The last model could not be evaluated")
+        return Closing.of_sum(total, privacy, self._classes)
 
     def deliver(self, exchange: Exchange, *, card: str, sha256: str) -> None:
         """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""
@@ -300,7 +374,7 @@ class Study:
         names = {node: site for site, node in self._nodes.items()}
         for answer in self._ask(exchange, [(node, task) for node in names]):
             got_it = answer.message is not None and isinstance(answer.message.header, Delivered)
-            self.delivered[names[answer.node]] = "" if got_it else _problem(answer)
+            self.delivered[names[answer.node]] = "" if got_it else problem_of(answer)
             self._observer.site_done(names[answer.node], self.delivered[names[answer.node]])
 
     def _coordinator(self, exchange: Exchange) -> ClassificationCounts | None:
@@ -312,7 +386,7 @@ class Study:
         for answer in self._ask(exchange, [(first, task)]):
             if answer.message and isinstance(answer.message.header, Evaluated):
                 return answer.message.counts.get("test")
-            raise StudyFailed(f"The coordinator's test set could not be evaluated: {_problem(answer)}")
+            raise StudyFailed(f"The coordinator's test set could not be evaluated: {problem_of(answer)}")
         return None
 
     def _baselines(self, exchange: Exchange) -> Baselines:
@@ -329,16 +403,23 @@ class Study:
         found: dict[str, dict[str, ClassificationCounts]] = {"local": {}, "pooled": {}}
         for answer in self._ask(exchange, requests, rounds=self.plan.rounds.count * len(requests)):
             if answer.message is None or not isinstance(header := answer.message.header, Baseline):
-                raise StudyFailed(f"A baseline could not be trained: {_problem(answer)}")
+                raise StudyFailed(f"A baseline could not be trained: {problem_of(answer)}")
             found[header.subject] |= answer.message.counts
         if not set(found["local"]) == set(self.sites) <= set(found["pooled"]):
             raise StudyFailed("A baseline was evaluated at other sites than asked.")
         pooled_counts = {site: counts for site, counts in found["pooled"].items() if site in self.sites}
         return Baselines(local_only=found["local"], pooled=pooled_counts, seconds=time.monotonic() - started)
 
-    def _ask(self, exchange: Exchange, requests: Sequence[tuple[int, Message]], *, rounds: int = 1) -> Iterator[Answer]:
+    def _ask(
+        self,
+        exchange: Exchange,
+        requests: Sequence[tuple[int, Message]],
+        *,
+        rounds: int = 1,
+        deadline: Deadline | None = None,
+    ) -> Iterator[Answer]:
         """Yield one answer for each request; a node that is silent until the deadline has failed."""
-        timeout = self.plan.rounds.deadline_seconds * rounds
+        deadline = deadline or Deadline(self.plan.rounds.deadline_seconds * rounds)
         silent = Counter(node for node, _message in requests)
 
         def heard(answer: Answer) -> Answer:
@@ -346,7 +427,7 @@ class Study:
             return answer
 
         # no name for an answer here: its array may be as large as the model, and only the caller may hold it
-        yield from map(heard, exchange.ask(requests, timeout=timeout, classes=self._classes))
+        yield from map(heard, exchange.ask(requests, deadline=deadline, classes=self._classes))
         for node in silent.elements():
             yield Answer(node=node, failure="It did not reply before the deadline.")
 
@@ -384,54 +465,12 @@ class Study:
         reach("study.checkpoint.after")
 
 
-def _problem(answer: Answer) -> str:
-    """Say why an answer is not what was asked for."""
-    if answer.message is None:
-        return answer.failure or "It did not reply before the deadline."
-    header = answer.message.header
-    return header.reason if isinstance(header, Refusal) else f"It sent '{header.kind}', which was not asked for."
-
-
-def _are_declared(opened: Opened, counts: Mapping[str, ClassificationCounts]) -> bool:
-    """Tell whether a site's counts are of the splits that it declared when the study was opened."""
-    return (
-        set(counts) == {"validation", "test"}
-        and counts["validation"].num_examples == opened.validation
-        and counts["test"].num_examples == opened.test
-        and counts["test"].has_histograms
-    )
-
-
-def _as_bytes(vector: Vector) -> Vector:
-    """Return the vector as a view of one immutable byte string, which goes out as it is, without a copy."""
-    return np.frombuffer(vector.tobytes(), dtype="<f4")
-
-
-def _round_result(closed: Round, seconds: float, bytes_up: int, bytes_down: int) -> RoundResult:
-    updates = {site: closed.accepted[site] for site in sorted(closed.accepted)}
-    headers = [accepted.header for accepted in updates.values()]
-    total = sum(header.num_examples for header in headers)
-    sites = []
-    for site, accepted in updates.items():
-        header, figures = accepted.header, scores_of(accepted.counts)
-        sites.append(
-            SiteRound(
-                site=site,
-                num_examples=header.num_examples,
-                train_loss=header.train_loss,
-                accuracy=figures.accuracy,
-                loss=figures.loss,
-                seconds=header.seconds,
-                train_seconds=header.train_seconds,
+def _finite(following: Iterator[Vector], number: int) -> Iterator[Vector]:
+    """Pass the next parameters on, part by part, unless they are none."""
+    for part in following:
+        if not is_finite(part):
+            raise StudyFailed(
+                f"Round {number} would give a model with NaN or infinity: finite updates, too large to add up.",
+                advice="Look at the sites' training losses; the checkpoint of the round before is kept.",
             )
-        )
-    return RoundResult(
-        round=closed.number,
-        seconds=seconds,
-        incoming=summary({site: accepted.counts for site, accepted in updates.items()}),
-        train_loss=sum(header.train_loss * header.num_examples for header in headers) / total,
-        sites=tuple(sites),
-        missing=dict(sorted(closed.missing.items())),
-        bytes_up=bytes_up,
-        bytes_down=bytes_down,
-    )
+        yield part

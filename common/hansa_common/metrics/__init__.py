@@ -1,6 +1,6 @@
 """Metrics that merge across sites exactly: counts are added, figures computed once from the sum."""
 
-from hansa_common.metrics.counts import ClassificationCounts
+from hansa_common.metrics.counts import ClassificationCounts, num_sums
 from hansa_common.metrics.curves import Reliability, reliability, roc_curve
 from hansa_common.metrics.scores import (
     ScoreValues,
@@ -24,6 +24,7 @@ __all__ = [
     "calibration_error",
     "f1",
     "loss",
+    "num_sums",
     "precision",
     "recall",
     "reliability",

@@ -197,6 +197,44 @@ class ClassificationCounts:
             }
         return arrays
 
+    def to_sums(self) -> npt.NDArray[np.uint64]:
+        """Return the counts as one ``uint64`` vector whose sum over sites is that of the merged counts.
+
+        Confusion, loss, and with histograms positives, negatives and calibration, each row by row; ``num_sums`` values.
+        """
+        parts = [self.confusion.ravel(), np.array([min(self.loss_units, _MAX_INT64)], np.int64)]
+        if self.has_histograms:
+            parts += [part.ravel() for part in self.histograms()]
+        return np.concatenate(parts).astype(np.uint64)
+
+    @classmethod
+    def from_sums(cls, sums: npt.NDArray[np.uint64], classes: int, *, histograms: bool) -> Self:
+        """Read a sum of ``to_sums`` over sites, any of which may have lied.
+
+        Args:
+            sums: ``uint64 [num_sums]``.
+            classes: ``K``, as the plan says.
+            histograms: Whether the sites counted with them.
+
+        Raises:
+            MessageError: The sum is none of counts: of another length, too large, or it contradicts itself.
+        """
+        if sums.shape != (num_sums(classes, histograms=histograms),):
+            raise MessageError(f"The sum of the counts has {sums.size:,} values.")
+        if sums.size and int(sums.max()) > _MAX_INT64:
+            raise MessageError("The sum of the counts holds a value that no counts add up to.")
+        values = sums.astype(np.int64)
+        square, cells = classes * classes, classes * score_bins(classes)
+        arrays = {"confusion": values[:square].reshape(classes, classes), "loss": values[square : square + 1]}
+        if histograms:
+            positives, negatives, calibration = np.split(values[square + 1 :], [cells, 2 * cells])
+            arrays |= {
+                "positives": _occupied(positives),
+                "negatives": _occupied(negatives),
+                "calibration": calibration.reshape(CALIBRATION_BINS, 3),
+            }
+        return cls.from_arrays(arrays, classes)
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]], classes: int) -> Self:
         """Read what ``to_arrays`` wrote, from a peer that may lie.
@@ -228,6 +266,12 @@ class ClassificationCounts:
             negatives=_read_histogram(arrays, "negatives", total - rows),
             calibration=_read_calibration(arrays, total=total, correct=int(np.trace(confusion))),
         )
+
+
+def num_sums(classes: int, *, histograms: bool) -> int:
+    """Return how many values ``to_sums`` gives for ``K`` classes."""
+    dense = 2 * classes * score_bins(classes) + 3 * CALIBRATION_BINS if histograms else 0
+    return classes * classes + 1 + dense
 
 
 def _check(probabilities: Floats, labels: Integers, losses: Floats) -> None:

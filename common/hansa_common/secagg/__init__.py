@@ -5,7 +5,8 @@ No network, no clock and no files: what must be durable goes through a callback,
 """
 
 from hansa_common.secagg.agreement import Directory
-from hansa_common.secagg.fixedpoint import FixedPoint
+from hansa_common.secagg.fixedpoint import FixedPoint, Rounding
+from hansa_common.secagg.masking import Words
 from hansa_common.secagg.memory import SiteMemory
 from hansa_common.secagg.messages import (
     Announcement,
@@ -27,6 +28,7 @@ __all__ = [
     "Directory",
     "FixedPoint",
     "MaskedInput",
+    "Rounding",
     "ServerSession",
     "Setup",
     "SiteMemory",
@@ -35,4 +37,5 @@ __all__ = [
     "Survivors",
     "Terms",
     "Turn",
+    "Words",
 ]

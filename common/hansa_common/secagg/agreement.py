@@ -77,20 +77,23 @@ def exchange(key: X25519PrivateKey, public: bytes) -> bytes | None:
 
 
 def check_keys(keys: Sequence[StudyKey], terms: Terms, directory: Directory) -> dict[str, bytes]:
-    """Return the study keys of all sites that take part, by name in ascending order.
+    """Return the study keys of the sites that take part, by name in ascending order.
+
+    A site of the plan without a key, which is not enrolled any more or did not approve the study, counts in ``n`` and
+    in the threshold as one that has dropped out.
 
     Args:
-        keys: One of each site of the plan that is enrolled, in any order.
+        keys: Of those sites, in any order.
         terms: The plan's terms.
         directory: The enrolled sites, from the reader's own roster.
 
     Raises:
-        KeyRefused: A key is missing, of a site that is not enrolled, badly signed, or not a key; ``site`` says whose.
-        TooFewSites: Fewer sites are enrolled than a sum needs.
+        KeyRefused: A key is of a site that is not enrolled, badly signed, or not a key; ``site`` says whose.
+        TooFewSites: Fewer sites are enrolled, or have a key, than a sum needs.
     """
-    enrolled = [site for site in terms.sites if site in directory]
-    if len(enrolled) < terms.required:
-        raise TooFewSites(f"{len(enrolled)} of the plan's {terms.n} sites are enrolled; {terms.required} are needed.")
+    enrolled = sum(site in directory for site in terms.sites)
+    if enrolled < terms.required:
+        raise TooFewSites(f"{enrolled} of the plan's {terms.n} sites are enrolled; {terms.required} are needed.")
     found: dict[str, bytes] = {}
     probe = X25519PrivateKey.generate()
     for key in keys:
@@ -105,10 +108,9 @@ def check_keys(keys: Sequence[StudyKey], terms: Terms, directory: Directory) -> 
         if exchange(probe, key.key) is None or key.key in found.values():
             raise KeyRefused(f"The study key of '{key.site}' is no key, or another site's.", site=key.site)
         found[key.site] = key.key
-    for site in enrolled:
-        if site not in found:
-            raise KeyRefused(f"The study key of '{site}' is missing.", site=site)
-    return {site: found[site] for site in enrolled}
+    if len(found) < terms.required:
+        raise TooFewSites(f"{len(found)} of the plan's {terms.n} sites have a key; {terms.required} are needed.")
+    return {site: found[site] for site in terms.sites if site in found}
 
 
 def keys_digest(terms: Terms, keys: Mapping[str, bytes]) -> bytes:

@@ -136,6 +136,10 @@ class SiteSession:
         used = self.memory.used
         return None if used is None or used.survivors is None else self._turn(used.round, used.attempt)
 
+    def enrol(self, directory: Directory) -> None:
+        """Take this site's roster as it is now: whoever was taken out of it is not believed any more."""
+        self._directory = dict(directory)
+
     # -- 0. Identity ---------------------------------------------------------------------------------------------------
 
     def study_key_statement(self) -> StudyKey:
@@ -152,13 +156,13 @@ class SiteSession:
         Args:
             round_number: The round; may be ahead of the one under way.
             attempt: From 1.
-            keys: The study keys of all sites of the plan that are enrolled.
+            keys: The study keys of the sites that take part.
 
         Raises:
             RoundReplayed: The turn is over.
             SetupLost: The turn's setup was dealt out before a restart.
             KeyRefused: A study key is not that of the site it names.
-            TooFewSites: Fewer sites are enrolled than a sum needs.
+            TooFewSites: Fewer sites have a key than a sum needs.
             RolledBack: This site stopped.
         """
         self._require_running()
@@ -177,7 +181,7 @@ class SiteSession:
 
     def _check_keys(self, keys: Sequence[StudyKey]) -> dict[str, bytes]:
         study_keys = check_keys(keys, self._terms, self._directory)
-        if study_keys[self._site] != public_bytes(self._study_key):
+        if study_keys.get(self._site) != public_bytes(self._study_key):
             raise KeyRefused(f"Another study key is given out for '{self._site}' than its own.", site=self._site)
         return study_keys
 

@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO, Final
 
+import numpy as np
+
 from hansa_common.errors import MessageError
+from hansa_common.mapping import give_back, map_file
 from hansa_common.messages import MAX_ARRAY_NAME, MAX_ARRAYS, MAX_HEADER, Envelope, RawArray
 from hansa_common.wire.protocol import CHUNK
 
@@ -28,7 +31,7 @@ _MAX_DIMENSIONS: Final = 8
 _MAX_NESTED: Final = 2 * MAX_ARRAYS + 1  # lists: an empty one is 2 bytes in the table and 60 in memory
 _MAX_COMMAS: Final = (3 + _MAX_DIMENSIONS) * MAX_ARRAYS
 _HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
-_ITEM_BYTES: Final = {"<f4": 4, "<i8": 8, "|u1": 1}
+_ITEM_BYTES: Final = {"<f4": 4, "<i8": 8, "|u1": 1, "<u2": 2, "<u4": 4, "<u8": 8}
 
 
 class Kind(IntEnum):
@@ -64,8 +67,13 @@ def parse(content: bytes) -> Parcel:
     return read_parcel(io.BytesIO(content), len(content))
 
 
-def read_parcel(file: BinaryIO, size: int) -> Parcel:
+def read_parcel(file: BinaryIO, size: int, *, map_from: int | None = None) -> Parcel:
     """Read a parcel of ``size`` bytes; each array's bytes are read once, into their own place.
+
+    Args:
+        file: Stands at the parcel's first byte.
+        size: Of the parcel.
+        map_from: Arrays of at least so many bytes stay in the file, which must not be cut short while they are used.
 
     Raises:
         MessageError: It is none; the message says which rule it breaks.
@@ -80,7 +88,7 @@ def read_parcel(file: BinaryIO, size: int) -> Parcel:
     if header_size > MAX_HEADER or table_size > _MAX_TABLE or rest < 0:
         raise MessageError("A parcel's header is too large, or cut off.")
     header, table = file.read(header_size), _read_table(file.read(table_size))
-    return Parcel(kind=Kind(kind), envelope=Envelope(header=header, arrays=_read_arrays(file, rest, table)))
+    return Parcel(kind=Kind(kind), envelope=Envelope(header=header, arrays=_read_arrays(file, rest, table, map_from)))
 
 
 def _read_table(table: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -115,7 +123,9 @@ def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value <= 1 << 40
 
 
-def _read_arrays(file: BinaryIO, size: int, table: list[tuple[str, str, tuple[int, ...]]]) -> dict[str, RawArray]:
+def _read_arrays(
+    file: BinaryIO, size: int, table: list[tuple[str, str, tuple[int, ...]]], map_from: int | None
+) -> dict[str, RawArray]:
     lengths = [math.prod(shape) * _ITEM_BYTES[dtype] for _name, dtype, shape in table]
     if sum(lengths) != size:
         raise MessageError("A parcel's arrays are not as long as its table says.")
@@ -123,14 +133,26 @@ def _read_arrays(file: BinaryIO, size: int, table: list[tuple[str, str, tuple[in
     for (name, dtype, shape), length in zip(table, lengths, strict=True):
         if name in arrays:
             raise MessageError("A parcel has two arrays of one name.")
-        data = file.read(length)
+        data = file.read(length) if map_from is None or length < map_from else _map(file, length)
         if len(data) != length:
             raise MessageError("A parcel is cut off.")
         arrays[name] = RawArray(dtype=dtype, shape=shape, data=data)
     return arrays
 
 
-def _cut(data: bytes) -> Iterator[bytes]:
-    view = memoryview(data)
-    for start in range(0, len(view), CHUNK):
-        yield bytes(view[start : start + CHUNK])
+def _map(file: BinaryIO, size: int) -> memoryview:
+    start = file.tell()
+    try:
+        data = map_file(file, offset=start, size=size)
+    except ValueError:
+        raise MessageError("A parcel is cut off.") from None
+    file.seek(start + size)
+    return data
+
+
+def _cut(data: bytes | memoryview) -> Iterator[bytes]:
+    values = np.frombuffer(data, np.uint8)
+    for start in range(0, len(values), CHUNK):
+        piece = values[start : start + CHUNK]
+        yield piece.tobytes()
+        give_back(piece)

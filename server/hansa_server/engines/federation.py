@@ -41,7 +41,8 @@ from hansa_server.federation.control import (
 )
 
 _WAIT: Final = 0.5  # seconds that a pull waits for a first reply
-_AT_ONCE: Final = 4 << 20  # bytes of replies in memory at a time, beside one that is larger
+_AT_ONCE: Final = 4 << 20  # bytes of replies handed over at a time, beside one that is larger
+_MAP_FROM: Final = 1 << 20  # bytes of an array that stays in the reply's file, which nobody changes while it is there
 _SLACK: Final = 8 << 20  # bytes of a reply beside its vector: header and counts
 _LARGEST: Final = 16 << 30  # bytes of a reply whose size nothing tells
 _STEPS: Final = {"initial-task": "initial"}
@@ -238,12 +239,12 @@ def _read_reply(outcome: PulledOutcome, message: Message) -> Message:
         return _failed(message, outcome.failure)
     try:
         with Path(outcome.path).open("rb") as file:
-            parcel = read_parcel(file, outcome.size)
+            parcel = read_parcel(file, outcome.size, map_from=_MAP_FROM)
         if (parcel.kind is Kind.FLOWER) != _is_flower(outcome.task):
             return _failed(message, _reason_of(parcel))
         if parcel.kind is Kind.HANSA:
-            return _identified(Message(envelope_to_records(parcel.envelope), reply_to=message))
-        reply = message_from_proto(ProtoMessage.FromString(parcel.envelope.arrays["message"].data))
+            return _identified(Message(envelope_to_records(parcel.envelope, views=True), reply_to=message))
+        reply = message_from_proto(ProtoMessage.FromString(bytes(parcel.envelope.arrays["message"].data)))
         if reply.has_error():
             return _failed(message, f"Its app failed: {reply.error.reason}"[:2_000])
         return _identified(Message(reply.content, reply_to=message))

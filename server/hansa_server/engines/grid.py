@@ -19,6 +19,9 @@ class OwnGrid(Grid, ABC):
         nodes: Their ids.
     """
 
+    takes_views = True
+    """An array's bytes may be a view of a mapped file; Flower's own grids want ``bytes``."""
+
     def __init__(self, nodes: Iterable[int]) -> None:
         self._run = Run.create_empty(run_id=uuid.uuid4().int >> 65)
         self._node_ids = tuple(nodes)

@@ -5,7 +5,6 @@ started again and asks for the same tasks, whose replies are stored: nothing is 
 """
 
 import ctypes
-import hashlib
 import logging
 import os
 import signal
@@ -80,14 +79,12 @@ def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyRepl
     folder.lock()
     folder.save_plan(plan)
     events = EventLog(path)
-    study = Study(plan=plan, folder=folder, engine="federation", observer=events, attempt=row.attempt)
+    study = Study(plan=plan, folder=folder, engine="federation", observer=events, names=row.sites, attempt=row.attempt)
 
     def whole(exchange: Exchange) -> None:
         study.run(exchange)
         results = results_of(study, run=str(path), status="completed", reason="")
-        assert study.parameters is not None
-        sha256 = hashlib.sha256(study.parameters.astype("<f4", copy=False).data).hexdigest()
-        study.deliver(exchange, card=model_card(results, plan), sha256=sha256)
+        study.deliver(exchange, card=model_card(results, plan), sha256=results.model_sha256)
 
     try:
         conduct(study, folder, partial(run_on_grid, grid, whole, stop))

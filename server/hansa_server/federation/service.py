@@ -5,6 +5,7 @@ these keys. Bulk data flows only within a session, so a copied key that attaches
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,7 @@ from hansa_server.federation.calls import Rates, aborting
 from hansa_server.federation.hub import Hub
 from hansa_server.federation.sessions import Session
 from hansa_server.federation.tasks import Incoming
+from hansa_server.federation.turns import Turns
 
 _UPLOAD_SILENCE = 15.0  # seconds without a chunk until an upload is given up; what has come stays
 _MAX_HEADER = 64 << 10  # bytes
@@ -62,6 +64,7 @@ class FederationService:
         self._hub = hub
         self._protocols = protocols
         self._rates = Rates(hub.settings.calls_per_second)
+        self._turns = Turns()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server is given."""
@@ -143,11 +146,12 @@ class FederationService:
                 path, size = self._hub.content(site, request.task)
                 if request.offset > size:
                     raise PeerRefused("The offset is behind the end.", denial=Denial.OFFSET)
-                async for chunk in _read_chunks(path, request.offset, size):
-                    if session.ended is not None:
-                        raise PeerRefused("The session has ended.", denial=session.ended)
-                    self._hub.metrics.sent(len(chunk))
-                    yield chunk
+                async with self._turns.wait() if size > CHUNK else contextlib.nullcontext():
+                    async for chunk in _read_chunks(path, request.offset, size):
+                        if session.ended is not None:
+                            raise PeerRefused("The session has ended.", denial=session.ended)
+                        self._hub.metrics.sent(len(chunk))
+                        yield chunk
 
     async def _upload(self, chunks: AsyncIterator[bytes], context: Context) -> bytes:
         async with aborting(context, self._hub.refused):

@@ -4,9 +4,11 @@ McMahan, Moore, Ramage, Hampson, Aguera y Arcas: Communication-Efficient Learnin
 Data. AISTATS 2017, algorithm 1.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from hansa_common.parameters import CHUNK, Accumulator, Vector, add_scaled
+from hansa_common.parameters import Accumulator, Vector, add_scaled
 from hansa_common.settings import Strict
 from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy
 
@@ -19,35 +21,17 @@ class FedAvgOptions(Strict):
 class FedAvg(Strategy):
     """``w_{t+1} = w_t + sum_k (n_k / n) * delta_k``, with ``n = sum_k n_k`` over the sites that replied.
 
-    The paper averages parameters; averaging deltas is the same and lets sites clip and mask them. The sum is kept in
-    float64, one accumulator whatever the number of sites.
+    The paper averages parameters; averaging deltas is the same and lets sites clip and mask them.
     """
 
     options = FedAvgOptions
 
-    def __init__(self) -> None:
-        self._sum: Accumulator | None = None
-        self._num_examples = 0
-
-    def fold(self, contribution: Contribution) -> None:
-        """Add ``n_k * delta_k``."""
-        if self._sum is None:
-            self._sum = np.zeros(contribution.delta.size)
-        add_scaled(self._sum, contribution.delta, contribution.num_examples)
-        self._num_examples += contribution.num_examples
-
-    def finish(self, parameters: Vector) -> Vector:
-        """Add the weighted mean of the deltas.
-
-        Raises:
-            RuntimeError: Nothing was folded in.
-        """
-        if self._sum is None:
-            raise RuntimeError("There is no update to average.")
-        following = np.empty_like(parameters)
-        for start in range(0, parameters.size, CHUNK):  # no temporary of the model's size
-            part = slice(start, start + CHUNK)
-            with np.errstate(over="ignore"):  # the study refuses a model that is not finite
-                following[part] = parameters[part] + self._sum[part] / self._num_examples
-        self._sum, self._num_examples = None, 0
+    def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
+        """Add the weighted mean of the deltas, summed in float64."""
+        del part  # every value is averaged alike
+        total, num_examples = np.zeros(parameters.size), 0
+        for update in updates:
+            add_scaled(total, update.delta, update.num_examples)
+            num_examples += update.num_examples
+        following: Accumulator = parameters + total / num_examples
         return following

@@ -1,16 +1,19 @@
-"""What an aggregation strategy is: it folds in updates one at a time and steps the global parameters.
+"""What an aggregation strategy is: it steps the global parameters, one part of them at a time over all updates.
 
-Shapes: ``P`` parameters.
+So nothing of the model's size is in memory, and a rule sees a part of all updates side by side, whether it needs their
+sum or compares them. Shapes: ``P`` parameters, ``C`` of them in a part, at most ``hansa_common.parameters.CHUNK``.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa_common.errors import PlanError, UsageError
-from hansa_common.parameters import Vector
+from hansa_common.mapping import give_back
+from hansa_common.parameters import Accumulator, Vector, parts
 from hansa_common.plan import AggregationPlan, parse_options
 from hansa_common.registry import Registry
 from hansa_common.settings import Strict
@@ -18,11 +21,11 @@ from hansa_common.settings import Strict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """One site's valid update.
+    """One site's valid update, or a part of it.
 
     Attributes:
         site: Whose it is.
-        delta: ``float32 [P]``, read only.
+        delta: ``float32 [P]``, or ``[C]`` of a part; read only.
         num_examples: Size of the site's training split.
         steps: Optimiser steps the site took.
     """
@@ -34,20 +37,27 @@ class Contribution:
 
 
 class Strategy(ABC):
-    """An aggregation rule; ``rounds`` calls ``fold`` in ascending site id, then ``finish``, once a round.
+    """An aggregation rule; ``next_parameters`` calls ``step`` once for each part of each round.
 
-    A strategy that keeps state over rounds returns it from ``state``; it is in every checkpoint.
+    A strategy that keeps state over rounds, a vector for instance whose ``[part]`` it steps too, returns it from
+    ``state``; it is in every checkpoint.
     """
 
     options: type[Strict]
 
     @abstractmethod
-    def fold(self, contribution: Contribution) -> None:
-        """Take one update in; its array may be reused afterwards."""
+    def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
+        """Return one part of the next global parameters.
 
-    @abstractmethod
-    def finish(self, parameters: Vector) -> Vector:
-        """Return the next global parameters from the current ones and what was folded in, and start afresh."""
+        Args:
+            part: Where it lies in the vector.
+            parameters: ``float32 [C]``, the part of the current ones.
+            updates: The same part of the round's updates, at least one, in ascending site id. A rule that adds them up
+                has one at a time in memory; one that compares them makes a list.
+
+        Returns:
+            ``float64 [C]``, rounded to float32 by the caller.
+        """
 
     def state(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return what must survive a restart, beside the global parameters."""
@@ -61,6 +71,33 @@ class Strategy(ABC):
         """
         if state:
             raise RuntimeError(f"{type(self).__name__} keeps no state; the checkpoint has {sorted(state)}.")
+
+
+def next_parameters(strategy: Strategy, parameters: Vector, updates: Sequence[Contribution]) -> Iterator[Vector]:
+    """Yield the next global parameters part by part, ``float32 [C]`` each.
+
+    Args:
+        strategy: Steps them.
+        parameters: ``float32 [P]``, the current ones.
+        updates: The round's, ``float32 [P]`` each, in ascending site id.
+
+    Raises:
+        RuntimeError: There is no update.
+    """
+    if not updates:
+        raise RuntimeError("There is no update to fold in.")
+    for part in parts(parameters.size):
+        with np.errstate(over="ignore"):  # the study refuses a model that is not finite
+            following = strategy.step(part, parameters[part], _cut(updates, part)).astype(np.float32)
+        give_back(parameters[part])
+        yield following
+
+
+def _cut(updates: Sequence[Contribution], part: slice) -> Iterator[Contribution]:
+    for update in updates:
+        delta = update.delta[part]
+        yield replace(update, delta=delta)
+        give_back(delta)
 
 
 STRATEGIES: Registry[type[Strategy]] = Registry("aggregation strategy")

@@ -68,7 +68,7 @@ def test_a_round_is_evaluated_trained_and_released(small_plan: StudyPlan) -> Non
 
 def test_the_same_task_gives_the_same_bytes_in_a_new_process_state(small_plan: StudyPlan) -> None:
     def update(state: SiteState) -> bytes:
-        return handle(encode(train_task(small_plan)), state).arrays["vector"].data
+        return bytes(handle(encode(train_task(small_plan)), state).arrays["vector"].data)
 
     first = opened(small_plan)
     assert update(first) == update(SiteState(index=0, plan_json=first.plan_json))

@@ -180,7 +180,7 @@ def tried(
     arrays = {"message": RawArray(dtype="|u1", shape=(len(content),), data=content)}
     arrays |= {"state": state} if state is not None else {}
     reply = worker.flower(f"{Path(__file__).stem}:app", Envelope(header=b"", arrays=arrays), timeout=60.0)
-    found = message_from_proto(ProtoMessage.FromString(reply.arrays["message"].data)).content
+    found = message_from_proto(ProtoMessage.FromString(bytes(reply.arrays["message"].data))).content
     return str(found["outcome"]["text"]), _number(found, "outcome", "tries"), reply.arrays["state"]
 
 

@@ -13,6 +13,7 @@ from hansa_common.errors import MessageError
 from hansa_common.messages import (
     Envelope,
     Evaluated,
+    MaskedUpdate,
     Message,
     OpenTask,
     RawArray,
@@ -194,3 +195,65 @@ def test_an_unknown_key_of_the_peers_choice_neither_fills_nor_breaks_a_log() -> 
         decode(Envelope(header=header))
     assert len(str(refusal.value)) < 500
     assert str(refusal.value).isprintable()
+
+
+def masked_message(*, dtype: str = "<u4", statement: bytes = b"setup") -> Message:
+    header = MaskedUpdate(plan_digest=DIGEST, round=3, attempt=17, site="Visby", seconds=1.0, train_seconds=0.5)
+    masked, sums = np.arange(5).astype(dtype), np.array([1, 2**64 - 1], np.uint64)
+    return Message(header=header, masked=masked, sums=sums, statement=statement)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_what_is_masked_comes_back_bit_for_bit(dtype: str) -> None:
+    back = decode(encode(masked_message(dtype=dtype)))
+    assert back.masked is not None
+    assert back.sums is not None
+    assert (back.masked.dtype.str, back.masked.tolist()) == (dtype, [0, 1, 2, 3, 4])
+    assert back.sums.tolist() == [1, 2**64 - 1]
+    assert back.statement == b"setup"
+    assert back.counts == {}
+
+
+def test_the_counts_of_a_site_may_lie_beside_the_masked_ones() -> None:
+    message = replace(masked_message(), counts={"validation": counts()})
+    assert decode(encode(message), classes=3).counts == {"validation": counts()}
+
+
+def test_a_statement_may_come_with_a_train_task_and_with_nothing_that_has_none() -> None:
+    task = Message(header=TrainTask(plan_digest=DIGEST, round=1, attempt=1), vector=np.zeros(2, np.float32))
+    assert decode(encode(replace(task, statement=b"R"))).statement == b"R"
+    assert decode(encode(task)).statement == b""
+    with pytest.raises(RuntimeError):
+        encode(Message(header=OpenTask(plan="{}"), statement=b"R"))
+
+
+_MASKED_HOSTILE: dict[str, Callable[[Envelope], Envelope]] = {
+    "no masked vector": lambda e: replace(e, arrays={k: v for k, v in e.arrays.items() if k != "masked"}),
+    "no sums": lambda e: replace(e, arrays={k: v for k, v in e.arrays.items() if k != "sums"}),
+    "signed masks": lambda e: _with_array(e, "masked", RawArray(dtype="<i8", shape=(5,), data=b"\0" * 40)),
+    "wide masks": lambda e: _with_array(e, "masked", RawArray(dtype="<u8", shape=(5,), data=b"\0" * 40)),
+    "a matrix of masks": lambda e: _with_array(e, "masked", RawArray(dtype="<u4", shape=(5, 1), data=b"\0" * 20)),
+    "narrow sums": lambda e: _with_array(e, "sums", RawArray(dtype="<u4", shape=(2,), data=b"\0" * 8)),
+    "a plain vector too": lambda e: _with_array(e, "vector", RawArray(dtype="<f4", shape=(5,), data=b"\0" * 20)),
+    "an array that nobody knows": lambda e: _with_array(e, "more", RawArray(dtype="<u4", shape=(1,), data=b"\0" * 4)),
+    "a statement of numbers": lambda e: _with_array(e, "statement", RawArray(dtype="<u4", shape=(1,), data=b"\0" * 4)),
+}
+
+
+@pytest.mark.parametrize("tamper", _MASKED_HOSTILE.values(), ids=_MASKED_HOSTILE.keys())
+def test_hostile_masked_bytes_are_refused_with_the_one_error(tamper: Callable[[Envelope], Envelope]) -> None:
+    with pytest.raises(MessageError):
+        decode(tamper(encode(masked_message())), classes=3)
+
+
+def test_a_statement_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    envelope = encode(masked_message())
+    monkeypatch.setattr(messages, "MAX_STATEMENT", 4)
+    with pytest.raises(MessageError, match="statement of more than 4 bytes"):
+        decode(envelope)
+
+
+def test_an_update_without_masks_has_no_masked_arrays() -> None:
+    envelope = _with_array(encode(update_message()), "masked", RawArray(dtype="<u4", shape=(1,), data=b"\0" * 4))
+    with pytest.raises(MessageError, match="has no masked update"):
+        decode(envelope, classes=3)

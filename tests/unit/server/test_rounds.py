@@ -11,7 +11,7 @@ from hansa_common.messages import Evaluated, Message, Update
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
 from hansa_server.rounds import Phase, Round, quorum_of
-from hansa_server.strategies import Contribution, Strategy
+from hansa_server.strategies import next_parameters
 from hansa_server.strategies.fedavg import FedAvg
 
 P = 6
@@ -22,24 +22,12 @@ SITES = ("a", "b", "c", "d")
 class Shelf:
     def __init__(self) -> None:
         self.deltas: dict[str, Vector] = {}
-        self.most = 0
 
     def put(self, site: str, delta: Vector) -> None:
         self.deltas[site] = delta
-        self.most = max(self.most, len(self.deltas))
 
-    def take(self, site: str) -> Vector:
-        return self.deltas.pop(site)
-
-
-class Recorder(FedAvg):
-    def __init__(self) -> None:
-        super().__init__()
-        self.order: list[str] = []
-
-    def fold(self, contribution: Contribution) -> None:
-        self.order.append(contribution.site)
-        super().fold(contribution)
+    def get(self, site: str) -> Vector:
+        return self.deltas[site]
 
 
 def counts() -> ClassificationCounts:
@@ -68,7 +56,7 @@ def reply(
     return Message(header=Update(**(header | changes)), vector=vector, counts={name: counts() for name in names})
 
 
-def make(strategy: Strategy | None = None, *, quorum: float = 0.5, shelf: Shelf | None = None) -> Round:
+def make(*, quorum: float = 0.5, shelf: Shelf | None = None) -> Round:
     return Round(
         plan_digest=DIGEST,
         number=2,
@@ -78,9 +66,12 @@ def make(strategy: Strategy | None = None, *, quorum: float = 0.5, shelf: Shelf 
         deadline=100.0,
         parameters=P,
         examples={site: (10 + ord(site), 2) for site in SITES},
-        strategy=strategy or FedAvg(),
         held=shelf or Shelf(),
     )
+
+
+def order_of(current: Round) -> list[str]:
+    return [update.site for update in current.contributions()]
 
 
 def mean_of(sites: list[str]) -> Vector:
@@ -93,13 +84,13 @@ def mean_of(sites: list[str]) -> Vector:
 def test_every_order_of_arrival_gives_the_same_bits() -> None:
     results = set()
     for order in permutations(SITES):
-        strategy = Recorder()
-        current = make(strategy)
+        current = make()
         for site in order:
             current.receive(site, reply(site))
         assert current.tick(0.0) is Phase.COUNTS
-        assert strategy.order == list(SITES)
-        results.add(strategy.finish(np.zeros(P, np.float32)).tobytes())
+        assert order_of(current) == list(SITES)
+        (following,) = next_parameters(FedAvg(), np.zeros(P, np.float32), current.contributions())
+        results.add(following.tobytes())
     assert len(results) == 1
     assert np.allclose(np.frombuffer(results.pop(), np.float32), mean_of(list(SITES)), rtol=1e-6)
 
@@ -109,8 +100,7 @@ def test_every_order_of_arrival_gives_the_same_bits() -> None:
 def test_whatever_fails_the_rest_is_folded_in_order_or_the_round_is_void(
     order: list[str], failing: set[str], late: set[str], quorum: float
 ) -> None:
-    strategy, shelf = Recorder(), Shelf()
-    current = make(strategy, quorum=quorum, shelf=shelf)
+    current = make(quorum=quorum)
     for site in order:
         if site in failing:
             current.fail(site, "it failed")
@@ -121,17 +111,26 @@ def test_whatever_fails_the_rest_is_folded_in_order_or_the_round_is_void(
     good = [site for site in SITES if site not in failing and site not in late]
     phase = current.tick(100.0)
     assert phase is (Phase.COUNTS if len(good) >= quorum_of(quorum, 4) else Phase.VOID)
-    assert strategy.order == good
-    assert not shelf.deltas
+    if phase is Phase.COUNTS:
+        assert order_of(current) == good
+    else:
+        with pytest.raises(RuntimeError, match="does not count"):
+            current.contributions()
     assert set(current.missing) == (failing | late)
 
 
-def test_updates_in_order_are_never_held() -> None:
+def test_an_open_round_has_no_contributions() -> None:
+    current = make()
+    current.receive("a", reply("a"))
+    with pytest.raises(RuntimeError, match="does not count"):
+        current.contributions()
+
+
+def test_a_refused_update_is_not_held() -> None:
     shelf = Shelf()
-    current = make(shelf=shelf)
-    for site in SITES:
-        current.receive(site, reply(site))
-    assert shelf.most == 0
+    with pytest.raises(UpdateRefused):
+        make(shelf=shelf).receive("b", BAD["NaN"])
+    assert not shelf.deltas
 
 
 BAD: dict[str, Message] = {
@@ -157,8 +156,7 @@ BAD: dict[str, Message] = {
 
 @pytest.mark.parametrize("message", BAD.values(), ids=BAD.keys())
 def test_a_bad_update_is_refused_by_name_and_the_others_go_on(message: Message) -> None:
-    strategy = Recorder()
-    current = make(strategy)
+    current = make()
     current.receive("c", reply("c"))
     with pytest.raises(UpdateRefused) as caught:
         current.receive("b", message)
@@ -167,7 +165,7 @@ def test_a_bad_update_is_refused_by_name_and_the_others_go_on(message: Message) 
     for site in ("a", "d"):
         current.receive(site, reply(site))
     assert current.tick(0.0) is Phase.COUNTS
-    assert strategy.order == ["a", "c", "d"]
+    assert order_of(current) == ["a", "c", "d"]
 
 
 def test_a_second_reply_of_a_site_is_a_bug_of_the_caller() -> None:

@@ -11,7 +11,7 @@ from hansa_common.errors import StorageError, UsageError
 from hansa_common.files import write_whole
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan
-from hansa_server.store import Checkpoint, HeldUpdates, Progress, RunFolder
+from hansa_server.store import Checkpoint, Progress, RunFolder
 
 
 def checkpoint(value: float = 1.0) -> Checkpoint:
@@ -100,28 +100,6 @@ def test_a_broken_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path, con
     write_whole(folder.path / "checkpoint.safetensors", content)
     with pytest.raises(StorageError, match="cannot be read back"):
         folder.load_checkpoint()
-
-
-@pytest.mark.parametrize("room", [0, 8, 1000])
-def test_held_updates_come_back_from_memory_and_from_disk(tmp_path: Path, room: int) -> None:
-    held = HeldUpdates(tmp_path, in_memory=room)
-    deltas = {site: np.arange(3, dtype=np.float32) + index for index, site in enumerate("abc")}
-    for site, delta in deltas.items():
-        held.put(site, delta)
-    for site in "cab":
-        assert held.take(site).tolist() == deltas[site].tolist()
-    held.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_thousands_of_held_updates_need_one_descriptor(tmp_path: Path) -> None:
-    held = HeldUpdates(tmp_path, in_memory=0)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for number in range(500):
-        held.put(str(number), np.full(2, number, np.float32))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
-    assert held.take("499").tolist() == [499.0, 499.0]
-    held.close()
 
 
 def test_a_long_history_fits_into_a_checkpoint(tmp_path: Path) -> None:

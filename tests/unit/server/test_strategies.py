@@ -1,11 +1,23 @@
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hansa_common.errors import PlanError
-from hansa_common.parameters import CHUNK
+from hansa_common.parameters import CHUNK, Accumulator, Vector
 from hansa_common.plan import AggregationPlan
-from hansa_server.strategies import STRATEGIES, Contribution, build_strategy
-from hansa_server.strategies.fedavg import FedAvg
+from hansa_server.strategies import STRATEGIES, Contribution, Strategy, build_strategy, next_parameters
+from hansa_server.strategies.fedavg import FedAvg, FedAvgOptions
+
+
+def stepped(strategy: Strategy, current: Vector, updates: Sequence[tuple[Vector, int]]) -> Vector:
+    contributions = [
+        Contribution(site=f"site-{index}", delta=delta, num_examples=n, steps=1)
+        for index, (delta, n) in enumerate(updates)
+    ]
+    return np.concatenate(list(next_parameters(strategy, current, contributions)))
 
 
 def test_fedavg_is_algorithm_1_of_the_paper() -> None:
@@ -16,31 +28,76 @@ def test_fedavg_is_algorithm_1_of_the_paper() -> None:
     local = [current + rng.normal(size=size).astype(np.float32) for _ in range(3)]
     examples = [5, 70, 600]
     expected = sum(n * w.astype(np.float64) for n, w in zip(examples, local, strict=True)) / sum(examples)
-    strategy = FedAvg()
-    for index, (n, w) in enumerate(zip(examples, local, strict=True)):
-        strategy.fold(Contribution(site=str(index), delta=w - current, num_examples=n, steps=1))
-    result = strategy.finish(current)
+    result = stepped(FedAvg(), current, [(w - current, n) for n, w in zip(examples, local, strict=True)])
     assert result.dtype == np.float32
     assert np.allclose(result, expected, atol=1e-6)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.integers(1, 2 * CHUNK + 9), st.integers(1, 5), st.integers(0, 2**32))
+def test_parts_give_the_bits_of_the_whole(size: int, sites: int, seed: int) -> None:
+    """Oracle: one float64 sum of the model's size, to which each site's update is added in turn."""
+    rng = np.random.default_rng(seed)
+    current = rng.normal(size=size).astype(np.float32)
+    updates = [((rng.normal(size=size) * 1e3).astype(np.float32), int(rng.integers(1, 10**6))) for _ in range(sites)]
+    total = np.zeros(size)
+    for delta, n in updates:
+        total += n * delta.astype(np.float64)
+    expected = (current + total / sum(n for _, n in updates)).astype(np.float32)
+    assert stepped(FedAvg(), current, updates).tobytes() == expected.tobytes()
 
 
 def test_fedavg_starts_afresh_each_round() -> None:
     strategy = FedAvg()
     for value in (8.0, 2.0):
-        strategy.fold(Contribution(site="a", delta=np.full(3, value, np.float32), num_examples=4, steps=1))
-        assert strategy.finish(np.zeros(3, np.float32)).tolist() == [value] * 3
+        assert stepped(strategy, np.zeros(3, np.float32), [(np.full(3, value, np.float32), 4)]).tolist() == [value] * 3
 
 
 def test_averaging_nothing_is_a_bug_of_the_caller() -> None:
     with pytest.raises(RuntimeError):
-        FedAvg().finish(np.zeros(3, np.float32))
+        stepped(FedAvg(), np.zeros(3, np.float32), [])
 
 
 def test_a_sum_that_float32_would_lose_is_kept() -> None:
-    strategy = FedAvg()
-    for value in (1e8, 1.0, -1e8):
-        strategy.fold(Contribution(site="a", delta=np.array([value], np.float32), num_examples=1, steps=1))
-    assert strategy.finish(np.zeros(1, np.float32))[0] == np.float32(1.0 / 3.0)
+    updates = [(np.array([value], np.float32), 1) for value in (1e8, 1.0, -1e8)]
+    assert stepped(FedAvg(), np.zeros(1, np.float32), updates)[0] == np.float32(1.0 / 3.0)
+
+
+class Median(Strategy):
+    """A rule that compares the updates."""
+
+    options = FedAvgOptions
+
+    def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
+        del part
+        following: Accumulator = parameters + np.median(np.stack([update.delta for update in updates]), axis=0)
+        return following
+
+
+class Momentum(Strategy):
+    """A rule that keeps a vector over rounds."""
+
+    options = FedAvgOptions
+
+    def __init__(self, size: int) -> None:
+        self.velocity = np.zeros(size)
+
+    def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
+        self.velocity[part] = 0.9 * self.velocity[part] + np.mean([update.delta for update in updates], axis=0)
+        following: Accumulator = parameters + self.velocity[part]
+        return following
+
+
+def test_a_rule_sees_a_part_of_all_updates_and_where_it_lies() -> None:
+    size = CHUNK + 5
+    rng = np.random.default_rng(3)
+    deltas = [rng.normal(size=size).astype(np.float32) for _ in range(3)]
+    current = np.zeros(size, np.float32)
+    assert np.array_equal(stepped(Median(), current, [(delta, 1) for delta in deltas]), np.median(deltas, axis=0))
+    momentum = Momentum(size)
+    for _ in range(2):
+        found = stepped(momentum, current, [(delta, 1) for delta in deltas])
+    assert np.allclose(found, 1.9 * np.mean(deltas, axis=0), atol=1e-6)
 
 
 def test_an_unknown_strategy_is_explained() -> None:
@@ -58,15 +115,12 @@ def test_every_strategy_comes_back_from_its_state(name: str) -> None:
     one, other = STRATEGIES[name](), STRATEGIES[name]()
     delta = np.arange(4, dtype=np.float32)
     current = np.zeros(4, np.float32)
-    for strategy in (one, other):
-        strategy.fold(Contribution(site="a", delta=delta, num_examples=2, steps=1))
-    current = one.finish(current)
-    other.finish(current)
+    current = stepped(one, current, [(delta, 2)])
+    stepped(other, current, [(delta, 2)])
     resumed = STRATEGIES[name]()
     resumed.restore(one.state())
-    for strategy in (one, resumed):
-        strategy.fold(Contribution(site="a", delta=delta, num_examples=2, steps=1))
-    assert one.finish(current).tobytes() == resumed.finish(current).tobytes()
+    updates = [(delta, 2)]
+    assert stepped(one, current, updates).tobytes() == stepped(resumed, current, updates).tobytes()
 
 
 def test_a_foreign_state_is_refused() -> None:

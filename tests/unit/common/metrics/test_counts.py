@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
 from hansa_common.errors import MessageError
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, num_sums
 from hansa_common.metrics.bins import CONFIDENCE_ONE, score_bins
 from hansa_common.metrics.counts import MAX_EXAMPLES
 
@@ -306,3 +306,25 @@ def test_reading_keeps_no_view_of_the_message() -> None:
     for array in arrays.values():
         array[...] = 0
     assert parsed == counts
+
+
+@pytest.mark.parametrize("histograms", [True, False])
+def test_sums_add_up_to_the_merged_counts(histograms: bool) -> None:
+    sites = [_count(_sample(seed, 40, 3), histograms=histograms) for seed in range(3)]
+    total = sum((site.to_sums() for site in sites), np.zeros(num_sums(3, histograms=histograms), np.uint64))
+    assert ClassificationCounts.from_sums(total, 3, histograms=histograms) == sites[0] + sites[1] + sites[2]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(0, 2**63), (0, 2**31), (9, 2**62), (10, 5)], ids=["huge", "many", "loss", "histogram"]
+)
+def test_a_sum_that_no_counts_add_up_to_is_refused(place: int, value: int) -> None:
+    sums = _count(_sample(1, 40, 3)).to_sums()
+    sums[place] += np.uint64(value)
+    with pytest.raises(MessageError):
+        ClassificationCounts.from_sums(sums, 3, histograms=True)
+
+
+def test_a_sum_of_another_length_is_refused() -> None:
+    with pytest.raises(MessageError, match="has 9 values"):
+        ClassificationCounts.from_sums(np.zeros(9, np.uint64), 3, histograms=False)

@@ -200,11 +200,19 @@ def test_a_key_that_is_not_enrolled_is_refused(league: Any) -> None:
     assert league.memory["site-000"] == SiteMemory()
 
 
-@pytest.mark.parametrize("change", ["missing", "twice", "swapped", "low-order", "shared", "own"])
-def test_study_keys_are_those_of_all_enrolled_sites_each_once(league: Any, change: str) -> None:
+def test_a_site_without_a_study_key_has_dropped_out_and_too_many_of_those_are_too_many(league: Any) -> None:
+    first, *others = league.keys
+    assert league.site(0).setup(1, 1, [first, *others[1:]]).threshold == league.terms.threshold
+    with pytest.raises(TooFewSites, match="2 of the plan's 4 sites have a key"):
+        league.site(0).setup(1, 2, [first, others[0]])
+    with pytest.raises(KeyRefused):
+        league.site(0).setup(1, 3, others)
+
+
+@pytest.mark.parametrize("change", ["twice", "swapped", "low-order", "shared", "own"])
+def test_study_keys_are_those_of_enrolled_sites_each_once(league: Any, change: str) -> None:
     first, second, third, fourth = league.keys
     wrong = {
-        "missing": ([first, third, fourth], "site-001"),
         "twice": ([*league.keys, second], "site-001"),
         "swapped": ([first, replace(second, key=third.key), third, fourth], "site-001"),
         "low-order": ([first, resigned(league, second, key=LOW_ORDER[1]), third, fourth], "site-001"),

@@ -1,0 +1,236 @@
+"""What a plan's ``[privacy]`` means in numbers: the same at each site and at the server.
+
+Shapes: ``P`` parameters, ``K`` classes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from hansa_common.errors import PlanError
+from hansa_common.messages import Sums, Update
+from hansa_common.metrics import ClassificationCounts, num_sums
+from hansa_common.metrics.counts import LOSS_ONE, MAX_LOSS
+from hansa_common.parameters import Vector
+from hansa_common.plan import StudyPlan
+from hansa_common.privacy import DistributedGaussian, Keystream, ServerGaussian
+from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
+from hansa_common.secagg import FixedPoint, Rounding, Terms, Words
+
+_MOST_SHORTENED: Final = 0.05  # of a clipping bound, to leave room for rounding
+_USED: Final = 0.99  # of the ring's half, by the noisiest sum
+
+
+def terms_of(plan: StudyPlan, sites: Sequence[str]) -> Terms:
+    """Return what secure aggregation stands on.
+
+    Args:
+        plan: With ``[privacy.secure_aggregation]``.
+        sites: The plan's list, in any order; of a simulation, its sites.
+
+    Raises:
+        PlanError: Masks cannot protect a list like this.
+    """
+    masked = _masked(plan)
+    return Terms(
+        plan_digest=plan.digest(), sites=tuple(sorted(sites)), cohort=masked.cohort, ring_bits=masked.ring_bits
+    )
+
+
+def _masked(plan: StudyPlan) -> SecureAggregationPlan:
+    if plan.privacy.secure_aggregation is None:
+        raise RuntimeError("The plan has no secure aggregation.")
+    return plan.privacy.secure_aggregation
+
+
+# --- weights -------------------------------------------------------------------------------------------------------
+
+
+def counted_examples(privacy: PrivacyPlan, num_examples: int) -> int:
+    """Return for how many examples a site counts in the mean."""
+    if privacy.weights == "equal":
+        return 1
+    return min(num_examples, privacy.maximum_examples or num_examples)
+
+
+def weight_of(privacy: PrivacyPlan, num_examples: int) -> float:
+    """Return the factor of a site's update in a masked sum, above 0 and at most 1."""
+    return counted_examples(privacy, num_examples) / _most_counted(privacy)
+
+
+def _most_counted(privacy: PrivacyPlan) -> int:
+    """Return for how many examples a site may count at most; a plan with masks says so."""
+    return 1 if privacy.weights == "equal" else privacy.maximum_examples or 1
+
+
+# --- updates -------------------------------------------------------------------------------------------------------
+
+
+def update_bound(plan: StudyPlan, *, sites: int, dimension: int) -> float | None:
+    """Return to which L2 norm a site clips its update before it leaves; ``None`` where the plan has no bound.
+
+    Where the server's noise is calibrated to the bound and updates are rounded for the ring, a site clips a little more,
+    so that the bound holds after rounding.
+
+    Raises:
+        PlanError: Rounding would take more than a twentieth of the bound.
+    """
+    bound, noised = plan.privacy.update_bound, plan.privacy.differential
+    masked = plan.privacy.secure_aggregation is not None
+    if bound is None or not masked or noised is None or noised.kind != "site_server":
+        return bound
+    rounding = _fixed_point(plan, sites).step * math.sqrt(dimension)
+    if rounding > _MOST_SHORTENED * bound:
+        raise PlanError(
+            f"privacy.secure_aggregation: rounding moves an update by up to {rounding:.3g}, and the clipping bound that "
+            f"the noise hides is {bound:g}.",
+            path="privacy.secure_aggregation",
+            advice="Take ring_bits = 32, a smaller coordinate_range or a larger clipping_bound.",
+        )
+    return bound - rounding
+
+
+def encode_update(plan: StudyPlan, terms: Terms, delta: Vector, num_examples: int) -> Words:
+    """Return a site's update as words of the ring, with its part of the noise where the plan has that.
+
+    Args:
+        plan: The study.
+        terms: Of its secure aggregation.
+        delta: ``float32 [P]``, clipped.
+        num_examples: Of the site, for its weight.
+
+    Returns:
+        ``uint16`` or ``uint32 [P]``.
+
+    Raises:
+        ReleaseRefused: It is not finite.
+    """
+    if _is_distributed(plan):
+        mechanism, stream = distributed_gaussian(plan, terms, delta.size), Keystream()
+        rounded = mechanism.constrain_sensitivity(delta, stream)
+        mechanism.add_noise(rounded, stream)
+        return rounded.astype(terms.dtype)  # modulo 2**32
+    weight = weight_of(plan.privacy, num_examples)
+    words, _clamped = _fixed_point(plan, terms.n).encode(delta, weight, rounding=Rounding())
+    return words
+
+
+def unit_of(plan: StudyPlan, terms: Terms, dimension: int) -> float:
+    """Return what a unit of a sum of ``encode_update`` is worth in the sum of updates times ``counted_examples``."""
+    if _is_distributed(plan):
+        return 1.0 / distributed_gaussian(plan, terms, dimension).scale
+    return _fixed_point(plan, terms.n).step * _most_counted(plan.privacy)
+
+
+def _fixed_point(plan: StudyPlan, sites: int) -> FixedPoint:
+    """Return the encoding of updates.
+
+    Raises:
+        PlanError: The sum of so many sites could overflow.
+    """
+    masked = _masked(plan)
+    return FixedPoint(ring_bits=masked.ring_bits, coordinate_range=masked.coordinate_range, sites=sites)
+
+
+# --- noise ---------------------------------------------------------------------------------------------------------
+
+
+def _is_distributed(plan: StudyPlan) -> bool:
+    noised = plan.privacy.differential
+    return noised is not None and noised.kind == "site_distributed"
+
+
+def server_gaussian(plan: StudyPlan, dimension: int) -> ServerGaussian | None:
+    """Return the noise that the server adds to a sum of ``dimension`` values; ``None`` where it adds none."""
+    noised = plan.privacy.differential
+    if noised is None or noised.kind != "site_server":
+        return None
+    return ServerGaussian(bound=noised.clipping_bound, noise_multiplier=noised.noise_multiplier, dimension=dimension)
+
+
+def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> DistributedGaussian:
+    """Return the noise of which each site adds its share to ``dimension`` values, on the finest grid that the ring has.
+
+    Raises:
+        PrivacyError: No grid holds both updates and noise.
+    """
+    noised, masked = plan.privacy.differential, _masked(plan)
+    assert noised is not None
+    honest = terms.threshold - terms.colluders
+    largest = min(masked.coordinate_range, noised.clipping_bound)
+    deviation = noised.noise_multiplier * noised.clipping_bound * 1.05 / math.sqrt(honest)
+    reach = terms.n * largest + 8.0 * math.sqrt(terms.n) * deviation
+    scale = math.ldexp(1.0, math.floor(math.log2(_USED * 2.0 ** (masked.ring_bits - 1) / reach)))
+    return DistributedGaussian(
+        bound=noised.clipping_bound,
+        coordinate_range=masked.coordinate_range,
+        scale=scale,
+        noise_multiplier=noised.noise_multiplier,
+        dimension=dimension,
+        sites=terms.n,
+        honest=honest,
+        ring_bits=masked.ring_bits,
+    )
+
+
+# --- counts --------------------------------------------------------------------------------------------------------
+
+
+def counts_leave(privacy: PrivacyPlan) -> bool:
+    """Tell whether counts of right and wrong answers leave a site at all, in the open or masked or noised."""
+    return privacy.differential is None or privacy.differential.metrics_noise is not None
+
+
+def round_sums(counts: ClassificationCounts, header: Update) -> Sums:
+    """Return what one site adds to the counts of a round: of the validation split, and of its training.
+
+    Returns:
+        ``uint64 [num_round_sums(K)]``: the counts, the training loss times the examples in units of 2**-20, and the
+        examples.
+    """
+    loss = round(min(header.train_loss, MAX_LOSS) * LOSS_ONE) * header.num_examples
+    return np.concatenate([counts.to_sums(), np.array([loss, header.num_examples], np.uint64)])
+
+
+def num_round_sums(privacy: PrivacyPlan, classes: int) -> int:
+    """Return how many values ``round_sums`` gives; none where no counts leave."""
+    return num_sums(classes, histograms=False) + 2 if counts_leave(privacy) else 0
+
+
+def read_round_sums(sums: Sums, classes: int) -> tuple[ClassificationCounts, float | None]:
+    """Return the sum of ``round_sums`` over sites: counts, and the mean training loss.
+
+    Raises:
+        MessageError: The sum is none of counts.
+    """
+    counts = ClassificationCounts.from_sums(sums[:-2], classes, histograms=False)
+    loss, examples = (float(value) for value in sums[-2:])
+    return counts, loss / LOSS_ONE / examples if examples else None
+
+
+def evaluation_sums(validation: ClassificationCounts, test: ClassificationCounts) -> Sums:
+    """Return what one site adds to the counts of the closing exchange, ``uint64``."""
+    return np.concatenate([validation.to_sums(), test.to_sums()])
+
+
+def num_evaluation_sums(privacy: PrivacyPlan, classes: int) -> int:
+    """Return how many values ``evaluation_sums`` gives; histograms leave without noise only."""
+    if not counts_leave(privacy):
+        return 0
+    return num_sums(classes, histograms=False) + num_sums(classes, histograms=privacy.differential is None)
+
+
+def read_evaluation_sums(
+    sums: Sums, privacy: PrivacyPlan, classes: int
+) -> tuple[ClassificationCounts, ClassificationCounts]:
+    """Return the sum of ``evaluation_sums`` over sites: validation and test.
+
+    Raises:
+        MessageError: The sum is none of counts.
+    """
+    middle = num_sums(classes, histograms=False)
+    validation = ClassificationCounts.from_sums(sums[:middle], classes, histograms=False)
+    histograms = privacy.differential is None
+    return validation, ClassificationCounts.from_sums(sums[middle:], classes, histograms=histograms)
