@@ -31,6 +31,18 @@ _REPLACEMENTS: Final = (
 )
 
 
+class _GradSampleModule(GradSampleModule):  # type: ignore[misc]  # Opacus has no types
+    """Opacus' hooks, on activations as its convolutions expect them.
+
+    Opacus 1.6 computes where a window lies in memory as if images were channels first, whatever their strides say, and
+    gives wrong gradients for images that are channels last.
+    """
+
+    def capture_activations_hook(self, module: nn.Module, forward_input: list[Tensor], _output: Tensor) -> None:
+        inputs = [tensor.contiguous() for tensor in forward_input]
+        super().capture_activations_hook(module, inputs, _output)
+
+
 @contextmanager
 def example_gradients(module: nn.Module) -> Iterator[Callable[[Tensor], list[Tensor]]]:
     """Give a function that turns a sum of losses into each trainable parameter's gradients ``[B, *shape]``.
@@ -38,7 +50,7 @@ def example_gradients(module: nn.Module) -> Iterator[Callable[[Tensor], list[Ten
     The module is left as it was: others of this process train it without.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    hooked = GradSampleModule(module, loss_reduction="sum")
+    hooked = _GradSampleModule(module, loss_reduction="sum")
 
     def differentiate(losses: Tensor) -> list[Tensor]:
         with warnings.catch_warnings():

@@ -106,6 +106,7 @@ class PrivateTraining(Procedure):
             loader = Loader(plan.data, dataset, splits.train, device)
             self._splits = {name: loader.load(part) for name, part in parts.items()}
             self._model = shared_model(plan, device)
+        self._model.load(initial_parameters(plan, plan.seed))
         shape = (2, *plan.data.feature_shape)
         refuse_unsuitable(self._model.module, torch.rand(shape, generator=Generator().manual_seed(0)).to(device))
         weights = class_weights(self._training.class_weights, dataset.labels[:0], len(plan.data.classes))
@@ -200,6 +201,7 @@ class PrivateTraining(Procedure):
         inputs = model_input(augment_images(examples.features, augmentation, generator))
         if augmentation.noise:
             inputs = add_noise(inputs, augmentation.noise, generator)
+        inputs = inputs.clone(memory_format=torch.contiguous_format)  # as Opacus' convolutions need them
         logits = self._model.module(inputs)
         return functional.cross_entropy(logits, examples.labels, weight=self._class_weights, reduction="sum")
 
@@ -248,7 +250,7 @@ def _norms(parts: list[Tensor]) -> Tensor:
     lengths = []
     for part in parts:
         runs = part.shape[1] // _RUN
-        whole, rest = part[:, : runs * _RUN].reshape(-1, runs, _RUN), part[:, runs * _RUN :]
+        whole, rest = part[:, : runs * _RUN].reshape(len(part), runs, _RUN), part[:, runs * _RUN :]
         lengths += [torch.linalg.vector_norm(whole, dim=2), torch.linalg.vector_norm(rest, dim=1, keepdim=True)]
     norms: Tensor = torch.linalg.vector_norm(torch.cat(lengths, dim=1).to(torch.float64), dim=1)
     return norms
