@@ -1,9 +1,13 @@
 """What the adversary sees of one round: each update, or what the plan's protection leaves of it.
 
-With secure aggregation the sites' encoding (``hansa_common.secagg.fixedpoint``) is summed in the ring. The masks are
-left out, for they cancel in the sum bit for bit, and a masked upload by itself is uniformly random.
+The sites' half (clipping, encoding, their part of the noise) and the server's (decoding, its noise) are the functions
+of ``hansa_common.protection`` that the release step and the server call. The masks are left out: they cancel in the sum
+bit for bit, and a masked upload by itself is uniformly random.
 
-Shapes: ``P`` parameters, ``S`` sites.
+The adversary is the coordinator. Only where the plan has the coordinator add the noise, and so trusts it, the adversary
+is somebody who gets the models.
+
+Shapes: ``P`` parameters.
 """
 
 from collections.abc import Sequence
@@ -12,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hansa_client.leaks.pipeline import SiteUpdate
-from hansa_common.parameters import Vector, add_scaled
+from hansa_common.parameters import Accumulator, Vector
 from hansa_common.plan import StudyPlan
-from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
-from hansa_common.secagg.fixedpoint import FixedPoint, Rounding
+from hansa_common.privacy import Keystream, ServerGaussian, clip_l2
+from hansa_common.protection import counted_examples, encode_update, server_gaussian, terms_of, unit_of, update_bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,43 +48,52 @@ class Observed:
     step: Vector = field(repr=False)
 
 
+def trusts_the_coordinator(plan: StudyPlan) -> bool:
+    """Tell whether the plan's protection is against those who get the models, and not against the coordinator."""
+    noised = plan.privacy.differential
+    return noised is not None and noised.kind == "site_server"
+
+
 def observed(plan: StudyPlan, updates: Sequence[SiteUpdate]) -> Observed:
     """Return what the adversary sees of these updates, and the step of the common model.
 
     Args:
         plan: Its ``[privacy]`` decides.
-        updates: What the sites' release steps let out, of all sites.
+        updates: What training gave at each site, of all sites.
+
+    Raises:
+        PlanError: The plan's protection does not fit these sites or this model.
+        ReleaseRefused: An update must not leave.
     """
-    names = tuple(update.site for update in updates)
-    weights = _weights(plan.privacy, updates)
-    masked = plan.privacy.secure_aggregation
-    if masked is not None:
-        step = _masked_mean(masked, updates, weights)
+    size, names = updates[0].delta.size, tuple(update.site for update in updates)
+    bound = update_bound(plan, sites=len(updates), dimension=size)
+    deltas = [update.delta if bound is None else clip_l2(update.delta, bound).vector for update in updates]
+    counted = [counted_examples(plan.privacy, update.num_examples) for update in updates]
+    noise = server_gaussian(plan, size)
+    if plan.privacy.secure_aggregation is not None:
+        total = _masked_sum(plan, updates, deltas)
+    else:
+        total = np.zeros(size)
+        for delta, weight in zip(deltas, counted, strict=True):
+            total += weight * delta.astype(np.float64)
+    step = (total / sum(counted)).astype(np.float32) if noise is None else _noised(total, noise, len(updates))
+    if plan.privacy.secure_aggregation is not None or trusts_the_coordinator(plan):
         return Observed(views=(Observation(sites=names, delta=step),), step=step)
-    views = tuple(Observation(sites=(update.site,), delta=update.delta) for update in updates)
-    return Observed(views=views, step=_mean(updates, weights))
+    views = (Observation(sites=(name,), delta=delta) for name, delta in zip(names, deltas, strict=True))
+    return Observed(views=tuple(views), step=step)
 
 
-def _weights(privacy: PrivacyPlan, updates: Sequence[SiteUpdate]) -> list[float]:
-    """Return each site's weight; under masks as a part of the plan's largest."""
-    if privacy.weights == "equal":
-        return [1.0] * len(updates)
-    most = privacy.maximum_examples or max(update.num_examples for update in updates)
-    return [min(update.num_examples, most) / most for update in updates]
+def _masked_sum(plan: StudyPlan, updates: Sequence[SiteUpdate], deltas: Sequence[Vector]) -> Accumulator:
+    """Return the sum of the encoded updates, decoded: ``float64 [P]``."""
+    terms = terms_of(plan, [update.site for update in updates])
+    total = np.zeros(deltas[0].size, dtype=terms.dtype)
+    for update, delta in zip(updates, deltas, strict=True):
+        total += encode_update(plan, terms, delta, update.num_examples)  # modulo the ring
+    signed = total.view(f"<i{total.itemsize}")
+    return np.asarray(signed * unit_of(plan, terms, total.size), dtype=np.float64)
 
 
-def _mean(updates: Sequence[SiteUpdate], weights: Sequence[float]) -> Vector:
-    """Return the weighted mean, summed in float64 in the order of the sites."""
-    total = np.zeros(updates[0].delta.size)
-    for update, weight in zip(updates, weights, strict=True):
-        add_scaled(total, update.delta, weight)
-    return np.asarray(total / sum(weights), dtype=np.float32)
-
-
-def _masked_mean(plan: SecureAggregationPlan, updates: Sequence[SiteUpdate], weights: Sequence[float]) -> Vector:
-    encoding = FixedPoint(ring_bits=plan.ring_bits, coordinate_range=plan.coordinate_range, sites=len(updates))
-    total = np.zeros(updates[0].delta.size, dtype=encoding.dtype)
-    for update, weight in zip(updates, weights, strict=True):
-        words, _ = encoding.encode(update.delta, weight, rounding=Rounding())
-        total += words  # modulo the ring
-    return np.asarray(encoding.decode(total) / sum(weights), dtype=np.float32)
+def _noised(total: Accumulator, noise: ServerGaussian, sites: int) -> Vector:
+    steps = np.rint(total / noise.grid).astype(np.int64)
+    noise.add_noise(steps, Keystream())
+    return noise.mean(steps, sites=sites)

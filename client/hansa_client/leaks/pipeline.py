@@ -1,8 +1,8 @@
-"""What the sites of a study would send: training and release are those of a site, with training examples of our choice.
+"""What the sites of a study train: the work is that of a site, with training examples of our choice.
 
 An attack can only be judged where the truth is known, so the examples that a site trains on are set here. All that
-comes after (``hansa_client.work``, the release step of ``hansa_client.session``, decoding the bytes) is what runs at a
-real site.
+comes after, DP-SGD included, is ``hansa_client.work`` as at a real site; ``observation`` does with it what the release
+step does. That both together give the bytes that a site sends is a test.
 
 Shapes: ``P`` parameters, ``S`` sites.
 """
@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 
 from hansa_client.data.source import Dataset, Indices
-from hansa_client.session import release_reply
 from hansa_client.site_data import SiteData
 from hansa_client.work import Work, prepare_process
-from hansa_common.messages import InitialTask, Message, TrainTask, Update, decode
+from hansa_common.messages import InitialTask, Message, TrainTask, Update
 from hansa_common.parameters import ParameterSpec, Vector
 from hansa_common.plan import StudyPlan, parse_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteUpdate:
-    """What one site's release step let out.
+    """What training gave at one site.
 
     Attributes:
         site: Its name.
@@ -85,18 +84,16 @@ class Sites:
         return spec, reply.vector
 
     def updates(self, parameters: Vector, round_number: int) -> tuple[SiteUpdate, ...]:
-        """Have each site train one round and release its update.
+        """Have each site train one round.
 
         Raises:
             TrainingError: A site's training failed.
-            ReleaseRefused: An update must not leave.
         """
         return tuple(self._update(work, parameters, round_number) for work in self._works)
 
     def _update(self, work: Work, parameters: Vector, round_number: int) -> SiteUpdate:
         task = TrainTask(plan_digest=self.plan.digest(), round=round_number, attempt=1)
         reply = work.do(Message(header=task, vector=parameters))
-        message = decode(release_reply(reply, parameters=work.parameters), classes=len(self.plan.data.classes))
-        assert isinstance(message.header, Update)
-        assert message.vector is not None
-        return SiteUpdate(site=message.header.site, delta=message.vector, num_examples=message.header.num_examples)
+        assert isinstance(reply.header, Update)
+        assert reply.vector is not None
+        return SiteUpdate(site=reply.header.site, delta=reply.vector, num_examples=reply.header.num_examples)
