@@ -61,7 +61,9 @@ class _Judge:
         return torch.cat(found).double().numpy() if len(examples) else np.zeros(0)
 
 
-def rehearse(plan: StudyPlan, planted: Sequence[Planted], tell: Callable[[float], None]) -> Seen:
+def rehearse(
+    plan: StudyPlan, planted: Sequence[Planted], tell: Callable[[float], None], *, rounds: int | None = None
+) -> Seen:
     """Run the study with canaries and score every example by what the coordinator saw.
 
     A canary's score is how much its loss falls in a round under what the coordinator reads of its site, on the average
@@ -71,6 +73,7 @@ def rehearse(plan: StudyPlan, planted: Sequence[Planted], tell: Callable[[float]
         plan: With the protection to be measured.
         planted: All sites.
         tell: Called with the share that is done.
+        rounds: How many of the rounds to run; all where ``None``.
 
     Raises:
         HansaError: A site's training failed.
@@ -80,18 +83,19 @@ def rehearse(plan: StudyPlan, planted: Sequence[Planted], tell: Callable[[float]
     _, parameters = sites.initial()
     falls = [np.zeros(len(site.canaries)) for site in planted]
     views: dict[str, Vector] = {}
-    for number in range(1, plan.rounds.count + 1):
+    count = rounds or plan.rounds.count
+    for number in range(1, count + 1):
         round_ = observed(plan, sites.updates(parameters, number))
         views = {site: parameters + observation.delta for observation in round_.views for site in observation.sites}
         for place, (judge, site) in enumerate(zip(judges, planted, strict=True)):
             view = views[site.site.name]
             falls[place] += judge.losses(parameters, site.canaries) - judge.losses(view, site.canaries)
         parameters = parameters + round_.step
-        tell(number / plan.rounds.count)
+        tell(number / count)
     return Seen(
         members=-_all(judges, planted, views, "members"),
         others=-_all(judges, planted, views, "others"),
-        canaries=np.concatenate(falls) / plan.rounds.count,
+        canaries=np.concatenate(falls) / count,
         model=parameters,
     )
 
