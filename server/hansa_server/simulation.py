@@ -4,12 +4,14 @@ The sites' package is never imported here: a simulation finds its ClientApp and 
 entry points of the group ``hansa.site``.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from hansa_common.errors import UsageError
+from hansa_common.leakage import Leakage, Picture
 from hansa_common.plan import StudyPlan
 from hansa_server.conduct import conduct, stop_on_signal
 from hansa_server.engines.engine import Machine, run
@@ -75,6 +77,25 @@ def simulate(
             log=folder.write("workers.log", ""),
         )
         return conduct(study, folder, start)
+
+
+def measure_leaks(
+    plan: StudyPlan, *, rounds: int | None, tell: Callable[[str, float], None]
+) -> tuple[Leakage, Sequence[Picture]]:
+    """Attack the updates of a study's simulated sites, without protection and with it.
+
+    Args:
+        plan: With ``[simulation]``.
+        rounds: How many of its rounds to run; all where ``None``.
+        tell: Told what is being done and which share of it is done.
+
+    Raises:
+        UsageError: The study cannot be audited.
+        HansaError: Its data cannot be read, or its training failed.
+    """
+    check(plan)
+    found: tuple[Leakage, Sequence[Picture]] = _site_entry("measure_leaks").load()(plan, rounds=rounds, tell=tell)
+    return found
 
 
 def _site_entry(name: str) -> EntryPoint:

@@ -28,6 +28,7 @@ TORCH_ROOMS = (
     "hansa_client/training/",
     "hansa_client/work.py",
     "hansa_client/device.py",
+    "hansa_client/leaks/",
 )
 
 

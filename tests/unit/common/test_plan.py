@@ -125,7 +125,7 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
     ("model", _GONE, "", "required and missing"),
     ("model", "cnn", "", "found 'cnn'; allowed is a table of keys."),
     ("model.name", _GONE, "", "required and missing"),
-    ("model.name", "cn", "", "There is no model named 'cn'. Did you mean 'cnn'? Allowed: cnn, logistic."),
+    ("model.name", "cn", "", "There is no model named 'cn'. Did you mean 'cnn'? Allowed: cnn, logistic, mlp."),
     ("model.filters", [8, 16], "", "found [8, 16]; item 3 is missing."),
     ("model.filters", [8, 16, 0], "model.filters[2]", "found 0; allowed is at least 1."),
     ("model.dense", 5_000, "", "found 5000; allowed is at most 4096."),

@@ -64,6 +64,7 @@ def line_chart(
     write_tick: Callable[[float], str],
     from_zero: bool = False,
     highest: float | None = None,
+    last_values: bool = True,
 ) -> str:
     """Draw lines over whole numbers; an empty string where no series has a value.
 
@@ -76,12 +77,13 @@ def line_chart(
         write_tick: Writes a value at the vertical axis.
         from_zero: Whether the vertical axis starts at zero.
         highest: The axis never passes this value.
+        last_values: Whether the legend has each line's last value.
     """
     lines = [_thin(line) for line in series if any(point.y is not None for point in line.points)]
     values = [point.y for line in lines for point in line.points if point.y is not None]
     if not values:
         return ""
-    legend, top = _legend(lines, write, width)
+    legend, top = _legend(lines, write if last_values else lambda _value: "", width)
     low = 0.0 if from_zero else min(values)
     y_ticks = nice_ticks(low, max(*values, low))
     if highest is not None:
@@ -149,7 +151,7 @@ def _legend(lines: Sequence[Series], write: Callable[[float | None], str], width
     x, y = 0.0, 12.0
     for line in lines:
         last = next(point.y for point in reversed(line.points) if point.y is not None)
-        entry = f"{line.name} {write(last)}"
+        entry = f"{line.name} {write(last)}".rstrip()
         needed = SWATCH + 5 + text_width(entry)
         if x > 0 and x + needed > width:
             x, y = 0.0, y + LEGEND_LINE
