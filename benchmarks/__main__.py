@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import cifar10, exchange, federation, many_sites, recovery, server_memory, simulation
+from benchmarks import cifar10, exchange, federation, many_sites, privacy, recovery, server_memory, simulation
 from benchmarks.machine import describe, use_cores
 
 BENCHMARKS: dict[str, Callable[[int], None]] = {
@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "exchange": exchange.run,
     "federation": federation.run,
     "recovery": recovery.run,
+    "privacy": privacy.run,
     "soak": federation.soak,
 }
 
