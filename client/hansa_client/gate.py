@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from hansa_client import policy
 from hansa_client.folder import SiteFolder
 from hansa_client.settings import SiteSettings
+from hansa_client.spending import Spending
 from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.audit import Journal, read
 from hansa_common.errors import MessageError, NotApproved, TaskRefused, UsageError
@@ -74,6 +75,7 @@ class Gate:
             )
         if isinstance(plan, StudyPlan):
             policy.check(plan, self._settings)
+            Spending(self._folder.path / "ledger", self._settings).check(plan)
         return plan
 
     def check(self, digest: str) -> None:

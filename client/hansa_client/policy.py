@@ -25,8 +25,6 @@ def check(plan: StudyPlan, settings: SiteSettings) -> None:
         )
     if masked is not None:
         _check_masks(plan, policy.minimum_sites)
-    if noised is not None:
-        _check_population(plan, settings)
 
 
 def _check_masks(plan: StudyPlan, minimum: int) -> None:
@@ -35,21 +33,4 @@ def _check_masks(plan: StudyPlan, minimum: int) -> None:
         raise PolicyRefused(
             f"This plan opens the sum of {fewest} sites; this site's policy asks for at least {minimum}.",
             advice="Ask for a plan with more sites, or lower policy.minimum_sites in site.toml.",
-        )
-
-
-def _check_population(plan: StudyPlan, settings: SiteSettings) -> None:
-    noised, found = plan.privacy.differential, settings.population(plan.name)
-    assert noised is not None
-    if found is None:
-        raise PolicyRefused(
-            f"site.toml does not say whose privacy the study '{plan.name}' spends.",
-            advice="Add [populations.NAME] with studies, unit, epsilon and delta.",
-        )
-    unit = "site" if noised.kind != "example" else noised.unit or "row"
-    name, population = found
-    if population.unit != unit:
-        raise PolicyRefused(
-            f"The plan protects a {unit}; the ledger of '{name}' is kept for a {population.unit}.",
-            advice="Units never mix in one ledger: name another population for this study in site.toml.",
         )

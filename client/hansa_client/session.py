@@ -101,7 +101,7 @@ class Custody(Protocol):
     def masking(self, plan: StudyPlan) -> Masking:
         """Return this site's part in the secure aggregation of a study; the same object while the process lives."""
 
-    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask) -> None:
+    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, parameters: int) -> None:
         """Enter in the ledger what the answer to a task will cost, before the work is done.
 
         Raises:
@@ -183,7 +183,7 @@ class SiteSession:
         if self._digest != digest:
             self._open(plan, digest, seconds)
         if isinstance(header, TrainTask | EvaluateTask):
-            self._custody.spend(plan, header)
+            self._custody.spend(plan, header, parameters=self._parameters)
         bare = replace(message, statement=b"")
         reply = self._work.do(bare, classes=len(plan.data.classes), timeout=seconds)
         _check_answer(message, reply, site=self._name, digest=digest, parameters=self._parameters)

@@ -15,8 +15,6 @@ _TASK_SECONDS: Final = 6 * 3_600.0
 
 HostPort = Annotated[str, Field(pattern=r"^[^\s/@]{1,255}:[0-9]{1,5}$")]
 PopulationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Amount = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,20})?(e-[0-9]{1,2})?$")]
-"""A decimal number in quotes: budgets are exact."""
 AppReference = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}:[A-Za-z_][A-Za-z0-9_.]{0,99}$")]
 
 
@@ -91,11 +89,8 @@ class PopulationSettings(Strict):
 
     studies: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the plans that use their data; ``default`` for all that are not named anywhere."""
-    unit: Text
-    """Whom the budget protects: ``site``, ``row``, or the column that says whose a row is."""
-    epsilon: Amount
-    """What all studies together may cost; a decimal number in quotes, and fixed when the ledger is made."""
-    delta: Amount
+    person: Text | None = None
+    """The column that says whose a row is; left out where each row is a person of its own."""
 
 
 class SiteSettings(Strict):
@@ -124,7 +119,7 @@ class SiteSettings(Strict):
         return self.data.get(study, self.data.get("default"))
 
     def population(self, study: str) -> tuple[str, PopulationSettings] | None:
-        """Return name and budget of those whose data a study uses; ``None`` where the settings do not say."""
+        """Return name and settings of those whose data a study uses; ``None`` where the settings do not say."""
         for wanted in (study, "default"):
             for name, population in self.populations.items():
                 if wanted in population.studies:
@@ -140,14 +135,12 @@ _EXAMPLES: Final = """\
 # adapter = "csv"
 # path = "/data/patients.csv"
 
-# Whose privacy a study spends: needed by studies with differential privacy. The budget is for all of them together, and
-# fixed by the first one. unit: "site", "row", or the column that says whose a row is.
+# Whose privacy a study spends: needed by studies with differential privacy. The budget is fixed once, with
+# 'hansa site budget'. person: the column that says whose a row is; left out where each row is a person of its own.
 #
 # [populations.patients]
 # studies = ["default"]
-# unit = "patient"
-# epsilon = "8"
-# delta = "1e-6"
+# person = "patient_id"
 
 # Other Flower apps that this site lets run, beside approving each study: any name, then the installed ClientApp.
 #

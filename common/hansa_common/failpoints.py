@@ -48,6 +48,7 @@ NAMES: Final = (
     "site.reply.after-write",
     "site.send",
     "site.acknowledged",
+    "site.ledger.written",
     *MASKING,
     *SYNCS,
 )

@@ -4,12 +4,13 @@ No torch here, and ``dp_accounting`` is imported by what computes with it only.
 """
 
 from hansa_common.privacy.accounting import (
-    LEDGER_ORDER,
     ORDERS,
+    best_order,
     check_delta,
     epsilon_from_rdp,
     epsilon_pld,
     epsilon_rdp,
+    epsilon_within,
     noise_multiplier_for,
     rdp_at,
     rdp_from_epsilon,
@@ -21,38 +22,43 @@ from hansa_common.privacy.clipping import Clipped, check_bound, clip_l2
 from hansa_common.privacy.discrete_gaussian import DiscreteGaussian
 from hansa_common.privacy.discrete_laplace import noise_count
 from hansa_common.privacy.events import (
+    DistributedGaussian,
     Event,
     Gaussian,
     NoisedCounts,
     Relation,
     SampledGaussian,
     Unit,
+    bundle,
     common_ground,
     dump_events,
     load_events,
     multiplier_of,
+    tally,
 )
 from hansa_common.privacy.keystream import Keystream
-from hansa_common.privacy.mechanism import DistributedGaussian, ServerGaussian
+from hansa_common.privacy.mechanism import DistributedMechanism, ServerMechanism
 from hansa_common.privacy.quantile import AdaptiveClipping
 
 __all__ = [
-    "LEDGER_ORDER",
     "ORDERS",
     "AdaptiveClipping",
     "Budget",
     "Clipped",
     "DiscreteGaussian",
     "DistributedGaussian",
+    "DistributedMechanism",
     "Event",
     "Gaussian",
     "Keystream",
     "NoisedCounts",
     "Relation",
     "SampledGaussian",
-    "ServerGaussian",
+    "ServerMechanism",
     "Unit",
     "add",
+    "best_order",
+    "bundle",
     "check_bound",
     "check_delta",
     "clip_l2",
@@ -61,6 +67,7 @@ __all__ = [
     "epsilon_from_rdp",
     "epsilon_pld",
     "epsilon_rdp",
+    "epsilon_within",
     "exact",
     "load_events",
     "multiplier_of",
@@ -70,5 +77,6 @@ __all__ = [
     "rdp_from_epsilon",
     "round_up",
     "rounds_affordable",
+    "tally",
     "training",
 ]

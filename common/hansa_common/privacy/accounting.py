@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 ORDERS: Final = (*(tenths / 10 for tenths in range(17, 110)), *range(11, 65), 80, 96, 128, 192, 256, 512, 1024)
 """Renyi orders to choose from; below 1.7 the series of the sampled Gaussian often does not converge."""
 
-LEDGER_ORDER: Final = 8
-"""A ledger's order where its owner names none: near the best for epsilon 1 to 8 at delta 1e-5."""
-
 _INTERVALS: Final = (4e-3, 1e-3, 2.5e-4, 6.25e-5, 1.5625e-5)  # of the discretised privacy loss, from coarse to fine
 _ACCURACY: Final = 0.01  # relative; the error falls with the square of the interval
 _LARGEST_EPSILON: Final = 1e3
@@ -143,6 +140,29 @@ def epsilon_rdp(events: Sequence[Event], delta: float, *, orders: Sequence[float
     return min(
         epsilon_from_rdp(math.fsum(_divergence(event, order) for event in events), order, delta) for order in orders
     )
+
+
+def epsilon_within(events: Sequence[Event], delta: float) -> float:
+    """Return the epsilon of one study, whose events were all fixed beforehand, by the tightest proven means.
+
+    Raises:
+        PrivacyError: Units or relations differ, or delta is wrong.
+    """
+    if any(isinstance(event, DistributedGaussian) for event in events):
+        return epsilon_rdp(events, delta)
+    return epsilon_pld(events, delta)
+
+
+def best_order(epsilon: float, delta: float) -> int:
+    """Return the integer order at which a budget pays for the most Gaussian releases.
+
+    Raises:
+        PrivacyError: At no order does a divergence above 0 imply so small an epsilon.
+    """
+    order = max(range(2, 1025), key=lambda order: rdp_from_epsilon(epsilon, order, delta) / order)
+    if rdp_from_epsilon(epsilon, order, delta) <= 0.0:
+        raise PrivacyError(f"No Renyi divergence implies epsilon {epsilon:g} at delta {delta:g}.")
+    return order
 
 
 def noise_multiplier_for(

@@ -9,6 +9,7 @@ Evolution: kinds and fields are added, meanings never change. A site's ledger ke
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
@@ -128,6 +129,24 @@ def common_ground(events: Sequence[Event]) -> tuple[Unit, Relation]:
             advice="Account for each unit and relation on its own.",
         )
     return next(iter(grounds))
+
+
+def tally(events: Sequence[Event]) -> Counter[Event]:
+    """Count releases: how often each single one happens, whatever it is bundled with."""
+    counts: Counter[Event] = Counter()
+    for event in events:
+        name, number = ("steps", event.steps) if isinstance(event, SampledGaussian) else ("count", event.count)
+        counts[event.model_copy(update={name: 1})] += number
+    return counts
+
+
+def bundle(counts: Counter[Event]) -> tuple[Event, ...]:
+    """Return the events of a tally, one for each kind of release."""
+    return tuple(
+        event.model_copy(update={"steps" if isinstance(event, SampledGaussian) else "count": number})
+        for event, number in counts.items()
+        if number > 0
+    )
 
 
 def dump_events(events: Sequence[Event]) -> str:

@@ -7,8 +7,8 @@ the sites that did. Weights that depend on the data are not taken: the sensitivi
 Both add discrete Gaussians to integers. A floating-point Gaussian has gaps that depend on the value it is added to
 (Mironov, CCS 2012), and one draw can betray the next (Holohan and Braghin, 2021); on a grid there is nothing to see.
 
-``ServerGaussian`` protects a site from everybody who sees the model; **not from the server**, which sees every update.
-``DistributedGaussian`` needs a secure sum, and protects from the server too.
+``ServerMechanism`` protects a site from everybody who sees the model; **not from the server**, which sees every update.
+``DistributedMechanism`` needs a secure sum, and protects from the server too.
 """
 
 import math
@@ -35,7 +35,7 @@ _ROUNDING_SLACK: Final = 1e-9  # relative; squares are summed in float64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerGaussian:
+class ServerMechanism:
     """Site level, noise at the server: a discrete Gaussian on a fine grid.
 
     Each update is rounded to the grid before it is summed, so sums are exact, and neighbouring ones are
@@ -111,7 +111,7 @@ class ServerGaussian:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistributedGaussian:
+class DistributedMechanism:
     """Site level, distributed: each site adds its share of a discrete Gaussian to integers inside a secure sum.
 
     Kairouz, Liu, Steinke: The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation,

@@ -78,7 +78,7 @@ class Custody:
     def masking(self, plan: StudyPlan) -> Masking:
         raise AssertionError(plan)
 
-    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask) -> None:
+    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, parameters: int) -> None:
         self.spent.append(task.kind)
         if self.refuses is not None:
             raise self.refuses

@@ -11,6 +11,7 @@ from scipy import optimize, special
 
 from hansa_common.errors import PrivacyError
 from hansa_common.privacy import (
+    DistributedGaussian,
     Event,
     Gaussian,
     NoisedCounts,
@@ -32,7 +33,6 @@ from hansa_common.privacy import (
     training,
 )
 from hansa_common.privacy.accounting import tau
-from hansa_common.privacy.events import DistributedGaussian
 
 
 def sgm(noise_multiplier: float, q: float, steps: int) -> SampledGaussian:

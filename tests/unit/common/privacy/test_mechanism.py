@@ -9,11 +9,11 @@ from hansa_common.errors import PrivacyError, ReleaseRefused, UpdateRefused
 from hansa_common.parameters import Vector, l2_norm
 from hansa_common.privacy import (
     AdaptiveClipping,
-    DistributedGaussian,
+    DistributedMechanism,
     Gaussian,
     Keystream,
     Relation,
-    ServerGaussian,
+    ServerMechanism,
     Unit,
     epsilon_pld,
 )
@@ -23,12 +23,12 @@ KEY = bytes(range(32))
 P = 20_000
 
 
-def server(**changes: object) -> ServerGaussian:
+def server(**changes: object) -> ServerMechanism:
     values: dict[str, object] = {"bound": 0.7, "noise_multiplier": 2.0, "dimension": P}
-    return ServerGaussian(**(values | changes))  # type: ignore[arg-type]
+    return ServerMechanism(**(values | changes))  # type: ignore[arg-type]
 
 
-def distributed(**changes: object) -> DistributedGaussian:
+def distributed(**changes: object) -> DistributedMechanism:
     values: dict[str, object] = {
         "bound": 1.5,
         "coordinate_range": 0.1,
@@ -38,7 +38,7 @@ def distributed(**changes: object) -> DistributedGaussian:
         "sites": 10,
         "honest": 4,
     }
-    return DistributedGaussian(**(values | changes))  # type: ignore[arg-type]
+    return DistributedMechanism(**(values | changes))  # type: ignore[arg-type]
 
 
 def update(size: int, seed: int, norm: float) -> Vector:
