@@ -98,12 +98,9 @@ class Agent:
         self._outbox = Outbox(folder.path / "outbox")
         self._gate = Gate(folder, self._settings)
         self._worker = WorkerProcess(folder.path, self._settings)
+        custody, source = SiteCustody(folder, self._settings, head=lambda: self._journal.head), self._settings.source
         self._session = SiteSession(
-            name=self._site,
-            approve=self._gate.check,
-            work=self._worker,
-            source=self._settings.source,
-            custody=SiteCustody(folder, self._settings, head=lambda: self._journal.head),
+            name=self._site, approve=self._gate.check, work=self._worker, source=source, custody=custody
         )
         self._connection = Connection(folder, self._on_notice, self._on_refused, protocols=protocols)
         self._tasks: dict[str, TaskNotice] = {}

@@ -25,6 +25,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from hansa_client.membership import SiteMembership
+from hansa_client.proposals import proposal_digest
 from hansa_client.settings import SiteSettings, read_settings, write_settings
 from hansa_client.site_certificate import (
     check_certificate,
@@ -33,7 +34,6 @@ from hansa_client.site_certificate import (
     read_authorities,
     read_certificate,
 )
-from hansa_common.app_plan import read_any
 from hansa_common.audit import Journal
 from hansa_common.errors import HansaError, IdentityError, MessageError, StorageError, UsageError
 from hansa_common.files import storage, sync_folder, write_whole
@@ -447,18 +447,6 @@ class SiteFolder:
 
     def _write(self, name: str, value: Strict) -> None:
         write_whole(self.path / name, value.model_dump_json().encode(), mode=0o600)
-
-
-def proposal_digest(proposal: Proposal) -> str:
-    """Return the digest of a proposal's plan, computed here.
-
-    Raises:
-        MessageError: The plan is none.
-    """
-    try:
-        return read_any(proposal.plan).digest()
-    except UsageError:
-        raise MessageError("A proposal's plan cannot be read by this version.") from None
 
 
 def _not_joined(path: Path) -> UsageError:

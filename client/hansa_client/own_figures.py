@@ -6,7 +6,7 @@ With secure aggregation or differential privacy nobody else sees these figures; 
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from hansa_common.errors import StorageError
 from hansa_common.files import storage, write_whole
@@ -27,7 +27,7 @@ class OwnFigures(Strict):
     """One study, as this site saw it. Evolution: keys are added with a default."""
 
     study: str
-    validation: dict[int, OwnFigure] = {}
+    validation: dict[int, OwnFigure] = Field(default_factory=dict)
     """By the number of rounds that the model had been trained for."""
     test: OwnFigure | None = None
     """Of the last model."""

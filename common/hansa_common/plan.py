@@ -21,7 +21,7 @@ from hansa_common.combinations import STRATEGIES, decide
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.models import ARCHITECTURES
-from hansa_common.privacy_plan import PrivacyPlan
+from hansa_common.privacy_plan import PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -315,7 +315,7 @@ class StudyPlan(Strict):
         if masked is not None or (noised is not None and noised.kind != "example"):
             self._check_whole_cohort()
         if noised is not None and noised.kind == "example":
-            self._check_example_level()
+            require_data_independent(self.training, standardise=getattr(self.data, "standardise", "none"))
 
     def _check_whole_cohort(self) -> None:
         if self.rounds.sites_per_round is not None:
@@ -329,23 +329,6 @@ class StudyPlan(Strict):
             raise ValueError(
                 f"privacy.secure_aggregation: found {count} sites; allowed is {_FEWEST_MASKED} to {_MOST_MASKED}, for "
                 "of two sites each knows the other's update from the sum."
-            )
-
-    def _check_example_level(self) -> None:
-        training = self.training
-        depends = {
-            "training.epochs": training.epochs is not None,
-            "training.class_weights": training.class_weights == "balanced",
-            "training.augmentation.mixup": bool(training.augmentation.mixup),
-            "training.gradient_clip": training.gradient_clip is not None,
-            "data.standardise": getattr(self.data, "standardise", "none") == "site",
-        }
-        found = [name for name, is_set in depends.items() if is_set]
-        if found:
-            raise ValueError(
-                f"{found[0]}: with privacy.differential.kind = 'example' nothing but noised gradients may depend on "
-                "the data; use training.steps, fixed class weights, no mixup, no gradient_clip (the bound is "
-                "privacy.differential.clipping_bound) and no standardisation by the site."
             )
 
     def _check_model(self) -> None:

@@ -4,7 +4,7 @@ Two protections, alone or together. Secure aggregation hides each update within 
 what the sum tells. Which combinations there are, and what each is worth, says ``hansa_common.combinations``.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -101,3 +101,38 @@ class PrivacyPlan(Strict):
         if self.differential is not None and self.differential.kind != "example":
             return self.differential.clipping_bound
         return self.clipping_bound
+
+
+class _Training(Protocol):
+    """What of ``[training]`` can depend on the data."""
+
+    @property
+    def epochs(self) -> int | None: ...
+    @property
+    def class_weights(self) -> object: ...
+    @property
+    def gradient_clip(self) -> float | None: ...
+    @property
+    def augmentation(self) -> Any: ...
+
+
+def require_data_independent(training: _Training, *, standardise: str) -> None:
+    """Return if nothing but noised gradients depends on the data, as ``kind = "example"`` promises.
+
+    Raises:
+        ValueError: Something does; the message names its key.
+    """
+    depends = {
+        "training.epochs": training.epochs is not None,
+        "training.class_weights": training.class_weights == "balanced",
+        "training.augmentation.mixup": bool(training.augmentation.mixup),
+        "training.gradient_clip": training.gradient_clip is not None,
+        "data.standardise": standardise == "site",
+    }
+    found = [name for name, is_set in depends.items() if is_set]
+    if found:
+        raise ValueError(
+            f"{found[0]}: with privacy.differential.kind = 'example' nothing but noised gradients may depend on the "
+            "data; use training.steps, fixed class weights, no mixup, no gradient_clip (the bound is "
+            "privacy.differential.clipping_bound) and no standardisation by the site."
+        )

@@ -15,7 +15,7 @@ from hansa_common.metrics import ClassificationCounts, num_sums
 from hansa_common.metrics.counts import LOSS_ONE, MAX_LOSS
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
-from hansa_common.privacy import DistributedGaussian, Keystream, ServerGaussian
+from hansa_common.privacy import DistributedMechanism, Keystream, ServerMechanism
 from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
 from hansa_common.secagg import FixedPoint, Rounding, Terms, Words
 
@@ -71,8 +71,8 @@ def _most_counted(privacy: PrivacyPlan) -> int:
 def update_bound(plan: StudyPlan, *, sites: int, dimension: int) -> float | None:
     """Return to which L2 norm a site clips its update before it leaves; ``None`` where the plan has no bound.
 
-    Where the server's noise is calibrated to the bound and updates are rounded for the ring, a site clips a little more,
-    so that the bound holds after rounding.
+    Where the server's noise is calibrated to the bound and updates are rounded for the ring, a site clips a little
+    more, so that the bound holds after rounding.
 
     Raises:
         PlanError: Rounding would take more than a twentieth of the bound.
@@ -84,8 +84,8 @@ def update_bound(plan: StudyPlan, *, sites: int, dimension: int) -> float | None
     rounding = _fixed_point(plan, sites).step * math.sqrt(dimension)
     if rounding > _MOST_SHORTENED * bound:
         raise PlanError(
-            f"privacy.secure_aggregation: rounding moves an update by up to {rounding:.3g}, and the clipping bound that "
-            f"the noise hides is {bound:g}.",
+            f"privacy.secure_aggregation: rounding moves an update by up to {rounding:.3g}, and the clipping bound "
+            f"that the noise hides is {bound:g}.",
             path="privacy.secure_aggregation",
             advice="Take ring_bits = 32, a smaller coordinate_range or a larger clipping_bound.",
         )
@@ -142,15 +142,15 @@ def _is_distributed(plan: StudyPlan) -> bool:
     return noised is not None and noised.kind == "site_distributed"
 
 
-def server_gaussian(plan: StudyPlan, dimension: int) -> ServerGaussian | None:
+def server_gaussian(plan: StudyPlan, dimension: int) -> ServerMechanism | None:
     """Return the noise that the server adds to a sum of ``dimension`` values; ``None`` where it adds none."""
     noised = plan.privacy.differential
     if noised is None or noised.kind != "site_server":
         return None
-    return ServerGaussian(bound=noised.clipping_bound, noise_multiplier=noised.noise_multiplier, dimension=dimension)
+    return ServerMechanism(bound=noised.clipping_bound, noise_multiplier=noised.noise_multiplier, dimension=dimension)
 
 
-def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> DistributedGaussian:
+def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> DistributedMechanism:
     """Return the noise of which each site adds its share to ``dimension`` values, on the finest grid that the ring has.
 
     Raises:
@@ -163,7 +163,7 @@ def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> Distr
     deviation = noised.noise_multiplier * noised.clipping_bound * 1.05 / math.sqrt(honest)
     reach = terms.n * largest + 8.0 * math.sqrt(terms.n) * deviation
     scale = math.ldexp(1.0, math.floor(math.log2(_USED * 2.0 ** (masked.ring_bits - 1) / reach)))
-    return DistributedGaussian(
+    return DistributedMechanism(
         bound=noised.clipping_bound,
         coordinate_range=masked.coordinate_range,
         scale=scale,

@@ -196,7 +196,7 @@ class MaskedRounds:
             except SiteBlamed as error:
                 raise StudyFailed(
                     f"Round {job.number}: {error.message}",
-                    advice=f"The study pauses: ask {error.site} what happened, or expel it; then resume. {error.advice}",
+                    advice=f"The study pauses: ask {error.site} why, or expel it; then resume. {error.advice}",
                 ) from None
 
     def _attempt(self, job: Job, decided: Decided) -> MaskedSum:

@@ -190,8 +190,15 @@ class Round:
             raise UpdateRefused(f"{site} sent {delta.size:,} values; the model has {self._parameters:,}.", site=site)
         if not self._counts_fit(message.counts, validation):
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
+        if not math.isfinite(header.train_loss):
+            raise UpdateRefused(f"{site} sent a training loss that is not finite.", site=site)
+        self._check_size(site, delta)
+        return header, delta
+
+    def _check_size(self, site: str, delta: Vector) -> None:
+        """Hold the values of an update against what training can give and the plan allows."""
         size = largest(delta)
-        if not math.isfinite(header.train_loss) or not math.isfinite(size):
+        if not math.isfinite(size):
             raise UpdateRefused(
                 f"{site} sent an update with NaN or infinity.",
                 site=site,
@@ -210,7 +217,6 @@ class Round:
                 site=site,
                 advice="It did not clip: it runs another release step than the plan asks for.",
             )
-        return header, delta
 
     def _counts_fit(self, counts: Mapping[str, ClassificationCounts], validation: int) -> bool:
         """Tell whether these are the counts that the plan lets out."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
 
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
@@ -38,6 +37,7 @@ from hansa_server import cohort
 from hansa_server.closing import Closing, are_declared
 from hansa_server.exchange import Answer, Deadline, Exchange, problem_of
 from hansa_server.masked import Job, MaskedRounds
+from hansa_server.observer import Observer
 from hansa_server.protected import require_budget
 from hansa_server.results import RoundResult
 from hansa_server.round_results import masked_result, round_result
@@ -48,25 +48,6 @@ from hansa_server.summing import contribution_of, with_noise
 from hansa_server.vectors import HeldUpdates, keep
 
 _MOST_NAMED = 8  # sites in one error message; the report has them all
-
-
-class Observer(Protocol):
-    """Who watches: a progress display, or nobody."""
-
-    def opened(self, sites: Mapping[str, Opened], failed: Mapping[str, str]) -> None:
-        """Say that the opening exchange is over."""
-
-    def round_started(self, number: int, sites: tuple[str, ...]) -> None:
-        """Say that a round began."""
-
-    def site_done(self, site: str, problem: str) -> None:
-        """Say that a site has answered; ``problem`` is empty where all is well."""
-
-    def round_closed(self, result: RoundResult) -> None:
-        """Say that a round counts."""
-
-    def stage(self, name: str) -> None:
-        """Say that a stage outside the rounds began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

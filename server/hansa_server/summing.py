@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hansa_common.parameters import Vector, parts
 from hansa_common.plan import StudyPlan
-from hansa_common.privacy import Keystream, ServerGaussian
+from hansa_common.privacy import Keystream, ServerMechanism
 from hansa_common.protection import counted_examples, server_gaussian, unit_of
 from hansa_common.secagg import Terms
 from hansa_server.masked import MaskedSum
@@ -65,7 +65,7 @@ def with_noise(plan: StudyPlan, updates: Sequence[Contribution], folder: Path) -
     return [_mean(added, size, counted=len(updates), noise=noise, folder=folder)]
 
 
-def _mean(part_of_sum: _Part, size: int, *, counted: int, noise: ServerGaussian | None, folder: Path) -> Contribution:
+def _mean(part_of_sum: _Part, size: int, *, counted: int, noise: ServerMechanism | None, folder: Path) -> Contribution:
     """Divide a sum, with the noise that the server adds to it, by what is in it."""
     stream = Keystream() if noise is not None else None
 

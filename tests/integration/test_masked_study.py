@@ -95,7 +95,9 @@ def test_killed_in_every_phase_a_masked_study_comes_to_its_end_and_no_site_answe
 
     The site has then lost the secrets of its next setup: it sits the next round out, and the others unmask without it.
     """
-    plan = make_plan(privacy=MASKS, rounds={"count": 6, "deadline_seconds": 60.0}, replaced={"simulation": None})
+    plan = make_plan(
+        privacy=MASKS, rounds={"count": 6, "quorum": 0.75, "deadline_seconds": 60.0}, replaced={"simulation": None}
+    )
     path = tmp_path / "small.toml"
     path.write_text(dump_plan(plan))
     federation = make_federation(SITES)

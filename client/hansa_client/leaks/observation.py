@@ -18,7 +18,7 @@ import numpy as np
 from hansa_client.leaks.pipeline import SiteUpdate
 from hansa_common.parameters import Accumulator, Vector
 from hansa_common.plan import StudyPlan
-from hansa_common.privacy import Keystream, ServerGaussian, clip_l2
+from hansa_common.privacy import Keystream, ServerMechanism, clip_l2
 from hansa_common.protection import counted_examples, encode_update, server_gaussian, terms_of, unit_of, update_bound
 
 
@@ -93,7 +93,7 @@ def _masked_sum(plan: StudyPlan, updates: Sequence[SiteUpdate], deltas: Sequence
     return np.asarray(signed * unit_of(plan, terms, total.size), dtype=np.float64)
 
 
-def _noised(total: Accumulator, noise: ServerGaussian, sites: int) -> Vector:
+def _noised(total: Accumulator, noise: ServerMechanism, sites: int) -> Vector:
     steps = np.rint(total / noise.grid).astype(np.int64)
     noise.add_noise(steps, Keystream())
     return noise.mean(steps, sites=sites)

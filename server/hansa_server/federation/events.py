@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from hansa_common.files import LogFile
 from hansa_common.messages import Opened
+from hansa_server.observer import Observer
 from hansa_server.results import RoundResult
-from hansa_server.study import Observer
 
 EVENTS: Final = "events.jsonl"
 

@@ -243,9 +243,8 @@ class Membership:
             current = connection.execute(select(invitations).where(invitations.c.id == request.invitation)).one()
             if current.used_by not in (None, used_by):
                 self._journal.append("invitation-reused", site=row.site, invitation=row.id)
-                raise PeerRefused(
-                    "This invitation was used before, with other keys.", denial=Denial.INVITATION, advice=_INVITE_AGAIN
-                )
+                problem = "This invitation was used before, with other keys."
+                raise PeerRefused(problem, denial=Denial.INVITATION, advice=_INVITE_AGAIN)
             if current.used_by is None and self._clock() >= current.expires:
                 raise PeerRefused("This invitation has expired.", denial=Denial.INVITATION, advice=_INVITE_AGAIN)
             if current.used_by is None:

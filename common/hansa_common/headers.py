@@ -1,0 +1,304 @@
+"""What kinds of messages there are: the header of each, small and in JSON.
+
+Evolution: ``protocol`` counts up when a meaning changes; a peer with another number is refused by that number.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from hansa_common.parameters import ParameterSpec
+from hansa_common.plan import SiteName
+from hansa_common.settings import Strict
+from hansa_common.signing import PublicKey
+
+MAX_HEADER = 8 << 20  # bytes; a plan with 10,000 columns is about 1 MiB
+MAX_SITES = 100  # that mask together
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
+Loss = Annotated[float, Field(ge=0.0, le=1e30)]
+Text = Annotated[str, Field(max_length=2_000)]
+Attempt = Annotated[int, Field(ge=1, lt=1 << 16)]
+Statement = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{2}){1,500}$")]
+"""Bytes of the secure aggregation's protocol in hexadecimal digits."""
+
+
+class _Header(Strict):
+    protocol: Literal[1] = 1
+    carries_vector: ClassVar[bool] = False
+    carries_counts: ClassVar[bool | None] = False
+    """``None``: unless the plan's protection keeps them at the site."""
+    carries_masked: ClassVar[bool] = False
+    carries_sums: ClassVar[bool] = False
+    carries_statement: ClassVar[bool | None] = False
+    """``None``: with secure aggregation only."""
+
+
+class OpenTask(_Header):
+    """Server to site: prepare for this study; check the data against its contract."""
+
+    kind: Literal["open"] = "open"
+    plan: Annotated[str, Field(max_length=MAX_HEADER)]
+    """The plan as JSON. A simulated site also reads ``simulation`` in it, a real one only the approved part."""
+
+
+class Opened(_Header):
+    """Site to server: ready, and what it brings."""
+
+    kind: Literal["opened"] = "opened"
+    plan_digest: Digest
+    site: SiteName
+    train: Count
+    validation: Count
+    test: Count
+    class_counts: Annotated[tuple[Count, ...], Field(max_length=10_000)]
+    """Empty, and the sizes 0, where the plan's protection or the site's policy keeps them at home."""
+    origin: Text
+    version: Text
+    device: Text
+    study_key: Statement | None = None
+    """With secure aggregation: the site's key for this study, signed by it."""
+    signing_key: PublicKey | None = None
+    """Of a simulated site, whose keys no roster has."""
+
+
+class InitialTask(_Header):
+    """Server to one site: initialise the model with the plan's seed."""
+
+    kind: Literal["initial-task"] = "initial-task"
+    plan_digest: Digest
+
+
+class Initial(_Header):
+    """Site to server: the tensors of the model and their initial values."""
+
+    kind: Literal["initial"] = "initial"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    spec: ParameterSpec
+
+
+class TrainTask(_Header):
+    """Server to site: evaluate these parameters on the validation split, then train from them."""
+
+    kind: Literal["train"] = "train"
+    carries_vector: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = None
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    next_attempt: Annotated[int, Field(ge=0, lt=1 << 16)] = 0
+    """With secure aggregation: attempt of the next round, whose setup comes with the update; 0 asks for none."""
+
+
+class Update(_Header):
+    """Site to server: the delta, and counts of the incoming model on the validation split."""
+
+    kind: Literal["update"] = "update"
+    carries_vector: ClassVar[bool] = True
+    carries_counts: ClassVar[bool | None] = None
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+    num_examples: Count
+    train_loss: Loss
+    steps: Count
+    seconds: Seconds
+    train_seconds: Seconds
+
+
+class EvaluateTask(_Header):
+    """Server to site: count what these parameters get right; the closing exchange of a study."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    carries_vector: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = None
+    plan_digest: Digest
+    round: RoundNumber = 0
+    """With secure aggregation: one more than the plan has, for the counts are summed as a round of their own."""
+    attempt: Attempt = 1
+    subject: Literal["site", "coordinator"] = "site"
+    """``coordinator``: the test set that no site has; only in a simulation."""
+
+
+class Evaluated(_Header):
+    """Site to server: counts named ``validation`` and ``test``."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    carries_counts: ClassVar[bool | None] = None
+    plan_digest: Digest
+    site: SiteName
+    seconds: Seconds
+
+
+class SetupTask(_Header):
+    """Server to site: prepare to mask one round."""
+
+    kind: Literal["setup"] = "setup"
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    study_keys: Annotated[tuple[Statement, ...], Field(max_length=MAX_SITES)]
+    """Of the sites that opened the study, each signed by its site."""
+    signing_keys: Annotated[dict[SiteName, PublicKey], Field(max_length=MAX_SITES)] = Field(default_factory=dict)
+    """Of simulated sites; a real site knows the others by its own roster and reads nothing here."""
+
+
+class SetUp(_Header):
+    """Site to server: its setup, signed."""
+
+    kind: Literal["set-up"] = "set-up"
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+
+
+class MaskedUpdate(_Header):
+    """Site to server: the update and the counts under masks, and the setup for the next round where it was asked for.
+
+    The counts of one site are beside them only if its own policy lets them out.
+    """
+
+    kind: Literal["masked-update"] = "masked-update"
+    carries_counts: ClassVar[bool | None] = None
+    carries_masked: ClassVar[bool] = True
+    carries_sums: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+    seconds: Seconds
+    train_seconds: Seconds
+
+
+class MaskedEvaluated(_Header):
+    """Site to server: the counts of ``EvaluateTask`` under masks."""
+
+    kind: Literal["masked-evaluated"] = "masked-evaluated"
+    carries_counts: ClassVar[bool | None] = None
+    carries_sums: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+    seconds: Seconds
+
+
+class ConfirmTask(_Header):
+    """Server to site: these sites' masked inputs arrived; sign that they are the ones that are added."""
+
+    kind: Literal["confirm"] = "confirm"
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+
+
+class Confirmed(_Header):
+    """Site to server: its signature under the survivors."""
+
+    kind: Literal["confirmed"] = "confirmed"
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+
+
+class UnmaskTask(_Header):
+    """Server to site: enough sites signed; hand out what removes the masks from the sum."""
+
+    kind: Literal["unmask"] = "unmask"
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    confirmations: Annotated[tuple[Statement, ...], Field(min_length=1, max_length=MAX_SITES)]
+
+
+class Unmasked(_Header):
+    """Site to server: its shares."""
+
+    kind: Literal["unmasked"] = "unmasked"
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+
+
+class BaselineTask(_Header):
+    """Server to site: train without federation, from the initial parameters, with the study's whole budget."""
+
+    kind: Literal["baseline-task"] = "baseline-task"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    subject: Literal["local", "pooled"]
+    """``pooled``: on all sites' data together; only in a simulation."""
+
+
+class Baseline(_Header):
+    """Site to server: the baseline's counts on test splits, named by site."""
+
+    kind: Literal["baseline"] = "baseline"
+    carries_counts: ClassVar[bool | None] = True
+    plan_digest: Digest
+    subject: Literal["local", "pooled"]
+    site: SiteName
+    seconds: Seconds
+
+
+class DeliverTask(_Header):
+    """Server to site: the study's last model, to keep."""
+
+    kind: Literal["deliver"] = "deliver"
+    carries_vector: ClassVar[bool] = True
+    plan_digest: Digest
+    spec: ParameterSpec
+    card: Annotated[str, Field(max_length=1 << 20)]
+    """The model card, as Markdown."""
+    sha256: Digest
+    """Of the vector's bytes, as in metrics.json."""
+
+
+class Delivered(_Header):
+    """Site to server: the model lies on the site's disk."""
+
+    kind: Literal["delivered"] = "delivered"
+    plan_digest: Digest
+    site: SiteName
+
+
+class Refusal(_Header):
+    """Site to server: the task was not done; ``code`` is an error class, ``reason`` holds no value from the data."""
+
+    kind: Literal["refusal"] = "refusal"
+    code: Annotated[str, Field(max_length=64)]
+    site: SiteName
+    reason: Text
+
+
+MaskingTask = SetupTask | ConfirmTask | UnmaskTask
+MaskingReply = SetUp | Confirmed | Unmasked
+Task = OpenTask | InitialTask | TrainTask | EvaluateTask | BaselineTask | DeliverTask | MaskingTask
+Reply = (
+    Opened
+    | Initial
+    | Update
+    | Evaluated
+    | Baseline
+    | Delivered
+    | Refusal
+    | MaskedUpdate
+    | MaskedEvaluated
+    | MaskingReply
+)
+Header = Annotated[Task | Reply, Field(discriminator="kind")]
+HEADER: TypeAdapter[Task | Reply] = TypeAdapter(Header)
