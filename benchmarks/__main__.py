@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import cifar10, exchange, federation, many_sites, recovery, server_memory, simulation
+from benchmarks import cifar10, exchange, federation, many_sites, recovery, secagg, server_memory, simulation
 from benchmarks.machine import describe, use_cores
 
 BENCHMARKS: dict[str, Callable[[int], None]] = {
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "federation": federation.run,
     "recovery": recovery.run,
     "soak": federation.soak,
+    "secagg": secagg.run,
 }
 
 
