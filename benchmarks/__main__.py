@@ -12,6 +12,7 @@ from benchmarks import (
     privacy,
     private_mnist,
     recovery,
+    secagg,
     server_memory,
     simulation,
 )
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "recovery": recovery.run,
     "privacy": privacy.run,
     "soak": federation.soak,
+    "secagg": secagg.run,
 }
 
 

@@ -6,6 +6,7 @@ vector in the core's cache while all masks are added to it, so memory is read an
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,16 +33,18 @@ class MaskKeys:
 
 
 class KeyStream:
-    """The key stream of one key, from its beginning.
+    """The key stream of one key.
 
     Args:
         key: 32 bytes; must never be used for another stream.
+        start: Byte at which to begin, a multiple of 16.
     """
 
     __slots__ = ("_cipher",)
 
-    def __init__(self, key: bytes) -> None:
-        self._cipher = Cipher(AES256(key), CTR(bytes(_BLOCK))).encryptor()
+    def __init__(self, key: bytes, *, start: int = 0) -> None:
+        first = (start // _BLOCK).to_bytes(_BLOCK, "big")
+        self._cipher = Cipher(AES256(key), CTR(first)).encryptor()
 
     def fill(self, room: npt.NDArray[np.uint8], count: int) -> None:
         """Write the next ``count`` bytes, at most ``CHUNK``, to the front of ``uint8 [>= count + 15]``."""
@@ -53,18 +56,35 @@ def room() -> npt.NDArray[np.uint8]:
     return np.empty(CHUNK + _BLOCK - 1, dtype=np.uint8)
 
 
-def apply(words: Words, *, add: Sequence[bytes] = (), subtract: Sequence[bytes] = ()) -> None:
+def apply(words: Words, *, add: Sequence[bytes] = (), subtract: Sequence[bytes] = (), threads: int = 1) -> None:
     """Add and subtract key streams in place, modulo 2 to the power of the words' bits.
 
     Args:
         words: Unsigned little-endian words ``[d]``, contiguous and writable.
         add: Keys of the streams to add.
         subtract: Keys of the streams to subtract.
+        threads: How many parts of the vector are worked on at a time; cipher and sum leave Python's lock to the others.
     """
-    if words.size == 0:
-        return
     step = CHUNK // words.itemsize
-    streams = [(KeyStream(key), np.add) for key in add] + [(KeyStream(key), np.subtract) for key in subtract]
+    each = max(-(-words.size // (step * threads)), 1) * step  # whole chunks, so that every part begins with a block
+    parts = [words[start : start + each] for start in range(0, words.size, each)]
+    starts = [number * each * words.itemsize for number in range(len(parts))]
+    if len(parts) <= 1:
+        for part, start in zip(parts, starts, strict=True):
+            _apply(part, start, add, subtract)
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:
+        for done in [
+            pool.submit(_apply, part, start, add, subtract) for part, start in zip(parts, starts, strict=True)
+        ]:
+            done.result()
+
+
+def _apply(words: Words, offset: int, add: Sequence[bytes], subtract: Sequence[bytes]) -> None:
+    """Work on a part of a vector that begins ``offset`` bytes after the vector."""
+    step = CHUNK // words.itemsize
+    operations: list[tuple[Sequence[bytes], np.ufunc]] = [(add, np.add), (subtract, np.subtract)]
+    streams = [(KeyStream(key, start=offset), operation) for keys, operation in operations for key in keys]
     stream_bytes = room()
     stream_words = stream_bytes[:CHUNK].view(words.dtype)
     for start in range(0, words.size, step):
@@ -75,9 +95,11 @@ def apply(words: Words, *, add: Sequence[bytes] = (), subtract: Sequence[bytes] 
             operation(chunk, mask, out=chunk)
 
 
-def apply_masks(vector: Words, counts: Words, *, add: Sequence[MaskKeys], subtract: Sequence[MaskKeys]) -> None:
+def apply_masks(
+    vector: Words, counts: Words, *, add: Sequence[MaskKeys], subtract: Sequence[MaskKeys], threads: int = 1
+) -> None:
     """Add and subtract whole masks in place: the vector's streams and the counts' streams."""
-    apply(vector, add=[keys.vector for keys in add], subtract=[keys.vector for keys in subtract])
+    apply(vector, add=[keys.vector for keys in add], subtract=[keys.vector for keys in subtract], threads=threads)
     apply(counts, add=[keys.counts for keys in add], subtract=[keys.counts for keys in subtract])
 
 

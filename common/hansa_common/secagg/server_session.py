@@ -242,8 +242,11 @@ class ServerSession:
 
     # -- 5. Sum --------------------------------------------------------------------------------------------------------
 
-    def sum(self) -> Sum:
+    def sum(self, *, threads: int = 1) -> Sum:
         """Return the sum of the survivors' encoded updates and counts, modulo the words' ranges.
+
+        Args:
+            threads: How many cores to take the masks off with.
 
         Raises:
             RoundVoid: Fewer than ``t`` answers, or not all survivors' masked inputs were added again after a restart.
@@ -257,7 +260,7 @@ class ServerSession:
             raise RuntimeError(f"Masked inputs were not added again after a restart: {', '.join(missing)}.")
         add, subtract = self._masks(survivors)
         self._opened = True
-        apply_masks(self._vector, self._counts, add=add, subtract=subtract)
+        apply_masks(self._vector, self._counts, add=add, subtract=subtract, threads=threads)
         return self._vector, self._counts
 
     def _masks(self, survivors: Survivors) -> tuple[list[MaskKeys], list[MaskKeys]]:

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa_common.secagg.masking import CHUNK, KEY_BYTES, KeyStream, apply, require_words, room
+from hansa_common.secagg import masking
+from hansa_common.secagg.masking import KEY_BYTES, KeyStream, apply, require_words, room
 
 
 def stream(key: bytes, count: int) -> bytes:
@@ -39,15 +40,20 @@ def test_a_key_has_256_bits(key: bytes) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<u4", "<u8"])
-@pytest.mark.parametrize("more", [-1, 0, 1])
-def test_masks_are_added_and_subtracted_word_by_word_across_chunks(dtype: str, more: int) -> None:
+@pytest.mark.parametrize(
+    ("chunks", "more", "threads"), [(1, -1, 1), (1, 0, 2), (1, 1, 1), (1, 1, 2), (2, 5, 1), (2, 5, 2), (3, -5, 2)]
+)
+def test_masks_are_added_and_subtracted_word_by_word_across_chunks(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, chunks: int, more: int, threads: int
+) -> None:
+    monkeypatch.setattr(masking, "CHUNK", 1 << 10)
     width = np.dtype(dtype).itemsize
-    size = CHUNK // width + more
+    size = chunks * masking.CHUNK // width + more
     words = np.frombuffer(os.urandom(size * width), dtype=dtype).copy()
     keys = [os.urandom(32) for _ in range(3)]
     first, second, third = (np.frombuffer(stream(key, size * width), dtype=dtype).astype(object) for key in keys)
     expected = (words.astype(object) + first + second - third) % 2 ** (8 * width)
-    apply(words, add=keys[:2], subtract=keys[2:])
+    apply(words, add=keys[:2], subtract=keys[2:], threads=threads)
     assert words.tolist() == expected.tolist()
 
 
