@@ -4,7 +4,17 @@ import argparse
 import os
 from collections.abc import Callable
 
-from benchmarks import cifar10, exchange, federation, many_sites, private_mnist, recovery, server_memory, simulation
+from benchmarks import (
+    cifar10,
+    exchange,
+    federation,
+    many_sites,
+    privacy,
+    private_mnist,
+    recovery,
+    server_memory,
+    simulation,
+)
 from benchmarks.machine import describe, use_cores
 
 BENCHMARKS: dict[str, Callable[[int], None]] = {
@@ -16,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "exchange": exchange.run,
     "federation": federation.run,
     "recovery": recovery.run,
+    "privacy": privacy.run,
     "soak": federation.soak,
 }
 

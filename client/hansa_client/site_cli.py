@@ -1,9 +1,10 @@
 """``hansa site``: what a partner organisation runs beside its data."""
 
+import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -254,6 +255,56 @@ def show_log(*, folder: Folder = DEFAULT_FOLDER) -> None:
         details = "  ".join(f"{key}={value}" for key, value in entry.details.items())
         typer.echo(f"{entry.number:6}  {when}  {entry.event:20}  {details}")
     typer.echo(f"{number} entries, an unbroken chain.", err=True)
+
+
+@app.command()
+def budget(
+    population: Annotated[str, typer.Argument(help="Name of the people whose privacy it is, such as 'patients'.")],
+    *,
+    epsilon: Annotated[str, typer.Option(help="All that may ever be spent of it.")],
+    delta: Annotated[str, typer.Option(help="Well below 1 over the number of people.")],
+    unit: Annotated[
+        Literal["example", "site"], typer.Option(help="Whose privacy: a person's, or the whole site's.")
+    ] = "example",
+    relation: Annotated[
+        Literal["add_or_remove_one", "replace_one"], typer.Option(help="When two data sets are neighbours.")
+    ] = "add_or_remove_one",
+    order: Annotated[int | None, typer.Option(help="Renyi order; the best for the budget where left out.")] = None,
+    folder: Folder = DEFAULT_FOLDER,
+) -> None:
+    """Fix, once and for ever, how much privacy all studies together may spend of a population."""
+    from hansa_client.folder import SiteFolder  # noqa: PLC0415
+    from hansa_client.ledger import create  # noqa: PLC0415
+    from hansa_common.privacy import Budget, Relation, Unit  # noqa: PLC0415
+
+    SiteFolder(folder).membership()
+    whole = Budget.of(epsilon, delta)
+    made = create(
+        folder / "ledger", population, unit=Unit(unit), relation=Relation(relation), budget=whole, order=order
+    )
+    typer.echo(f"'{population}' has epsilon {whole.epsilon} at delta {whole.delta}, at Renyi order {made.terms.order}.")
+
+
+@app.command("ledger")
+def show_ledger(
+    population: Annotated[str | None, typer.Argument(help="Name of a population; all where left out.")] = None,
+    *,
+    folder: Folder = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what was spent of each population's privacy, after checking that nobody changed the record."""
+    from hansa_client.ledger import open_ledger, populations  # noqa: PLC0415
+    from hansa_client.ledger_page import show, summarise  # noqa: PLC0415
+
+    names = [population] if population else populations(folder / "ledger")
+    pages = [summarise(open_ledger(folder / "ledger", name)) for name in names]
+    if as_json:
+        typer.echo(json.dumps(pages, indent=2))
+        return
+    for page in pages:
+        show(page, Console())
+    if not pages:
+        typer.echo("No population has a privacy budget here. Fix one: hansa site budget POPULATION")
 
 
 def _signed_before(site: "SiteFolder", request: "BindingRequest") -> "SignedBinding | None":

@@ -65,6 +65,13 @@ class PlanError(SettingsError):
     public = "The study plan is not valid."
 
 
+class PrivacyError(UsageError):
+    """A differential privacy setting gives no guarantee, or mixes guarantees that do not add up."""
+
+    code = "privacy"
+    public = "The differential privacy settings give no guarantee."
+
+
 class PartitionError(UsageError):
     """A data set cannot be split into sites the way it was asked for."""
 
@@ -204,6 +211,17 @@ class AnsweredBefore(TaskRefused):
 
     code = "answered-before"
     public = "The site answered this task before; resume the study if the coordinator was restored from a backup."
+
+
+class BudgetExceeded(TaskRefused):
+    """The privacy budget of the site's people would be overspent; ``rounds_left`` of the study's rounds still fit."""
+
+    code = "budget"
+    public = "The site's privacy budget does not allow this round."
+
+    def __init__(self, message: str, *, rounds_left: int, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.rounds_left = rounds_left
 
 
 class SitePaused(TaskRefused):

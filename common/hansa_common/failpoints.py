@@ -40,6 +40,7 @@ NAMES: Final = (
     "site.reply.after-write",
     "site.send",
     "site.acknowledged",
+    "site.ledger.written",
     *SYNCS,
 )
 
