@@ -1,8 +1,11 @@
 """What privacy costs in accuracy: MNIST by DP-SGD at one site, at a budget that others published results for.
 
 Noise multiplier 1.3, batches of 240 of 60,000 on the average, 15 epochs (rate 0.004, 3,750 steps), delta 1e-5. The
-model is the convolutional network of Papernot et al., "Tempered Sigmoid Activations for Deep Learning with Differential
-Privacy", AAAI 2021, table 1, with tanh. Learning rate and clipping bound were not searched on the test images.
+model is logistic regression on fixed features, histograms of oriented gradients (Dalal and Triggs, CVPR 2005), because
+at small budgets such models beat networks that must learn their features (Tramer and Boneh, "Differentially Private
+Learning Needs Better Features (or Much More Data)", ICLR 2021). A feature depends on its image only and costs nothing.
+Learning rate and clipping bound were chosen on 5,000 training images that were held out then, not on test images; as in
+the published results, that choice is not charged.
 """
 
 import gzip
@@ -19,7 +22,6 @@ import torch
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
-from torch import nn
 
 from benchmarks.table import print_table, times, verdict
 from hansa_client.data.source import Dataset
@@ -28,10 +30,8 @@ from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.private import PrivateTraining
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
-from hansa_common.models import ARCHITECTURES, Architecture
 from hansa_common.plan import StudyPlan, parse_plan
 from hansa_common.seeds import derive_seed
-from hansa_common.settings import Strict
 
 EPOCHS: Final = 15
 BATCH: Final = 240
@@ -42,33 +42,10 @@ GOAL_ACCURACY: Final = 94.6  # %
 GOAL_EPSILON: Final = 0.84
 _TIMED: Final = 20  # steps
 _CPU: Final = torch.device("cpu")
+_CELL: Final = 4  # pixels
+_BINS: Final = 8  # directions
+_FEATURES: Final = (28 // _CELL) ** 2 * _BINS
 _DIGITS: Final = tuple(str(digit) for digit in range(10))
-
-
-class TemperedOptions(Strict):
-    pass
-
-
-def _tempered(options: TemperedOptions, contract: Any) -> nn.Module:
-    del options, contract
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 8, stride=2, padding=3),
-        nn.Tanh(),
-        nn.MaxPool2d(2, 1),
-        nn.Conv2d(16, 32, 4, stride=2),
-        nn.Tanh(),
-        nn.MaxPool2d(2, 1),
-        nn.Flatten(),
-        nn.Linear(512, 32),
-        nn.Tanh(),
-        nn.Linear(32, 10),
-    )
-
-
-_NAME: Final = "benchmark_tempered"
-ARCHITECTURES.register(_NAME)(
-    Architecture(options=TemperedOptions, accepts=frozenset({"image"}), build=_tempered),
-)
 
 
 def run(repeat: int) -> None:
@@ -82,7 +59,7 @@ def run(repeat: int) -> None:
     dataset = _read(folder)
     print_table(
         ["private training beside ordinary", "private", "ordinary", "ratio"],
-        [_time_steps(_plan(1), dataset), _time_steps(_shared_cnn(), _noise_images())],
+        [_time_steps(_plan(1), dataset), _time_steps(_shared_cnn(), _random_images())],
     )
     found = [_train(dataset, seed) for seed in range(1, repeat + 1)]
     pld, rdp = (_epsilon(accountant) for accountant in (PLDAccountant, RdpAccountant))
@@ -150,11 +127,11 @@ def _plan(seed: int) -> StudyPlan:
             "name": "private-mnist",
             "purpose": "To measure what privacy costs in accuracy.",
             "seed": seed,
-            "model": {"name": _NAME},
-            "data": {"kind": "image", "channels": 1, "height": 28, "width": 28, "classes": _DIGITS},
+            "model": {"name": "logistic"},
+            "data": {"kind": "array", "shape": (_FEATURES,), "classes": _DIGITS},
             "training": {
                 "optimizer": "sgd",
-                "learning_rate": 1.0,
+                "learning_rate": 8.0,
                 "schedule": "linear",
                 "batch_size": BATCH,
                 "steps": IMAGES // BATCH,
@@ -213,16 +190,32 @@ def _time_steps(plan: StudyPlan, dataset: Dataset) -> list[str]:
     return [title, f"{1e3 * private:.1f} ms", f"{1e3 * ordinary:.1f} ms", times(private / ordinary)]
 
 
-def _noise_images() -> Dataset:
+def _random_images() -> Dataset:
     rng = np.random.default_rng(0)
     return Dataset(features=rng.integers(0, 256, (1_002, 32, 32, 3), dtype=np.uint8), labels=rng.integers(0, 10, 1_002))
 
 
 def _read(folder: Path) -> Dataset:
     """Return the training images, then the test images, from the four IDX files of LeCun et al."""
-    images = [_idx(folder / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1) for part in ("train", "t10k")]
+    images = [_idx(folder / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28) for part in ("train", "t10k")]
+    features = [_gradients(chunk) for chunk in np.split(np.concatenate(images), 70)]
     labels = [_idx(folder / f"{part}-labels-idx1-ubyte.gz", 8) for part in ("train", "t10k")]
-    return Dataset(features=np.concatenate(images), labels=np.concatenate(labels).astype(np.int64))
+    return Dataset(features=np.concatenate(features), labels=np.concatenate(labels).astype(np.int64))
+
+
+def _gradients(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return the square roots of each image's histograms, ``float32 [N, 392]``, of Euclidean length 1."""
+    padded = np.pad(images.astype(np.float32) / 255, ((0, 0), (1, 1), (1, 1)))
+    vertical = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    horizontal = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    direction = np.arctan2(vertical, horizontal) / (2.0 * np.pi) % 1.0 * _BINS
+    # A pixel's magnitude goes to the two directions beside its own.
+    apart = np.abs(direction[..., None] - np.arange(_BINS))
+    shares = np.maximum(0.0, 1.0 - np.minimum(apart, _BINS - apart)) * np.hypot(vertical, horizontal)[..., None]
+    cells = shares.reshape(len(images), 28 // _CELL, _CELL, 28 // _CELL, _CELL, _BINS).sum(axis=(2, 4))
+    roots = np.sqrt(cells.reshape(len(images), _FEATURES))
+    lengths = np.linalg.norm(roots, axis=1, keepdims=True)
+    return np.asarray(roots / np.maximum(lengths, 1e-6), dtype=np.float32)
 
 
 def _idx(path: Path, header: int) -> npt.NDArray[np.uint8]:

@@ -16,8 +16,7 @@ from hansa_client.training.secure_random import Randomness
 from hansa_common.metrics import ClassificationCounts
 
 SENSITIVITY = 1.0
-"""L2, of the confusion matrix, to one person: for the ledger, one release is a Gaussian mechanism of this sensitivity,
-noise multiplier ``privacy.differential.metrics_noise`` and sampling rate 1, for each split and each evaluation."""
+"""L2, of the confusion matrix, to one person; ``hansa_common.privacy.example_level`` has the event for the ledger."""
 
 
 def noised_counts(counts: ClassificationCounts, multiplier: float, randomness: Randomness) -> ClassificationCounts:

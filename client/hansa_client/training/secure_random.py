@@ -1,23 +1,19 @@
 """Randomness that protects people: keyed by the operating system, never by the plan's seed, which all members know.
 
-AES-256 in counter mode (NIST SP 800-38A, section 6.5) under a key from ``os.urandom`` gives the random bits that decide
-whom a step samples and which noise covers what leaves. Whoever could repeat these draws could subtract the noise.
+Whom a step samples and which noise covers what leaves are drawn from a ``Keystream``: AES-256 in counter mode under a
+key from ``os.urandom``. Whoever could repeat these draws could subtract the noise.
 """
 
-import os
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from hansa_common.privacy.keystream import Keystream
 
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_KEY: Final = 32  # bytes: AES-256
-_WORD: Final = 8  # bytes
 _FRACTION: Final = 53  # bits of a float64 in 1/2..1
 
 
@@ -43,15 +39,11 @@ class SecureRandomness:
     __slots__ = ("_stream",)
 
     def __init__(self) -> None:
-        # One key is used for one stream only, so the counter may start anywhere.
-        self._stream: CipherContext = Cipher(AES(os.urandom(_KEY)), CTR(bytes(16))).encryptor()
-
-    def _words(self, count: int) -> npt.NDArray[np.uint64]:
-        return np.frombuffer(self._stream.update(bytes(_WORD * count)), dtype=np.uint64)
+        self._stream = Keystream()
 
     def _fractions(self, count: int) -> npt.NDArray[np.float64]:
         """Return multiples of 2**-53 in 0..1, without 1."""
-        return (self._words(count) >> np.uint64(64 - _FRACTION)).astype(np.float64) * 2.0**-_FRACTION
+        return (self._stream.words(count) >> np.uint64(64 - _FRACTION)).astype(np.float64) * 2.0**-_FRACTION
 
     def sample(self, count: int, rate: float) -> Mask:
         """See ``Randomness``; the probability is ``rate`` rounded down to a multiple of 2**-64.
@@ -61,7 +53,7 @@ class SecureRandomness:
         """
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"A sampling rate of {rate} is not in 0..1, without 1.")
-        mask: Mask = self._words(count) < np.uint64(int(rate * 2.0**64))
+        mask: Mask = self._stream.words(count) < np.uint64(int(rate * 2.0**64))
         return mask
 
     def below(self, limits: Integers) -> Integers:
@@ -83,4 +75,4 @@ class SecureRandomness:
 
     def seed(self) -> int:
         """See ``Randomness``."""
-        return int(self._words(1)[0] >> np.uint64(1))
+        return self._stream.word() >> 1
