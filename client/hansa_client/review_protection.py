@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Final
 
-from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, colluders, hides, others, threshold
+from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, hides, others
 from hansa_common.combinations import STRATEGIES, decide
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan, SecureAggregationPlan
+from hansa_common.secagg.terms import colluders, threshold
 
 _NEVER: Final = "No example, no name of a file and no text of an error."
 

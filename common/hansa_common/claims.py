@@ -26,13 +26,3 @@ def hides(colluders: int) -> str:
 def others(colluders: int) -> str:
     """Write ``up to 3 other sites``."""
     return f"up to {colluders} other {'site' if colluders == 1 else 'sites'}"
-
-
-def threshold(sites: int) -> int:
-    """Return ``t``, of how many sites a sum can be opened at the least, in a plan with so many sites."""
-    return 2 * sites // 3 + 1
-
-
-def colluders(sites: int) -> int:
-    """Return ``m``, how many of a plan's sites may collude with the server without learning another's update."""
-    return max(1, -(-sites // 3) - 1)

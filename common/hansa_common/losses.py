@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from hansa_common.errors import PrivacyError
 from hansa_common.plan import StudyPlan
-from hansa_common.privacy import Event, Gaussian, Unit, epsilon_pld, epsilon_rdp, training
+from hansa_common.privacy import Event, epsilon_pld, epsilon_rdp
 from hansa_common.privacy.events import DistributedGaussian
+from hansa_common.privacy.example_level import counts_event, training_event
 from hansa_common.protection import distributed_gaussian, server_gaussian, terms_of
 
 
@@ -32,11 +33,9 @@ def losses_of_rounds(plan: StudyPlan, sites: Sequence[str], count: int, *, dimen
         return (mechanism.event(count=count),)
     if noised.kind == "site_distributed":
         return (distributed_gaussian(plan, terms_of(plan, sites), dimension).event(count=count),)
-    assert noised.sampling_rate is not None
     assert plan.training.steps is not None
-    steps = plan.training.steps * count
-    events = [training(noised.noise_multiplier, sampling_rate=noised.sampling_rate, steps=steps)]
-    return (*events, *_losses_of_counts(plan, count))
+    event = training_event(noised, steps=plan.training.steps * count)
+    return (event, *_losses_of_counts(plan, count))
 
 
 def losses_of_closing(plan: StudyPlan) -> tuple[Event, ...]:
@@ -45,11 +44,10 @@ def losses_of_closing(plan: StudyPlan) -> tuple[Event, ...]:
 
 
 def _losses_of_counts(plan: StudyPlan, count: int) -> tuple[Event, ...]:
-    """Return what ``count`` noised confusion matrices cost: one person changes one cell by 1."""
+    """Return what the noised counts of ``count`` evaluations cost; nothing where none leave."""
     noised = plan.privacy.differential
-    if noised is None or noised.metrics_noise is None:
-        return ()
-    return (Gaussian(unit=Unit.EXAMPLE, noise_multiplier=noised.metrics_noise, count=count),)
+    event = counts_event(noised, evaluations=count) if noised is not None else None
+    return () if event is None else (event,)
 
 
 def spent(plan: StudyPlan, events: Sequence[Event]) -> float:

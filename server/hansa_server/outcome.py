@@ -9,7 +9,7 @@ from typing import Literal
 from hansa_common.messages import Opened
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import sha256_of
-from hansa_common.plan import dump_plan
+from hansa_common.plan import StudyPlan, dump_plan
 from hansa_server.closing import Closing
 from hansa_server.figures import baseline_summary, mean_over_sites, scores_of, summary, summary_of_sum, worst
 from hansa_server.protected import protection_of
@@ -34,7 +34,7 @@ Status = Literal["completed", "stopped", "failed"]
 def results_of(study: Study, *, run: str, status: Status, reason: str) -> Results:
     """Gather everything a report shows; a study that ended early has what it reached."""
     plan, closing, baselines = study.plan, study.closing, study.baselines
-    federated = {site: scores_of(counts) for site, counts in closing.test.items()} if closing else {}
+    federated = {site: _told(plan, scores_of(counts)) for site, counts in closing.test.items()} if closing else {}
     return Results(
         run=run,
         study=plan.name,
@@ -117,27 +117,33 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
                 difference=lowest.accuracy - alone,
             )
     return Final(
-        weighted_mean=scores_of(overall) if overall is not None else None,
+        weighted_mean=_told(study.plan, scores_of(overall)) if overall is not None else None,
         site_mean=mean_over_sites(federated) if federated else None,
         worst_site=lowest,
         worst_site_against_local=against,
         confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
-        validation=_validation(closing),
+        validation=_validation(study.plan, closing),
     )
 
 
-def _validation(closing: Closing) -> Summary:
-    if closing.validation or closing.overall is None:
-        return summary(closing.validation)
-    return summary_of_sum(closing.overall[0])
+def _told(plan: StudyPlan, scores: Scores) -> Scores:
+    """Leave out the loss where counts are noised: they hold none."""
+    return scores if plan.privacy.differential is None else scores.model_copy(update={"loss": None})
+
+
+def _validation(plan: StudyPlan, closing: Closing) -> Summary:
+    found = summary(closing.validation)
+    if not closing.validation and closing.overall is not None:
+        found = summary_of_sum(closing.overall[0])
+    return found if plan.privacy.differential is None else found.model_copy(update={"weighted_mean_loss": None})
 
 
 def _examples(opened: Opened) -> dict[Literal["train", "validation", "test"], int]:
-    """Return the sizes that a site told; none where it keeps them at home."""
-    if not opened.test:
-        return {}
-    return {"train": opened.train, "validation": opened.validation, "test": opened.test}
+    """Return the sizes that a site told; it may keep some or all at home."""
+    if opened.test:
+        return {"train": opened.train, "validation": opened.validation, "test": opened.test}
+    return {"train": opened.train} if opened.train else {}
 
 
 def _dimension(study: Study) -> int:
@@ -179,5 +185,5 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))
     folder.write("report.html", render(results, dump_plan(study.plan)))
-    if study.sites:
+    if any(site.class_counts for site in results.sites):
         folder.write("partition.svg", partition_svg(results))

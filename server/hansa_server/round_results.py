@@ -20,11 +20,13 @@ def round_result(closed: Round, *, seconds: float, bytes_up: int, bytes_down: in
     updates = {site: closed.accepted[site] for site in sorted(closed.accepted)}
     headers = [accepted.header for accepted in updates.values()]
     total = sum(header.num_examples for header in headers)
-    counts = {site: accepted.counts for site, accepted in updates.items() if accepted.counts is not None}
+    incoming = summary({site: accepted.counts for site, accepted in updates.items() if accepted.counts is not None})
+    if not total:  # noised counts hold no losses
+        incoming = incoming.model_copy(update={"weighted_mean_loss": None})
     return RoundResult(
         round=closed.number,
         seconds=seconds,
-        incoming=summary(counts),
+        incoming=incoming,
         train_loss=sum(header.train_loss * header.num_examples for header in headers) / total if total else None,
         sites=tuple(_site_round(site, accepted.header, accepted.counts) for site, accepted in updates.items()),
         missing=dict(sorted(closed.missing.items())),
@@ -46,6 +48,8 @@ def masked_result(
             counts = ClassificationCounts.zero(len(plan.data.classes), histograms=False)
         shown = {site: counts["validation"] for site, counts in total.shown.items() if "validation" in counts}
         incoming = summary(shown) if len(shown) == len(total.survivors) else summary_of_sum(counts)
+    if plan.privacy.differential is not None:  # noised counts hold no losses
+        incoming = incoming.model_copy(update={"weighted_mean_loss": None})
     sites = tuple(
         _site_round(site, header, total.shown.get(site, {}).get("validation"))
         for site, header in total.headers.items()
@@ -67,12 +71,13 @@ def masked_result(
 def _site_round(site: str, header: Update | MaskedUpdate, counts: ClassificationCounts | None) -> SiteRound:
     figures = scores_of(counts) if counts is not None else None
     told = isinstance(header, Update) and header.num_examples > 0
+    masked = isinstance(header, MaskedUpdate)
     return SiteRound(
         site=site,
         num_examples=header.num_examples if isinstance(header, Update) and told else None,
         train_loss=header.train_loss if isinstance(header, Update) and told else None,
         accuracy=figures.accuracy if figures else None,
-        loss=figures.loss if figures else None,
+        loss=figures.loss if figures and (told or masked) else None,
         seconds=header.seconds,
         train_seconds=header.train_seconds,
     )

@@ -68,7 +68,8 @@ def test_a_masked_study_gives_the_open_ones_model_and_tells_no_sites_figures(
     ]
     assert results.final.worst_site is None
     assert results.final.site_mean is None
-    assert all(site.federated is None and not site.class_counts and not site.examples for site in results.sites)
+    assert all(site.federated is None and not site.class_counts for site in results.sites)
+    assert all(set(site.examples) == {"train"} for site in results.sites)  # the weight, which the server must know
     assert all(site.accuracy is None and site.train_loss is None for entry in results.rounds for site in entry.sites)
     assert results.protection is not None
     assert results.protection.masks is not None

@@ -23,6 +23,16 @@ MOST_SITES = 100
 _LABEL = "hansa-secagg-1"
 
 
+def threshold(sites: int) -> int:
+    """Return ``t``, of how many sites a sum can be opened at the least, in a plan with so many sites."""
+    return 2 * sites // 3 + 1
+
+
+def colluders(sites: int) -> int:
+    """Return ``m``, how many of a plan's sites may collude with the server without learning another's update."""
+    return max(1, -(-sites // 3) - 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """The part of a plan that secure aggregation stands on.
@@ -73,12 +83,12 @@ class Terms:
         Two sets of ``t`` have more than a third of the sites in common, more than may collude: one honest site at
         least would have to sign both.
         """
-        return 2 * self.n // 3 + 1
+        return threshold(self.n)
 
     @property
     def colluders(self) -> int:
         """``m``: with how many sites the server may collude and still learn the sum only."""
-        return max(1, -(-self.n // 3) - 1)
+        return colluders(self.n)
 
     @property
     def minimum(self) -> int:

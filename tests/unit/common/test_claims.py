@@ -1,6 +1,7 @@
 import pytest
 
-from hansa_common.claims import ISOLATED, colluders, hides, threshold
+from hansa_common.claims import ISOLATED, hides
+from hansa_common.secagg.terms import colluders, threshold
 
 
 @pytest.mark.parametrize(("sites", "least", "most"), [(3, 3, 1), (4, 3, 1), (10, 7, 3), (100, 67, 33)])
