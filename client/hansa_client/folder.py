@@ -209,7 +209,7 @@ class SiteFolder:
                 (self.path / name).unlink(missing_ok=True)
             for name in ("request.json", "binding-request.json", "binding.json", "paused", "agent.sock"):
                 (self.path / name).unlink(missing_ok=True)
-            for name in ("keys", ".keys", "proposals", "decisions", "outbox", "incoming", "apps"):
+            for name in ("keys", ".keys", "proposals", "decisions", "outbox", "incoming", "apps", "masking"):
                 if (self.path / name).exists():
                     shutil.rmtree(self.path / name)
             sync_folder(self.path)
