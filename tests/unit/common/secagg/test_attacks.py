@@ -420,7 +420,18 @@ def test_a_dead_model_for_all_but_the_victim_hides_the_victim_still(league: Any,
 
 
 @pytest.mark.parametrize(
-    "change", ["none", "too few", "twice", "no survivor", "forged", "by another", "other head", "of another model"]
+    "change",
+    [
+        "none",
+        "too few",
+        "twice",
+        "twice among enough",
+        "no survivor",
+        "forged",
+        "by another",
+        "other head",
+        "of another model",
+    ],
 )
 def test_shares_leave_only_for_t_signatures_of_survivors_on_one_set(make_league: Any, change: str) -> None:
     league = make_league(7)  # t is 5
@@ -432,6 +443,7 @@ def test_shares_leave_only_for_t_signatures_of_survivors_on_one_set(make_league:
         "none": [],
         "too few": good[:4],
         "twice": [*good[:4], good[3]],
+        "twice among enough": [*good[:5], good[3]],
         "no survivor": [*good[:4], *outsider],
         "forged": [*good[:4], forged],
         "by another": [*good[:4], signed(replace(good[4]), league.signing["site-006"])],
