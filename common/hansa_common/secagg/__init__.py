@@ -5,7 +5,7 @@ No network, no clock and no files: what must be durable goes through a callback,
 """
 
 from hansa_common.secagg.agreement import Directory
-from hansa_common.secagg.fixedpoint import FixedPoint
+from hansa_common.secagg.fixedpoint import FixedPoint, Rounding
 from hansa_common.secagg.memory import SiteMemory
 from hansa_common.secagg.messages import (
     Announcement,
@@ -27,6 +27,7 @@ __all__ = [
     "Directory",
     "FixedPoint",
     "MaskedInput",
+    "Rounding",
     "ServerSession",
     "Setup",
     "SiteMemory",
