@@ -332,6 +332,8 @@ def test_a_stolen_study_key_of_the_dealer_opens_none_of_its_boxes(league: Any) -
     """Nor does its ephemeral key, which is rebuilt when it drops out: a box is sealed from a key that nobody has."""
     session = league.site(1)
     setup = session.setup(1, 1, league.keys)
+    sealed_from = [one.box(place)[:32] for one in setups_of(league) for place in range(4)]
+    assert len({*sealed_from, setup.public, setup.study_key}) == 4 * 4 + 2  # a new key for each box
     stolen = {"study": league.study["site-001"], "ephemeral": session._secrets[setup.turn].key}
     for key in stolen.values():
         for place, holder in enumerate(league.names):
