@@ -112,6 +112,17 @@ def test_survivors_of_another_announcement_are_refused(league: Any) -> None:
         league.site(0).confirm(replace(survivors, announcement=bytes(32)))
 
 
+def test_a_restarted_site_opens_its_boxes_of_no_other_announcement(make_league: Any) -> None:
+    league = make_league(5)
+    announcement, _, confirmations = league.until_confirmed(league.server())
+    session = league.start("site-000")
+    for other in (announcement.setups[:4], announcement.setups[1:]):
+        with pytest.raises(SecondStory, match="Another announcement"):
+            session.unmask(confirmations, announcement=replace(announcement, setups=other))
+    assert league.memory["site-000"].used.answer is None
+    assert session.unmask(confirmations, announcement=announcement).site == "site-000"
+
+
 # -- Replays -----------------------------------------------------------------------------------------------------------
 
 
