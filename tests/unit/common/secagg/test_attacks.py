@@ -112,6 +112,17 @@ def test_survivors_of_another_announcement_are_refused(league: Any) -> None:
         league.site(0).confirm(replace(survivors, announcement=bytes(32)))
 
 
+def test_a_restarted_site_opens_its_boxes_of_no_other_announcement(make_league: Any) -> None:
+    league = make_league(5)
+    announcement, _, confirmations = league.until_confirmed(league.server())
+    session = league.start("site-000")
+    for other in (announcement.setups[:4], announcement.setups[1:]):
+        with pytest.raises(SecondStory, match="Another announcement"):
+            session.unmask(confirmations, announcement=replace(announcement, setups=other))
+    assert league.memory["site-000"].used.answer is None
+    assert session.unmask(confirmations, announcement=announcement).site == "site-000"
+
+
 # -- Replays -----------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +351,8 @@ def test_a_stolen_study_key_of_the_dealer_opens_none_of_its_boxes(league: Any) -
     """Nor does its ephemeral key, which is rebuilt when it drops out: a box is sealed from a key that nobody has."""
     session = league.site(1)
     setup = session.setup(1, 1, league.keys)
+    sealed_from = [one.box(place)[:32] for one in setups_of(league) for place in range(4)]
+    assert len({*sealed_from, setup.public, setup.study_key}) == 4 * 4 + 2  # a new key for each box
     stolen = {"study": league.study["site-001"], "ephemeral": session._secrets[setup.turn].key}
     for key in stolen.values():
         for place, holder in enumerate(league.names):
@@ -428,7 +441,18 @@ def test_a_dead_model_for_all_but_the_victim_hides_the_victim_still(league: Any,
 
 
 @pytest.mark.parametrize(
-    "change", ["none", "too few", "twice", "no survivor", "forged", "by another", "other head", "of another model"]
+    "change",
+    [
+        "none",
+        "too few",
+        "twice",
+        "twice among enough",
+        "no survivor",
+        "forged",
+        "by another",
+        "other head",
+        "of another model",
+    ],
 )
 def test_shares_leave_only_for_t_signatures_of_survivors_on_one_set(make_league: Any, change: str) -> None:
     league = make_league(7)  # t is 5
@@ -440,6 +464,7 @@ def test_shares_leave_only_for_t_signatures_of_survivors_on_one_set(make_league:
         "none": [],
         "too few": good[:4],
         "twice": [*good[:4], good[3]],
+        "twice among enough": [*good[:5], good[3]],
         "no survivor": [*good[:4], *outsider],
         "forged": [*good[:4], forged],
         "by another": [*good[:4], signed(replace(good[4]), league.signing["site-006"])],
