@@ -118,6 +118,15 @@ def count_sites(plan: StudyPlan) -> tuple[str, ...]:
     return _default_names(simulation)
 
 
+def training_sizes(plan: StudyPlan) -> dict[str, int]:
+    """Return how many training examples each simulated site has.
+
+    Raises:
+        PlanError, PartitionError, DataError: As ``divide``.
+    """
+    return {name: len(site_splits(plan, index).train) for index, name in enumerate(divide(plan).names)}
+
+
 def site_splits(plan: StudyPlan, index: int) -> Splits:
     """Return one site's training, validation and test split, as positions in the whole data set.
 

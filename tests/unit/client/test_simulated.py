@@ -10,7 +10,7 @@ import pytest
 from hansa_client import simulated
 from hansa_client.data import ADAPTERS
 from hansa_client.data.cifar10 import CLASSES
-from hansa_client.simulated import count_sites, divide, load, site_splits
+from hansa_client.simulated import count_sites, divide, load, site_splits, training_sizes
 from hansa_common.errors import PartitionError, PlanError, UsageError
 from hansa_common.plan import StudyPlan, parse_plan
 
@@ -178,3 +178,10 @@ def test_real_images_among_a_thousand_sites(real_data: Path) -> None:
     assert sites.names[-1] == "site-1000"
     assert min(len(part) for part in sites.indices) >= 3
     assert sites.dataset.features.dtype == np.uint8
+
+
+def test_training_sizes_are_those_of_the_splits() -> None:
+    study = plan(sites=3)
+    sizes = training_sizes(study)
+    assert tuple(sizes) == divide(study).names
+    assert list(sizes.values()) == [len(site_splits(study, index).train) for index in range(3)]
