@@ -294,3 +294,22 @@ def test_the_agents_half_imports_no_torch() -> None:
 
     code = "import hansa_client.worker_process, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_it_trains_with_privacy_in_confinement(worker: WorkerProcess, make_plan: Callable[..., StudyPlan]) -> None:
+    differential = {
+        "kind": "example",
+        "clipping_bound": 1.0,
+        "noise_multiplier": 1.0,
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "sampling_rate": 0.01,
+    }
+    training = {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 16, "steps": 3}
+    plan = make_plan(privacy={"weights": "equal", "differential": differential}, replaced={"training": training})
+    vector = opened(worker, plan)
+    first, second = (worker.do(train(plan, vector), classes=CLASSES, timeout=60.0).vector for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.tobytes() != second.tobytes()

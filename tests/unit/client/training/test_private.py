@@ -175,7 +175,7 @@ def loop_gradients(data: Dataset, rows: list[int], start: Vector) -> Floats:
 def test_a_step_in_parts_is_the_step_of_one_gradient_after_the_other(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(private, "ROWS_CPU", at_once)
+    monkeypatch.setattr(private, "ROWS", at_once)
     rows = list(range(0, 40, 1))
     plan, data = make_plan(CNN, IMAGE, privacy={"clipping_bound": 1.5}), make_dataset(images=True)
     site = make_site(plan, data, Scripted(rows))
@@ -196,8 +196,9 @@ def test_no_more_rows_are_computed_at_once_than_memory_allows(monkeypatch: pytes
         return original(self, examples, generator)
 
     monkeypatch.setattr(PrivateTraining, "_loss", watched)
+    monkeypatch.setattr(private, "VALUES_CPU", 18 * 32)
     make_site(make_plan(), draws=Scripted()).train(np.zeros(18, np.float32), round_number=1, seed=1)
-    monkeypatch.setattr(private, "VALUES", 18 * 5)
+    monkeypatch.setattr(private, "VALUES_CPU", 18 * 5)
     make_site(make_plan(), draws=Scripted()).train(np.zeros(18, np.float32), round_number=1, seed=1)
     assert sizes == [32, 8, *[5] * 8]
 
