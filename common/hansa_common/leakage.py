@@ -83,6 +83,8 @@ class Leakage(Strict):
     """What was measured beside nothing, in words."""
     asked_for: bool
     """It is the plan's own; else it shows what secure aggregation would change."""
+    sums_only: bool
+    """Under protection the attacker reads sums over all sites only."""
     trusts_coordinator: bool
     """The protection is against those who get the models; the coordinator reads each update."""
     claimed_epsilon: float | None = None

@@ -35,7 +35,7 @@ class Effort:
         smoothness: Weight of the total variation.
     """
 
-    iterations: int = 600
+    iterations: int = 400
     attempts: int = 1
     step: float = 0.1
     smoothness: float = 1e-2

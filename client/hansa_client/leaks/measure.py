@@ -83,6 +83,7 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
         data_origin=divide(plan).dataset.origin,
         protection=_protection(guarded),
         asked_for=asked,
+        sums_only=guarded.privacy.secure_aggregation is not None or trusts_the_coordinator(guarded),
         trusts_coordinator=trusts_the_coordinator(guarded),
         claimed_epsilon=noised.epsilon if noised else None,
         claimed_delta=noised.delta if noised else None,

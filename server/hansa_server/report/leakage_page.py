@@ -92,13 +92,12 @@ def outcome(leakage: Leakage) -> str:
 
 def findings(leakage: Leakage) -> list[str]:
     """Return what got through the protection, in plain sentences; none where nothing did."""
-    side, found = leakage.protected, []
-    for entry in side.reconstructions:
-        if entry.recovered > entry.by_chance:
-            found.append(
-                f"{_SETTINGS[entry.setting]}: {_of(entry)} could still be reconstructed"
-                + (" from the sum, without knowing whose they are." if not leakage.trusts_coordinator else ".")
-            )
+    side = leakage.protected
+    found = [
+        f"{_SETTINGS[entry.setting]}: {_of(entry)} could still be reconstructed{_whose(leakage)}."
+        for entry in side.reconstructions
+        if entry.recovered > entry.by_chance
+    ]
     if side.membership.low > GUESSING:
         found.append(
             "From the last model it can still be told better than by guessing who was trained on "
@@ -143,7 +142,7 @@ def rows(leakage: Leakage) -> list[Row]:
             name=f"{_SETTINGS[first.setting]}, {first.model}",
             unprotected=_recovered(first),
             protected=_recovered(second),
-            note=f"by chance {first.by_chance} and {second.by_chance}",
+            note=f"by chance {first.by_chance} without, {second.by_chance} with",
         )
         for first, second in zip(bare.reconstructions, guarded.reconstructions, strict=True)
     ]
@@ -171,6 +170,10 @@ def rows(leakage: Leakage) -> list[Row]:
         ),
     ]
     return table
+
+
+def _whose(leakage: Leakage) -> str:
+    return " from the sum, without knowing whose they are" if leakage.sums_only else ""
 
 
 def _bound(leakage: Leakage, side: int) -> str:

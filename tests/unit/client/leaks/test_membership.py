@@ -32,8 +32,8 @@ def test_the_interval_holds_the_truth() -> None:
     """Two normal distributions one standard deviation apart have an area of Phi(1 / sqrt 2) = .760."""
     rng = np.random.default_rng(3)
     inside = 0
-    for seed in range(24):
+    for seed in range(12):
         found = attack(rng.normal(1, 1, 150), rng.normal(0, 1, 150), seed=seed)
         inside += found.low <= 0.7602 <= found.high
-    assert inside >= 19  # of 24 at 95 %; fewer happen with a chance below 1 in 500
+    assert inside >= 9  # of 12 at 95 %; fewer happen with a chance below 1 in 400
     assert found.curve[0] <= found.at_few == found.curve[1] <= found.curve[50] <= found.curve[100] == 1.0

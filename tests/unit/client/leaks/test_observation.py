@@ -58,3 +58,48 @@ def test_the_updates_are_those_of_a_simulation(
         reply = decode(handle(encode(Message(header=task, vector=run.parameters)), state), classes=10)
         assert reply.vector is not None
         assert np.array_equal(reply.vector, update.delta)
+
+
+def noised(kind: str, multiplier: float = 0.5) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "clipping_bound": 0.1,
+        "noise_multiplier": multiplier,
+        "epsilon": 8.0,
+        "delta": 1e-3,
+    }
+
+
+def test_the_plans_bound_is_applied_before_anybody_sees_it(small_plan: StudyPlan) -> None:
+    plan = changed_plan(small_plan, {"privacy": {"clipping_bound": 0.5}})
+    norms = [float(np.linalg.norm(view.delta)) for view in observed(plan, UPDATES).views]
+    assert norms == [pytest.approx(0.5)] * 3
+
+
+def test_a_trusted_coordinator_leaves_the_noised_mean_to_others(small_plan: StudyPlan) -> None:
+    plan = changed_plan(small_plan, {"privacy": {"weights": "equal", "differential": noised("site_server")}})
+    seen = [observed(plan, UPDATES) for _ in range(60)]
+    assert all(len(round_.views) == 1 and np.array_equal(round_.views[0].delta, round_.step) for round_ in seen)
+    steps = np.array([round_.step for round_ in seen])
+    clipped = [0.1 * update.delta / np.linalg.norm(update.delta) for update in UPDATES]
+    np.testing.assert_allclose(steps.mean(axis=0), np.mean(clipped, axis=0), atol=0.011)  # 5 standard errors
+    # The noise of one coordinate of the mean over three sites.
+    assert 0.7 < steps.std(axis=0).mean() / (0.5 * 0.1 / 3) < 1.3
+
+
+def test_under_masks_the_sites_noise_is_in_the_sum(small_plan: StudyPlan) -> None:
+    masks = {"secure_aggregation": {"coordinate_range": 1.0, "cohort": "fixed"}}
+    privacy = {"weights": "equal", "differential": noised("site_distributed")}
+    plan = changed_plan(small_plan, {"privacy": privacy | masks})
+    steps = np.array([observed(plan, UPDATES).step for _ in range(40)])
+    clipped = [0.1 * update.delta / np.linalg.norm(update.delta) for update in UPDATES]
+    np.testing.assert_allclose(steps.mean(axis=0), np.mean(clipped, axis=0), atol=0.016)
+    # Honest are t - m = 2 of 3 sites, so the three shares are more than is claimed: sqrt(3 / 2) of it.
+    assert 0.7 < steps.std(axis=0).mean() / (0.5 * 0.1 / 3 * np.sqrt(3 / 2)) < 1.3
+
+
+def test_a_coarse_ring_rounds(small_plan: StudyPlan) -> None:
+    masks = {"secure_aggregation": {"ring_bits": 16, "coordinate_range": 10.0, "cohort": "fixed"}}
+    step = observed(changed_plan(small_plan, {"privacy": {"weights": "equal"} | masks}), UPDATES).step
+    error = np.abs(step - np.mean([update.delta for update in UPDATES], axis=0))
+    assert 0 < error.max() < 10.0 / 8191

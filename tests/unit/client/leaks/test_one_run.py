@@ -3,7 +3,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.stats import binom  # type: ignore[import-untyped]
+from scipy.stats import binom
 
 from hansa_client.leaks.one_run import audit, chance, lower_bound
 
