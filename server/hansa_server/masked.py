@@ -134,6 +134,7 @@ class MaskedRounds:
         folder: Of the run.
         run: Counts up when an operator resumes the study.
         said: Called for each site that answered, with its problem, in the exchange that trains.
+        signers: The sites' signing keys, from the roster; a simulation's sites bring theirs.
     """
 
     def __init__(
@@ -146,13 +147,15 @@ class MaskedRounds:
         folder: RunFolder,
         run: int,
         said: Callable[[str, str], None],
+        signers: Mapping[str, str],
     ) -> None:
         self.terms = terms_of(plan, sites)
         self._plan, self._digest = plan, plan.digest()
         self._ask, self._folder, self._said = ask, folder, said
         self._first = (run - 1) * ATTEMPTS + 1
         self._keys: dict[str, StudyKey] = {}
-        self._signers: dict[str, str] = {}
+        self._signers = dict(signers)
+        self._simulated = not signers
         self.refused: dict[str, str] = {}
         """Sites that opened the study without a key for it."""
         for site, header in sorted(opened.items()):
@@ -169,7 +172,7 @@ class MaskedRounds:
             self.refused[site] = "It sent another site's key for secure aggregation."
             return
         self._keys[site] = key
-        if header.signing_key is not None:
+        if self._simulated and header.signing_key is not None:
             self._signers[site] = header.signing_key
 
     def sum(self, job: Job) -> MaskedSum:
@@ -207,6 +210,7 @@ class MaskedRounds:
             size=job.size,
             counts=job.counts,
             keys=tuple(self._keys.values()),
+            directory=self._signers,
         )
         missing: dict[str, str] = dict(self.refused)
         model = bytes.fromhex(sha256_of(job.parameters))
@@ -257,7 +261,7 @@ class MaskedRounds:
             round=number,
             attempt=attempt,
             study_keys=tuple(key.to_bytes().hex() for key in self._keys.values()),
-            signing_keys=self._signers,
+            signing_keys=self._signers if self._simulated else {},
         )
         rest = [site for site in self._keys if site not in held]
         for site, answer in self._ask([(site, Message(header=header)) for site in rest], self._deadline()):
@@ -303,8 +307,8 @@ class MaskedRounds:
         return header, message.counts
 
     def _keep_following(self, site: str, setup: Setup, number: int) -> None:
-        """Keep the setup for the next round that came along; what is wrong with it is found when it is added."""
-        if (setup.turn.round, setup.turn.attempt) == (number + 1, self._first):
+        """Keep the setup for the next round that came along; what else is wrong with it is found when it is added."""
+        if setup.site == site and (setup.turn.round, setup.turn.attempt) == (number + 1, self._first):
             self._setups.setdefault((number + 1, self._first), {})[site] = setup
 
     def _collect_confirmations(self, session: ServerSession, decided: Decided, survivors: Survivors) -> tuple[str, ...]:

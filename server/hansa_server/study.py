@@ -70,6 +70,7 @@ class Study:
         engine: str,
         observer: Observer,
         names: Sequence[str] = (),
+        signers: Mapping[str, str] | None = None,
         baselines: bool = False,
         attempt: int = 1,
     ) -> None:
@@ -97,6 +98,7 @@ class Study:
         self._bytes = {"up": 0, "down": 0}  # before a resume
         self._exchange: Exchange | None = None
         self.names = tuple(names)
+        self._signers = signers or {}
         self._masked: MaskedRounds | None = None
 
     @property
@@ -204,6 +206,7 @@ class Study:
             folder=self._folder,
             run=self._attempt,
             said=self._observer.site_done,
+            signers=self._signers,
         )
 
     def _initial(self, exchange: Exchange) -> tuple[ParameterSpec, Vector]:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,8 @@ from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.errors import HansaError, StudyInterrupted
 from hansa_common.heap import keep_small
 from hansa_common.plan import StudyPlan
+from hansa_common.roster import SignedRoster
+from hansa_common.settings import Strict
 from hansa_server.app import server_app
 from hansa_server.conduct import conduct, stop_on_signal
 from hansa_server.engines.federation import FederationGrid
@@ -71,15 +73,42 @@ def _run(folder: FederationFolder, control: Control, row: StudyReply) -> str:
         if isinstance(plan, AppPlan):
             run_server_app(load_server_app(plan.server_app, Path.cwd()), grid, dict(plan.run_config))
             return ""
-        return _run_study(plan, folder.runs / row.study, grid, row, stop)
+        signers = control.call("Roster", Done(), _InForce).signers()
+        return _run_study(plan, folder.runs / row.study, grid, row, stop, signers=signers)
 
 
-def _run_study(plan: StudyPlan, path: Path, grid: FederationGrid, row: StudyReply, stop: threading.Event) -> str:
+class _InForce(Strict):
+    """The answer to ``Roster``; its own type is in a module that loads the database."""
+
+    roster: SignedRoster
+
+    def signers(self) -> dict[str, str]:
+        """Return the members' signing keys."""
+        return {member.binding.site: member.binding.keys.signing for member in self.roster.roster.members}
+
+
+def _run_study(
+    plan: StudyPlan,
+    path: Path,
+    grid: FederationGrid,
+    row: StudyReply,
+    stop: threading.Event,
+    *,
+    signers: Mapping[str, str],
+) -> str:
     folder = RunFolder(path)
     folder.lock()
     folder.save_plan(plan)
     events = EventLog(path)
-    study = Study(plan=plan, folder=folder, engine="federation", observer=events, names=row.sites, attempt=row.attempt)
+    study = Study(
+        plan=plan,
+        folder=folder,
+        engine="federation",
+        observer=events,
+        names=row.sites,
+        signers=signers,
+        attempt=row.attempt,
+    )
 
     def whole(exchange: Exchange) -> None:
         study.run(exchange)
