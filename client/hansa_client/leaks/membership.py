@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 FEW_FALSE_ALARMS = 0.01
-_RESAMPLES = 400
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ def test_labels_are_read_off_the_last_bias(labels: list[int]) -> None:
     assert read_labels(gradient, len(labels)) == labels
 
 
+@pytest.mark.slow
 def test_a_few_iterations_come_closer(one_round: Callable[..., Any]) -> None:
     run = cnn_round(one_round, 1)
     shares: list[float] = []

@@ -28,12 +28,13 @@ def test_equal_scores_tell_nothing() -> None:
     assert found_at(np.zeros(5), np.zeros(7), 0.01) == 0.0
 
 
-def test_the_interval_holds_the_truth() -> None:
-    """Two normal distributions one standard deviation apart have an area of Phi(1 / sqrt 2) = .760."""
+def test_the_interval_is_as_wide_as_the_variance_of_the_area_asks_for() -> None:
+    """Oracle: DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988, for two samples of normal distributions."""
     rng = np.random.default_rng(3)
-    inside = 0
-    for seed in range(12):
-        found = attack(rng.normal(1, 1, 150), rng.normal(0, 1, 150), seed=seed)
-        inside += found.low <= 0.7602 <= found.high
-    assert inside >= 9  # of 12 at 95 %; fewer happen with a chance below 1 in 400
+    members, others = rng.normal(1, 1, 200), rng.normal(0, 1, 150)
+    above = members[:, None] > others
+    deviation = np.sqrt(above.mean(axis=1).var(ddof=1) / 200 + above.mean(axis=0).var(ddof=1) / 150)
+    found = attack(members, others, seed=1)
+    assert (found.high - found.low) / (2 * 1.96 * deviation) == pytest.approx(1.0, abs=0.1)
+    assert (found.high + found.low) / 2 == pytest.approx(found.auc, abs=0.2 * deviation)
     assert found.curve[0] <= found.at_few == found.curve[1] <= found.curve[50] <= found.curve[100] == 1.0
