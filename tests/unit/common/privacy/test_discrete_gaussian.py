@@ -127,9 +127,36 @@ def test_floats_decide_nothing_that_exact_arithmetic_decides_otherwise(
     variance: Fraction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hansa_common.privacy.discrete_gaussian._BATCH", 1024)
-    fast = DiscreteGaussian(variance, Keystream(KEY)).draw(1_000)
-    exact = DiscreteGaussian(variance, Keystream(KEY), margin=2.0).draw(1_000)
-    assert np.array_equal(fast, exact)
+    for margin, count in ((2.0, 600), (0.02, 40_000)):
+        fast = DiscreteGaussian(variance, Keystream(KEY)).draw(count)
+        exact = DiscreteGaussian(variance, Keystream(KEY), margin=margin).draw(count)
+        assert np.array_equal(fast, exact)
+
+
+def test_a_comparison_that_floats_cannot_make_is_made_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uniform numbers that agree with the probability in their first 44 bits, or are just so far off that floats do."""
+    sampler = DiscreteGaussian(Fraction(10_000), Keystream(KEY))
+    blocks = sampler._blocks
+    asked: list[int] = []
+    column = next(index for index in range(1, 9) if blocks.alias[index] != index)
+    word = np.uint64(column) << np.uint64(55)
+    offset, base = 3, column << blocks.shift
+    near = blocks.ratio[column] * math.exp(-offset * (2 * base + offset) / 20_000)
+    distances = (2.0**-44, -(2.0**-44), 2.0**-38, -(2.0**-38))
+    tested = np.array([int((near + distance) * 2.0**64) for distance in distances], dtype=np.uint64)
+    words = np.concatenate([np.full(4, word), np.full(4, np.uint64(offset)), tested])
+    monkeypatch.setattr("hansa_common.privacy.discrete_gaussian._BATCH", 4)
+    monkeypatch.setattr(Keystream, "words", lambda stream, count: words)
+    decide = sampler._decide
+
+    def note(block: int, value: int, uniform: int) -> tuple[int, bool]:
+        asked.append(uniform)
+        return decide(block, value, uniform)
+
+    monkeypatch.setattr(sampler, "_decide", note)
+    accepted = sampler._batch()
+    assert asked == tested[:2].tolist()
+    assert accepted.tolist() == [base + offset] * 2  # the two that are below
 
 
 @pytest.mark.parametrize("variance", [Fraction(2), Fraction(400)])

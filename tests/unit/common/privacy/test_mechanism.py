@@ -157,7 +157,7 @@ def test_honest_survivors_alone_make_up_the_whole_noise() -> None:
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=30), st.binary(min_size=32, max_size=32))
 def test_rounding_never_exceeds_the_bound_it_is_accounted_with(values: list[float], key: bytes) -> None:
-    mechanism = distributed(dimension=len(values), scale=500.0, noise_multiplier=1.0)
+    mechanism = distributed(dimension=len(values), scale=500.0, noise_multiplier=1.0, coordinate_range=2.0)
     rounded = mechanism.constrain_sensitivity(np.array(values, dtype=np.float32), Keystream(key))
     assert sum(int(value) ** 2 for value in rounded) <= mechanism.rounded_bound**2
     assert max(abs(int(value)) for value in rounded) <= mechanism.largest
