@@ -10,6 +10,7 @@ proposals/<study>.json    what the coordinator asks
 decisions/<digest>.json   what this site answered, signed with its own key
 paused                    there while the site is paused
 journal.jsonl             everything that left or was refused
+ledger/<population>.jsonl what was spent of a population's privacy; it stays, whatever else is deleted
 outbox/, models/<study>/, agent.sock, agent.log  the agent's
 """
 

@@ -19,7 +19,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from hansa_common.errors import PrivacyError
-from hansa_common.privacy import check_delta, epsilon_pld, noise_multiplier_for, rounds_affordable, training
+from hansa_common.plan import StudyPlan
+from hansa_common.privacy import (
+    Gaussian,
+    Unit,
+    check_delta,
+    epsilon_pld,
+    noise_multiplier_for,
+    rounds_affordable,
+    training,
+)
 
 MOST_NOISE: Final = 0.25  # clipping bounds, on each coordinate of the mean gradient
 MULTIPLIERS: Final = (0.5, 0.7, 1.0, 1.5, 2.0, 4.0)
@@ -179,4 +188,84 @@ def _cell(size: int, batch: int, effort: Effort, multiplier: float, delta: float
         noise_multiplier=multiplier,
         epsilon=epsilon_pld([event], delta),
         noise=multiplier / batch,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteForecast:
+    """What hiding whole sites costs.
+
+    Attributes:
+        sites: How many the plan lists; 0 where it names none.
+        rounds: Of the plan.
+        epsilon: Of all rounds with the plan's multiplier, as a continuous Gaussian over all sites.
+        budget: What the plan allows.
+        delta: Of the plan.
+        planned: The plan's multiplier.
+        needed: The least multiplier that stays within the budget.
+        affordable: How many rounds the plan's multiplier lasts.
+        noise: On each coordinate of the mean update, in clipping bounds, with the needed multiplier.
+    """
+
+    sites: int
+    rounds: int
+    epsilon: float
+    budget: float
+    delta: float
+    planned: float
+    needed: float
+    affordable: int
+    noise: float
+
+    def sentences(self) -> list[str]:
+        """Say it in plain words."""
+        said = [
+            (
+                f"{self.rounds:,} rounds with noise multiplier {self.planned:g} cost epsilon {self.epsilon:.3f} at "
+                f"delta {self.delta:g}; the plan allows {self.budget:g}."
+            ),
+            (
+                f"Epsilon {self.budget:g} needs a multiplier of {self.needed:.3g}; the planned one lasts "
+                f"{self.affordable:,} rounds."
+            ),
+        ]
+        if self.sites:
+            said.append(
+                f"Over {self.sites} sites that is noise of {self.noise:.3g} clipping bounds on each coordinate of the "
+                "mean update."
+            )
+            if self.noise > MOST_NOISE:
+                said.append(
+                    f"No useful model is to be expected: more than {MOST_NOISE:g}. Take more sites, fewer rounds, or "
+                    "protect persons instead (kind = 'example')."
+                )
+            if self.delta >= 1.0 / self.sites:
+                said.append(f"Delta must be below 1 / {self.sites}: a site refuses the plan.")
+        return said
+
+
+def site_level(plan: StudyPlan) -> SiteForecast:
+    """Return what a plan that hides whole sites costs.
+
+    Raises:
+        PrivacyError: No multiplier keeps to its budget.
+    """
+    noised = plan.privacy.differential
+    assert noised is not None
+    simulation = plan.simulation
+    sites = len(plan.federation.sites) if plan.federation else (simulation.sites or 0) if simulation else 0
+    rounds, planned = plan.rounds.count, noised.noise_multiplier
+    needed = noise_multiplier_for(noised.epsilon, noised.delta, sampling_rate=1.0, steps=rounds, unit=Unit.SITE)
+    return SiteForecast(
+        sites=sites,
+        rounds=rounds,
+        epsilon=epsilon_pld([Gaussian(unit=Unit.SITE, noise_multiplier=planned, count=rounds)], noised.delta),
+        budget=noised.epsilon,
+        delta=noised.delta,
+        planned=planned,
+        needed=needed,
+        affordable=rounds_affordable(
+            noised.epsilon, noised.delta, noise_multiplier=planned, sampling_rate=1.0, steps_per_round=1, unit=Unit.SITE
+        ),
+        noise=needed / sites if sites else 0.0,
     )

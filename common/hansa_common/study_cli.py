@@ -29,14 +29,18 @@ def _root() -> None:
 def budget(
     study: Annotated[Path, typer.Argument(help="Study file.")],
     *,
-    target_epsilon: Annotated[float, typer.Option(help="Epsilon that must not be exceeded.")] = 8.0,
+    target_epsilon: Annotated[
+        float | None, typer.Option(help="Epsilon that must not be exceeded; the plan's where left out, or 8.")
+    ] = None,
     delta: Annotated[
-        float | None, typer.Option(help="The largest power of ten below 1/n of the largest site where left out.")
+        float | None, typer.Option(help="The plan's where left out, or the largest power of ten below 1/n.")
     ] = None,
     sizes: Annotated[
         str | None, typer.Option(help="Training examples at each site, as 30,199; the simulation's where left out.")
     ] = None,
-    noise_multiplier: Annotated[float, typer.Option(help="The one that is planned.")] = 1.0,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="The one that is planned; the plan's where left out, or 1.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what differential privacy will cost at each site, and whether a useful model is to be expected."""
@@ -44,6 +48,14 @@ def budget(
     from hansa_common.plan import read_plan  # noqa: PLC0415
 
     plan = read_plan(study)
+    noised = plan.privacy.differential
+    if noised is not None and noised.kind != "example":
+        _show_site_level(plan, as_json=as_json)
+        return
+    if noised is not None:
+        target_epsilon, delta = target_epsilon or noised.epsilon, delta or noised.delta
+        noise_multiplier = noise_multiplier or noised.noise_multiplier
+    target_epsilon, noise_multiplier = target_epsilon or 8.0, noise_multiplier or 1.0
     sites = _read_sizes(sizes) if sizes is not None else _find_sizes(plan)
     effort = Effort(
         batch_size=plan.training.batch_size,
@@ -62,6 +74,18 @@ def budget(
     console = Console()
     for size, found in by_size.items():
         _show(console, [name for name, own in sites.items() if own == size], found)
+
+
+def _show_site_level(plan: "StudyPlan", *, as_json: bool) -> None:
+    """Say what hiding whole sites costs: it depends on rounds and noise only, not on the sites' sizes."""
+    from hansa_common.forecast import site_level  # noqa: PLC0415
+
+    found = site_level(plan)
+    if as_json:
+        typer.echo(json.dumps(asdict(found) | {"sentences": found.sentences()}, indent=2))
+        return
+    for sentence in found.sentences():
+        typer.echo(sentence)
 
 
 def _show(console: Console, names: list[str], found: "Forecast") -> None:

@@ -20,7 +20,8 @@ from hansa_server.results import Results
 SITES = ("site-1", "site-2")
 Make = Callable[..., Federation]
 BOTH = ("file.before-rename", "journal.append")
-KILLS = tuple(name for name in NAMES if name not in (*SYNCS, *MASKING))  # masked rounds: test_masked_study.py
+_ELSEWHERE = (*SYNCS, *MASKING, "site.ledger.written")  # test_masked_study.py and test_ledger.py have the others
+KILLS = tuple(name for name in NAMES if name not in _ELSEWHERE)
 ON_SERVER = tuple(name for name in KILLS if not name.startswith("site."))
 AT_SITE = tuple(name for name in KILLS if name.startswith("site.") or name in BOTH)
 

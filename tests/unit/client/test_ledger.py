@@ -3,6 +3,9 @@
 import math
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from hansa_client import ledger as module
+from hansa_client.folder import SiteFolder
 from hansa_client.ledger import Ledger, create, open_ledger, populations
 from hansa_client.privacy_book import Purpose
 from hansa_common import audit
 from hansa_common.audit import Journal, read
 from hansa_common.errors import BudgetExceeded, JournalError, PrivacyError, StorageError, UsageError
+from hansa_common.failpoints import VARIABLE
 from hansa_common.privacy import (
     Budget,
     DistributedGaussian,
@@ -322,6 +327,44 @@ def test_the_distributed_gaussian_is_charged_by_its_divergence(tmp_path: Path) -
     )
     ledger.reserve(A, [event], rounds=5, units=10)
     assert 0 < ledger.committed() < 8
+
+
+def test_leaving_a_federation_does_not_forget_what_was_spent(tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    ledger.reserve(A, rounds(5), rounds=5, units=200)
+    charge(ledger, A, 1)
+    SiteFolder(tmp_path).forget()
+    assert open_ledger(tmp_path / "ledger", "patients").spent() == ledger.spent() > 0
+
+
+_CHARGE = """
+import sys
+from pathlib import Path
+from hansa_client.ledger import open_ledger
+from hansa_client.privacy_book import Purpose
+from hansa_common.privacy import Gaussian, Unit
+ledger = open_ledger(Path(sys.argv[1]), "patients")
+event = Gaussian(unit=Unit.EXAMPLE, noise_multiplier=10.0)
+ledger.charge("a" * 64, round_number=1, attempt=1, events=[event], purpose=Purpose.TRAINING)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "was_written"), [("journal.append", False), ("journal.sync", True), ("site.ledger.written", True)]
+)
+def test_a_killed_process_leaves_the_release_charged_or_not_and_its_redelivery_charges_once(
+    tmp_path: Path, place: str, was_written: bool
+) -> None:
+    ledger = make(tmp_path)
+    ledger.reserve(A, rounds(5), rounds=5, units=200)
+    folder = tmp_path / "ledger"
+    armed = os.environ | {VARIABLE: f"{place}@1:{tmp_path / 'mark'}"}
+    command = [sys.executable, "-c", _CHARGE, str(folder)]
+    assert subprocess.run(command, env=armed, check=False).returncode == -signal.SIGKILL
+    assert open_ledger(folder, "patients").accounts()[0].charged.total() == was_written
+    subprocess.run(command, env=armed, check=True)
+    assert open_ledger(folder, "patients").accounts()[0].charged.total() == 1
 
 
 def _spend(path: Path, start: Any, done: Any) -> None:

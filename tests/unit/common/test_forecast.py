@@ -1,12 +1,14 @@
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from hansa_common.errors import PrivacyError, UsageError
-from hansa_common.forecast import MOST_NOISE, Effort, Forecast, budget_table, default_delta, forecast
+from hansa_common.forecast import MOST_NOISE, Effort, Forecast, budget_table, default_delta, forecast, site_level
+from hansa_common.plan import StudyPlan
 from hansa_common.privacy import SampledGaussian, Unit, epsilon_pld
 from hansa_common.study_cli import app
 
@@ -139,3 +141,19 @@ def test_without_sizes_the_smallest_site_allowed_is_shown(study: str) -> None:
 @pytest.mark.parametrize("sizes", ["", "a", "0", "3,-1", "1.5"])
 def test_sizes_that_are_none_are_refused(study: str, sizes: str) -> None:
     assert isinstance(CliRunner().invoke(app, ["budget", study, "--sizes", sizes]).exception, UsageError)
+
+
+def test_hiding_whole_sites_is_said_to_cost_what_an_accountant_says(make_plan: Callable[..., StudyPlan]) -> None:
+    noise = {"kind": "site_server", "clipping_bound": 1.0, "noise_multiplier": 4.25, "epsilon": 8.0, "delta": 1e-5}
+    plan = make_plan(
+        privacy={"weights": "equal", "differential": noise},
+        federation={"sites": [f"site-{number}" for number in range(10)]},
+        rounds={"count": 50},
+        replaced={"simulation": None},
+    )
+    found = site_level(plan)
+    assert found.epsilon == pytest.approx(8.0, rel=0.01)
+    assert found.needed == pytest.approx(4.25, rel=0.01)
+    assert found.noise == pytest.approx(0.42, abs=0.01)
+    assert 48 <= found.affordable <= 51
+    assert "No useful model" in " ".join(found.sentences())
