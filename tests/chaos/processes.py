@@ -1,16 +1,23 @@
 """Real processes of a federation, that can be killed and started again, and waiting for what they do."""
 
+import atexit
+import functools
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
 HANSA = Path(sys.executable).with_name("hansa")
+_REPOSITORY = Path(__file__).parents[2]
 _LOOK = 0.02  # seconds between looks
 _STOP = 20.0  # seconds that a process told to stop may take
 
@@ -18,12 +25,14 @@ _STOP = 20.0  # seconds that a process told to stop may take
 def hansa(
     *arguments: object, seconds: float = 60.0, code: int = 0, environment: Mapping[str, str] | None = None
 ) -> str:
-    """Run one command of the ``hansa`` line to its end and return its standard output.
+    """Run one command of the ``hansa`` line to its end, in a process of its own, and return its standard output.
 
     Raises:
         AssertionError: It ended with another exit code; the text has all that it wrote.
         subprocess.TimeoutExpired: It did not end in time.
     """
+    if environment is None:
+        return _commands().run(arguments, seconds=seconds, code=code)
     command = [str(HANSA), *map(str, arguments)]
     done = subprocess.run(
         command,
@@ -31,11 +40,61 @@ def hansa(
         text=True,
         timeout=seconds,
         check=False,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == code, f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+class _Commands:
+    """The process that runs commands in forks of itself; see ``command_server``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="hansa-commands-")
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.chaos.command_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+        )
+        atexit.register(self._close)
+
+    def run(self, arguments: Sequence[object], *, seconds: float, code: int) -> str:
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "environment": dict(os.environ),
+            "folder": str(Path.cwd()),
+            "stdout": f"{self._folder.name}/stdout",
+            "stderr": f"{self._folder.name}/stderr",
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+            if not ready:
+                self._close()
+                _commands.cache_clear()
+                raise subprocess.TimeoutExpired(f"hansa {' '.join(request['arguments'])}", seconds)
+            done = json.loads(self._process.stdout.readline())
+        command = f"hansa {' '.join(done['arguments'])}"
+        assert done["code"] == code, f"{command}: exit code {done['code']}\n{done['stdout']}\n{done['stderr']}"
+        return str(done["stdout"])
+
+    def _close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+@functools.cache
+def _commands() -> _Commands:
+    return _Commands()
 
 
 def wait_until(
