@@ -394,7 +394,7 @@ def refused_keys() -> Iterator[tuple[str, Vector]]:
     stranger = Ed25519PrivateKey.from_private_bytes(derive("stranger"))
     for name, keys in (
         ("not_enrolled", [first, signed(second, stranger), third, fourth]),
-        ("missing", [first, second, third]),
+        ("too_few", [first, second]),
         ("twice", [first, second, second, fourth]),
         ("another_sites", [first, second, signed(replace(third, key=second.key), study.signing["site-2"]), fourth]),
     ):
@@ -403,7 +403,7 @@ def refused_keys() -> Iterator[tuple[str, Vector]]:
             study.describe()
             | {
                 "step": "setup",
-                "refused": "key-refused",
+                "refused": "too-few-sites" if name == "too_few" else "key-refused",
                 "study_keys": [key.to_bytes().hex() for key in keys],
             },
         )

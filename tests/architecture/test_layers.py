@@ -102,7 +102,12 @@ def test_only_release_puts_an_update_into_bytes() -> None:
     work = (REPOSITORY / "client/hansa_client/work.py").read_text()
     assert work.count(".delta") == 2  # one to the session, one of a baseline that never leaves
     session = (REPOSITORY / "client/hansa_client/session.py").read_text()
-    assert "return release.update(reply.header, reply.vector, reply.counts" in session
+    assert session.count(".reply(message, ") == 2  # what the work gave, of a real and of a simulated site
+    assert [line.strip() for line in session.splitlines() if " encode(" in line] == [
+        "return encode(Message(header=Refusal(code=code, site=site, reason=reason[:2000])))",
+        "return encode(self._custody.masking(plan).answer(message))",  # steps of the protocol carry no update
+        "return encode(masking.answer(message))",
+    ]
     assert {name for name in inside if "release" in (REPOSITORY / "client" / name).read_text()} == set()
 
 

@@ -43,6 +43,7 @@ def test_every_study_that_is_shipped_can_be_run(study: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the library that Flower reads .gitignore with
+@pytest.mark.slow
 def test_the_flower_bundle_holds_data_only() -> None:
     bundle = build_fab_from_disk(REPOSITORY)
     names = zipfile.ZipFile(io.BytesIO(bundle)).namelist()

@@ -135,6 +135,7 @@ def _tasks(site: Any) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_any_flower_app_runs_unmodified_once_each_site_lets_it(make_federation: Make) -> None:
     apps = str(Path(__file__).parent / "apps")
     data = dict.fromkeys(NAMES[:2], '[apps]\nstock = "stock:client"\nfailing = "failing:client"\n')

@@ -133,6 +133,7 @@ def test_a_full_disk_at_the_coordinator_says_so_and_costs_nothing(
         federation.server.close()
 
 
+@pytest.mark.slow
 def test_a_site_whose_disk_is_nearly_full_refuses_and_one_that_is_full_waits(
     make_federation: Make, study: Path, small_disk: Callable[[Path], SmallDisk]
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_site_whose_disk_is_nearly_full_refuses_and_one_that_is_full_waits(
         site.agent.close()
 
 
+@pytest.mark.slow
 def test_a_failed_fsync_stops_or_repeats_and_the_model_is_the_same(
     make_federation: Make, study: Path, tmp_path: Path
 ) -> None:

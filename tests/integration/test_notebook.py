@@ -42,6 +42,7 @@ class _LocalKernel(AsyncKernelManager):
         super().__init__(**settings, kernel_spec_manager=_ThisInterpreter())
 
 
+@pytest.mark.slow
 def test_it_runs_and_shows_partition_curves_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANSA_NOTEBOOK_ROUNDS", "2")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))

@@ -115,6 +115,7 @@ def test_the_sites_hold_all_examples_between_them(
     assert sum(sum(site.examples.values()) for site in results.sites) == 1797
 
 
+@pytest.mark.slow
 def test_both_engines_give_bit_identical_parameters(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     """One study on every engine, and on another number of workers: the bits do not change."""
     plan = make_plan(rounds={"count": 2}, training={"optimizer": "adam", "learning_rate": 0.01})
@@ -126,6 +127,7 @@ def test_both_engines_give_bit_identical_parameters(tmp_path: Path, make_plan: C
     assert len({results.final.model_dump_json() for results in digests.values()}) == 1
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     one, other = (
         run_in_process(make_plan(seed=seed, rounds={"count": 1}), tmp_path / str(seed), workers=1) for seed in (1, 2)
@@ -197,7 +199,12 @@ def conduct(plan: StudyPlan, folder: Path, monkeypatch: pytest.MonkeyPatch, faul
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("kill", "killed by SIGKILL"), ("nan", "NaN or infinity"), ("raise", "ValueError"), ("hang", "deadline")],
+    [
+        ("kill", "killed by SIGKILL"),
+        ("nan", "NaN or infinity"),
+        ("raise", "ValueError"),
+        pytest.param("hang", "deadline", marks=pytest.mark.slow),
+    ],
 )
 def test_the_round_goes_on_with_the_quorum_and_says_who_is_missing(
     tmp_path: Path,
@@ -215,6 +222,7 @@ def test_the_round_goes_on_with_the_quorum_and_says_who_is_missing(
     assert study.closing is not None
 
 
+@pytest.mark.slow
 def test_below_the_quorum_the_study_stops_with_a_checkpoint(
     tmp_path: Path, make_plan: Callable[..., StudyPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +312,7 @@ def test_a_bad_option_is_explained(
     assert expected in said, said
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     study = write_study(tmp_path, make_plan(rounds={"count": 1}))
     assert hansa("simulate", study, "--out", "run", cwd=tmp_path).returncode == 0
@@ -337,6 +346,7 @@ def test_a_site_with_one_example_is_named(tmp_path: Path, make_plan: Callable[..
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_natural_institutions_keep_their_names(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     rows = ["hospital,age,outcome"]
     for hospital in ("Bergen", "Visby"):
@@ -359,6 +369,7 @@ def test_natural_institutions_keep_their_names(tmp_path: Path, make_plan: Callab
     assert [site["site"] for site in metrics(tmp_path / "run")["sites"]] == ["Bergen", "Visby"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_study_with_an_error_and_nothing_half_written(
     tmp_path: Path, make_plan: Callable[..., StudyPlan]
 ) -> None:
@@ -383,6 +394,7 @@ def test_quiet_prints_nothing(tmp_path: Path, make_plan: Callable[..., StudyPlan
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_options_change_the_plan_that_is_written(tmp_path: Path, small_plan: StudyPlan) -> None:
     study = write_study(tmp_path, small_plan)
     options = ["--sites", "3", "--partition", "iid", "--rounds", "1", "--seed", "5", "--engine", "local"]
@@ -429,6 +441,7 @@ def test_a_terminal_shows_a_live_display(tmp_path: Path, make_plan: Callable[...
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_the_app_of_the_flower_bundle_runs_a_study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     from hansa_server.bundle import app
 

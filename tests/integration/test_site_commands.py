@@ -233,6 +233,7 @@ def test_keys_that_no_organisation_has_signed_go_too(here: Here) -> None:
 # --- at work -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_status_pause_resume_and_stop_with_an_agent_and_without(federation: Members, here: Here) -> None:
     folder = here.folder("worked")
     assert "no agent runs" in here.site("worked", "status", code=FAILED)
@@ -322,6 +323,7 @@ def test_models_lists_what_the_site_was_given(here: Here) -> None:
 # --- the coordinator -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_operators_views_with_a_server_and_without(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     with Members(tmp_path, ("one", "two")) as federation:
         here = Here(federation)

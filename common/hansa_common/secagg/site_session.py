@@ -137,7 +137,7 @@ class SiteSession:
         return None if used is None or used.survivors is None else self._turn(used.round, used.attempt)
 
     def enrol(self, directory: Directory) -> None:
-        """Take this site's roster as it is now: whoever was taken out of it is not believed any more."""
+        """Take the roster as it is now: whoever was taken out of it is not believed any more."""
         self._directory = dict(directory)
 
     # -- 0. Identity ---------------------------------------------------------------------------------------------------
@@ -411,8 +411,6 @@ class SiteSession:
         """Take over what another session of the same simulated site exported, and goes on with no more."""
         secrets, self._shares = unsafe_unpack(data, self._terms)
         self._secrets = {each.setup.turn: each for each in secrets}
-
-    # -- All steps -----------------------------------------------------------------------------------------------------
 
     def _turn(self, round_number: int, attempt: int) -> Turn:
         return Turn(plan_digest=self._terms.plan_digest, round=round_number, attempt=attempt)

@@ -27,12 +27,16 @@ def test_every_setting_is_in_the_file_and_explained(tmp_path: Path) -> None:
 def test_the_examples_in_the_comments_are_valid(tmp_path: Path) -> None:
     write_settings(tmp_path / "site.toml")
     lines = (tmp_path / "site.toml").read_text().splitlines()
-    examples = [line[2:] for line in lines if line.startswith(("# proxy =", "# [", "# adapter", "# path", "# quick"))]
+    starts = ("# proxy =", "# [", "# adapter", "# path", "# quick", "# studies", "# person =")
+    examples = [line[2:] for line in lines if line.startswith(starts)]
     (tmp_path / "examples.toml").write_text("\n".join(examples))
     settings = read_settings(tmp_path / "examples.toml")
     assert settings.proxy == "proxy.example.org:3128"
     assert settings.source("anything") is not None
     assert settings.apps
+    found = settings.population("anything")
+    assert found is not None
+    assert found[0] == "patients"
 
 
 def test_data_paths_count_from_the_files_folder(tmp_path: Path) -> None:

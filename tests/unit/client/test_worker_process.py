@@ -72,6 +72,7 @@ def test_the_first_round_starts_from_the_plans_initial_parameters(worker: Worker
     worker.do(train(small_plan, vector + np.float32(0.01), 2), classes=CLASSES, timeout=60.0)
 
 
+@pytest.mark.slow
 def test_an_interrupted_task_fails_by_name_and_the_next_one_works(
     worker: WorkerProcess, make_plan: Callable[..., StudyPlan]
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_worker_that_takes_too_much_memory_is_replaced(tmp_path: Path, make_pl
         worker.close()
 
 
+@pytest.mark.slow
 def test_an_error_comes_back_as_what_it_is(worker: WorkerProcess, make_plan: Callable[..., StudyPlan]) -> None:
     plan = make_plan(data={"minimum_examples": 100_000})
     with pytest.raises(ContractViolation):
@@ -219,18 +221,20 @@ def test_it_knows_no_secret_of_the_agents_environment(hostile: WorkerProcess) ->
     assert tried(hostile, "environment")[0] == "none"
 
 
+@pytest.mark.slow
 def test_an_apps_state_goes_from_one_message_to_the_next(hostile: WorkerProcess) -> None:
     _outcome, first, state = tried(hostile, "nothing")
     assert (first, tried(hostile, "nothing", state)[1]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_an_app_that_ends_the_process_costs_its_task_only(hostile: WorkerProcess) -> None:
     with pytest.raises(WorkerLost, match="exit code 3"):
         tried(hostile, "die")
     assert tried(hostile, "nothing")[0] == "done"
 
 
-@pytest.mark.parametrize("name", ["garbage", "huge"])
+@pytest.mark.parametrize("name", ["garbage", pytest.param("huge", marks=pytest.mark.slow)])
 def test_a_worker_that_sends_nonsense_is_replaced(hostile: WorkerProcess, name: str) -> None:
     tried(hostile, "nothing")
     before = pid_of(hostile)
@@ -257,6 +261,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_process_that_leaves_the_workers_group_does_not_hold_the_agent(hostile: WorkerProcess) -> None:
     """It still has the other end of the channel, so nobody would see that the worker is gone."""
     tried(hostile, "nothing")
@@ -267,6 +272,7 @@ def test_a_process_that_leaves_the_workers_group_does_not_hold_the_agent(hostile
     assert tried(hostile, "nothing")[0] == "done"
 
 
+@pytest.mark.slow
 def test_an_interrupt_without_a_task_costs_no_task(worker: WorkerProcess, small_plan: StudyPlan) -> None:
     vector = opened(worker, small_plan)
     worker.interrupt()

