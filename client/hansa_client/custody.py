@@ -105,7 +105,8 @@ class KeptMasking:
     def __init__(self, path: Path) -> None:
         self._path = path
         with storage(path, "create"):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
 
     def study_key(self) -> X25519PrivateKey:
         """Return the site's key for the study, made where there is none yet.

@@ -12,7 +12,8 @@ from tests.chaos.federation import PASSPHRASE, Federation
 from tests.chaos.processes import Process, hansa
 
 from hansa_client.split_cli import split
-from hansa_common.plan import StudyPlan, dump_plan
+from hansa_common.plan import StudyPlan, dump_plan, read_plan
+from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
 from hansa_server.engines.engine import Machine
 from hansa_server.progress import Quiet
 from hansa_server.simulation import simulate
@@ -39,8 +40,6 @@ def data(tmp_path: Path) -> dict[str, str]:
 
 
 def simulated_hash(study: Path, tmp_path: Path) -> str:
-    from hansa_common.plan import read_plan
-
     folder = RunFolder.create(tmp_path / "simulated")
     results = simulate(read_plan(study), folder, machine=Machine(workers=2), observer=Quiet())
     folder.close()
@@ -68,6 +67,27 @@ def test_a_study_gives_the_simulations_bits_and_every_site_its_model(
         assert row.study in site.hansa("models")
         assert "unbroken" not in site.hansa("log")  # that goes to stderr; the entries are on stdout
         assert site.events().count("reply-released") == 1 + 3 + 1 + 1 + (site.name == "site-1")
+    _is_the_same_under_masks(federation, study, row.study)
+
+
+def _is_the_same_under_masks(federation: Federation, study: Path, open_study: str) -> None:
+    """Run the study again with secure aggregation: the model differs by rounding, and no site's figures are told."""
+    plan = read_plan(study)
+    masks = SecureAggregationPlan(coordinate_range=4.0, cohort="fixed")
+    privacy = PrivacyPlan(maximum_examples=2_000, secure_aggregation=masks)
+    masked = study.with_name("masked.toml")
+    masked.write_text(dump_plan(plan.model_copy(update={"privacy": privacy})))
+    row = federation.run(masked)
+    assert row.state == "completed", row.reason
+    site = federation.sites["site-1"]
+    one, other = (load_file(site.folder / "models" / name / "model.safetensors") for name in (open_study, row.study))
+    assert max(float(abs(one[name] - other[name]).max()) for name in one) < 1e-6
+    found = metrics(federation, row.study)
+    assert found["final"]["confusion"] == metrics(federation, open_study)["final"]["confusion"]
+    assert found["final"]["worst_site"] is None
+    assert all(entry["accuracy"] is None for result in found["rounds"] for entry in result["sites"])
+    assert "test examples" in site.hansa("figures")
+    assert (site.folder / "masking").stat().st_mode & 0o077 == 0
 
 
 def missing(federation: Federation, study: str) -> list[dict[str, str]]:

@@ -104,6 +104,7 @@ def test_an_app_that_cannot_be_loaded_is_an_error_reply_that_names_the_log(tmp_p
     assert "nowhere" in (tmp_path / "workers.log").read_text()
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"

@@ -76,6 +76,7 @@ def test_a_masked_study_gives_the_open_ones_model_and_tells_no_sites_figures(
     assert results.protection.masks.threshold == 3
 
 
+@pytest.mark.slow
 def test_16_bits_round_more_coarsely_and_a_site_counts_for_no_more_than_the_plan_says(
     tmp_path: Path, open_run: Path, make_plan: Make
 ) -> None:
@@ -89,6 +90,7 @@ def _events(folder: Path, event: str) -> list[str]:
     return [str(entry.details["task"]) for entry in read(folder / "journal.jsonl") if entry.event == event]
 
 
+@pytest.mark.slow
 def test_killed_in_every_phase_a_masked_study_comes_to_its_end_and_no_site_answers_twice(
     tmp_path: Path, make_federation: Callable[..., Federation], make_plan: Make
 ) -> None:

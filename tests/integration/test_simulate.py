@@ -105,6 +105,7 @@ def test_a_run_leaves_every_file_and_they_agree(tmp_path: Path, make_plan: Calla
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partition", ["shards:3", "quantity:1.0"])
 def test_the_sites_hold_all_examples_between_them(
     tmp_path: Path, make_plan: Callable[..., StudyPlan], partition: str
@@ -135,6 +136,7 @@ def test_another_seed_gives_another_model(tmp_path: Path, make_plan: Callable[..
     assert one.model_sha256 != other.model_sha256
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_exactly_the_uninterrupted_model(
     tmp_path: Path, make_plan: Callable[..., StudyPlan]
 ) -> None:
@@ -234,6 +236,7 @@ def test_below_the_quorum_the_study_stops_with_a_checkpoint(
     assert len(checkpoint.progress.rounds) == 1
 
 
+@pytest.mark.slow
 def test_the_servers_process_needs_no_torch(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     study = write_study(tmp_path, make_plan(rounds={"count": 1}))
     script = (
@@ -323,6 +326,7 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path, make_plan:
     assert (tmp_path / "run" / "metrics.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_site_with_one_example_is_named(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     rows = ["hospital,age,outcome"]
     rows += [f"Bergen,{20 + n},{'yes' if n % 2 else 'no'}" for n in range(40)]
@@ -388,6 +392,7 @@ def test_a_full_disk_ends_the_study_with_an_error_and_nothing_half_written(
     assert hansa("simulate", "--resume", "run", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     study = write_study(tmp_path, make_plan(rounds={"count": 1}))
     done = hansa("simulate", study, "--out", "run", "--quiet", cwd=tmp_path)
@@ -416,6 +421,7 @@ def test_any_other_flower_app_runs_on_engine_local(tmp_path: Path) -> None:
     assert "calls 2.0" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_live_display(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     import pty
 

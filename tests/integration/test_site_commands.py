@@ -145,6 +145,7 @@ def has_nothing_left(folder: Path) -> bool:
     return not any(b"PRIVATE KEY" in content or b"CERTIFICATE" in content for content in contents)
 
 
+@pytest.mark.slow
 def test_leaving_undoes_it_all_and_the_site_can_join_anew(federation: Members, here: Here) -> None:
     folder, key = here.folder("leaver"), federation.keys("leaver").public()
     (folder / "models" / "study-1").mkdir(parents=True)
@@ -174,7 +175,7 @@ def join(federation: Members, here: Here, name: str) -> None:
     """Enrol a site by the command; nobody has admitted it then."""
     passphrase = ("--passphrase-file", federation.path / "passphrase")
     invitation = here.server("invite", name).split()[-1]
-    here.site(name, "join", invitation, "--same-machine", "--organisation", federation.path / "org", *passphrase)
+    here.site(name, "join", invitation, "--same-machine", "--organisation", federation.owner.path, *passphrase)
 
 
 def freeze(federation: Members) -> None:

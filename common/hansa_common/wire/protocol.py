@@ -152,7 +152,7 @@ class RecoverRequest(Strict):
 class NextRosterRequest(Strict):
     """``NextRoster``: the version after this one, for a site that was away; the reply is a ``RosterNotice``."""
 
-    after: Annotated[int, Field(ge=0)]
+    after: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 # --- Federation --------------------------------------------------------------------------------------------------
