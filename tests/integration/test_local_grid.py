@@ -58,6 +58,7 @@ def test_one_records_object_sent_to_many_nodes_reaches_each_unchanged(grid: Loca
 @pytest.mark.parametrize(
     ("what", "reason"), [("kill", "killed by SIGKILL"), ("exit", "exit code 3"), ("raise", "ValueError: broken")]
 )
+@pytest.mark.slow
 def test_a_failing_task_is_an_error_reply_and_the_next_one_works(grid: LocalGrid, what: str, reason: str) -> None:
     replies = ask(grid, (1, "reply"), (2, what), (3, "reply"))
     assert replies[1].has_content()

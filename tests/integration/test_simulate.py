@@ -163,6 +163,7 @@ def test_a_killed_run_resumes_to_exactly_the_uninterrupted_model(
     assert [entry["round"] for entry in killed["rounds"]] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_keeps_what_was_reached(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     study = write_study(tmp_path, make_plan(rounds={"count": 500}))
     process = subprocess.Popen(
@@ -203,8 +204,8 @@ def conduct(plan: StudyPlan, folder: Path, monkeypatch: pytest.MonkeyPatch, faul
     ("fault", "reason"),
     [
         ("kill", "killed by SIGKILL"),
-        ("nan", "NaN or infinity"),
-        ("raise", "ValueError"),
+        pytest.param("nan", "NaN or infinity", marks=pytest.mark.slow),
+        pytest.param("raise", "ValueError", marks=pytest.mark.slow),
         pytest.param("hang", "deadline", marks=pytest.mark.slow),
     ],
 )
@@ -409,6 +410,7 @@ def test_options_change_the_plan_that_is_written(tmp_path: Path, small_plan: Stu
     assert (len(results["sites"]), results["partition"], len(results["rounds"]), results["seed"]) == (3, "iid", 1, 5)
 
 
+@pytest.mark.slow
 def test_any_other_flower_app_runs_on_engine_local(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         tomli_w.dumps({"tool": {"flwr": {"app": {"config": {"num-server-rounds": 9}}}}})

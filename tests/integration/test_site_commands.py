@@ -95,16 +95,18 @@ def proxied(folder: Path, address: str) -> None:
 # --- check ---------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_ok_or_what_to_do(
-    federation: Members, here: Here, make_plan: Callable[..., StudyPlan], connect_proxy: ConnectProxy
-) -> None:
-    def propose(name: str, **sections: Any) -> str:
-        plan = make_plan(name=name, replaced={"simulation": None, "federation": {"sites": ["checked"]}}, **sections)
-        return federation.call("Propose", PlanRequest(plan=plan.model_dump_json()), StudyReply).study
+def propose(federation: Members, plan: StudyPlan) -> str:
+    return federation.call("Propose", PlanRequest(plan=plan.model_dump_json()), StudyReply).study
 
+
+Make = Callable[..., StudyPlan]
+TO_CHECKED: dict[str, Any] = {"simulation": None, "federation": {"sites": ["checked"]}}
+
+
+def test_check_says_ok_where_all_is_well(federation: Members, here: Here, make_plan: Make) -> None:
     folder = here.folder("checked")
     configure(folder, DIGITS.format("fitting"))
-    fitting = propose("fitting")
+    fitting = propose(federation, make_plan(name="fitting", replaced=TO_CHECKED))
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     lines = here.check("checked", https_proxy=nobody, http_proxy=nobody)
     assert {state for state, _found in lines.values()} <= {"ok", "note"}
@@ -112,10 +114,20 @@ def test_check_says_ok_or_what_to_do(
     assert set(lines) == {*looked_at.split(), fitting}
     assert "directly, TLS 1.3" in lines["coordinator"][1]
     assert re.search(r"[0-9] examples.* round .*[0-9] s", lines[fitting][1]), lines[fitting]
+    here.server("stop", fitting)
+    (folder / "proposals" / f"{fitting}.json").unlink()
 
+
+@pytest.mark.slow
+def test_check_says_what_to_do(federation: Members, here: Here, make_plan: Make, connect_proxy: ConnectProxy) -> None:
+    folder = here.folder("checked")
+    configure(folder, DIGITS.format("fits"))
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
+    fitting = propose(federation, make_plan(name="fits", replaced=TO_CHECKED))
     proxied(folder, connect_proxy.address)
     configure(folder, DIGITS.format("other"))
-    absent, other = propose("absent"), propose("other", data={"shape": [63]})
+    absent = propose(federation, make_plan(name="absent", replaced=TO_CHECKED))
+    other = propose(federation, make_plan(name="other", data={"shape": [63]}, replaced=TO_CHECKED))
     lines = here.check("checked", code=FAILED)
     settings = federation.folder.settings()
     ports = {settings.enrolment_port, settings.federation_port}

@@ -53,6 +53,7 @@ def pid_of(worker: WorkerProcess) -> int:
     return worker._process.pid
 
 
+@pytest.mark.slow
 def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, small_plan: StudyPlan) -> None:
     vector = opened(worker, small_plan)
     first = worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0)
@@ -235,6 +236,7 @@ def test_an_app_that_ends_the_process_costs_its_task_only(hostile: WorkerProcess
 
 
 @pytest.mark.parametrize("name", ["garbage", pytest.param("huge", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_worker_that_sends_nonsense_is_replaced(hostile: WorkerProcess, name: str) -> None:
     tried(hostile, "nothing")
     before = pid_of(hostile)
@@ -244,6 +246,7 @@ def test_a_worker_that_sends_nonsense_is_replaced(hostile: WorkerProcess, name: 
     assert pid_of(hostile) != before
 
 
+@pytest.mark.slow
 def test_processes_that_an_app_forks_end_with_the_worker(hostile: WorkerProcess) -> None:
     children = [int(pid) for pid in tried(hostile, "forks")[0].split()]
     assert all(_lives(pid) for pid in children)
@@ -279,6 +282,7 @@ def test_an_interrupt_without_a_task_costs_no_task(worker: WorkerProcess, small_
     assert isinstance(worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0).header, Update)
 
 
+@pytest.mark.slow
 def test_a_model_beyond_the_sites_limit_is_refused(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     settings = SiteSettings()
     small = settings.model_copy(update={"limits": settings.limits.model_copy(update={"max_model_mb": 0})})

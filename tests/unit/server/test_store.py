@@ -102,6 +102,7 @@ def test_a_broken_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path, con
         folder.load_checkpoint()
 
 
+@pytest.mark.slow
 def test_a_long_history_fits_into_a_checkpoint(tmp_path: Path) -> None:
     """The header of a safetensors file has a limit; the history is a tensor of its own."""
     base = checkpoint()

@@ -47,6 +47,7 @@ def test_steps_are_those_of_the_optimiser_classes_bit_for_bit(options: dict[str,
     assert torch.equal(_steps(ours, build_optimizer(plan, ours).step), _steps(theirs, step))
 
 
+@pytest.mark.slow
 def test_a_step_does_not_load_the_compiler() -> None:
     program = """
 import sys, torch
