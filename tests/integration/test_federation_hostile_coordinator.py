@@ -194,6 +194,7 @@ def delivery(stage: Stage, *, size: int = 4, **changes: Any) -> bytes:
     return packed(Message(header=DeliverTask.model_validate(values | changes), vector=vector))
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_what_it_says_is_not_kept(stage: Stage) -> None:
     tries = {
         "deliver-size": ("message", delivery(stage, size=5)),
@@ -233,6 +234,7 @@ def test_what_is_no_notice_ends_the_session_and_the_agent_comes_again(stage: Sta
     stage.opens("open-after-notices")
 
 
+@pytest.mark.slow
 def test_a_session_begins_with_a_welcome_in_an_offered_protocol(stage: Stage) -> None:
     for opening in (dump(Heartbeat()), welcome(1, protocol=99)):
         stage.coordinator.open_with(opening)
@@ -241,6 +243,7 @@ def test_a_session_begins_with_a_welcome_in_an_offered_protocol(stage: Stage) ->
     stage.opens("open-after-openings")
 
 
+@pytest.mark.slow
 def test_a_proposal_with_a_path_for_an_id_is_refused_and_the_session_goes_on(stage: Stage) -> None:
     before, sessions = len(stage.entries()), stage.coordinator.sessions
     unreadable = propose(stage.plan, "unreadable-1").model_copy(update={"plan": "[" * 100_000})
@@ -262,6 +265,7 @@ def flood(stage: Stage, number: int) -> int:
     return int(agent.memory_info().rss - before)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_tasks_are_too_many_and_cost_no_memory(stage: Stage) -> None:
     assert flood(stage, 20_000) < 50_000_000
     stage.opens("open-after-flood")

@@ -301,7 +301,13 @@ BAD_OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(("options", "expected"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] if name == "too many sites for the data" else [])
+        for name, case in BAD_OPTIONS.items()
+    ],
+)
 def test_a_bad_option_is_explained(
     tmp_path: Path,
     small_plan: StudyPlan,

@@ -66,6 +66,7 @@ def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, s
     assert pid_of(worker) != 0
 
 
+@pytest.mark.slow
 def test_the_first_round_starts_from_the_plans_initial_parameters(worker: WorkerProcess, small_plan: StudyPlan) -> None:
     vector = opened(worker, small_plan)
     with pytest.raises(TaskRefused, match="initial parameters"):
