@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from hansa_common.plan import StudyPlan, parse_plan
 
 REPOSITORY = Path(__file__).parents[1]
+settings.register_profile("hansa", deadline=None)  # no test asserts on time
+settings.load_profile("hansa")
 
 
 def small_study(*, replaced: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:

@@ -222,6 +222,7 @@ def test_two_hundred_thousand_hostile_messages(federation: Federation, alone: st
         assert_refused(attacker.fuzz(each, seed=11), each)
 
 
+@pytest.mark.slow
 def test_lies_in_an_upload_are_refused_and_the_task_stays_open(federation: Federation, alone: str) -> None:
     with attacked(federation, alone) as attacker:
         assert attacker.notice is not None
@@ -259,6 +260,7 @@ def holding(path: Path, address: str, *, handshake: bool) -> socket.socket:
     return context.wrap_socket(plain, server_hostname=host)
 
 
+@pytest.mark.slow
 def test_a_hundred_connections_that_only_hold_on_stop_nobody(federation: Federation, alone: str) -> None:
     """T18: half of them without a handshake, half idle behind one, and an upload that never goes on."""
     path = federation.sites["hostile"].folder

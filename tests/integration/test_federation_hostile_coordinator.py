@@ -171,6 +171,7 @@ BODIES: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 def test_lies_about_sizes_and_bytes_that_are_no_task_are_refused(stage: Stage) -> None:
     content = open_task(stage)
     for number, (name, change) in enumerate(SENT.items()):
@@ -208,6 +209,7 @@ def test_a_model_that_is_not_what_it_says_is_not_kept(stage: Stage) -> None:
     assert decode(parse(reply).envelope).header.kind == "delivered"
 
 
+@pytest.mark.slow
 def test_training_from_a_vector_of_another_size_is_refused(stage: Stage) -> None:
     header = TrainTask(plan_digest=stage.plan.digest(), round=1, attempt=1)
     content = packed(Message(header=header, vector=np.zeros(3, np.float32)))
@@ -218,6 +220,7 @@ def test_training_from_a_vector_of_another_size_is_refused(stage: Stage) -> None
 # --- what is said ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_no_notice_ends_the_session_and_the_agent_comes_again(stage: Stage) -> None:
     path = dump(TaskNotice(task=task("x"), size=1, sha256=NOBODY, max_reply=1, seconds=1.0)).decode()
     said = {
@@ -303,6 +306,7 @@ def test_a_roster_that_the_founder_did_not_sign_or_that_does_not_follow_is_refus
     assert stage.folder.roster() == current
 
 
+@pytest.mark.slow
 def test_a_roster_that_takes_this_site_out_is_recorded_and_its_tasks_are_refused(stage: Stage) -> None:
     before = len(stage.entries())
     expelled = stage.joined.next_roster()

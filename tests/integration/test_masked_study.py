@@ -48,6 +48,7 @@ def open_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_masked_study_gives_the_open_ones_model_and_tells_no_sites_figures(
     tmp_path: Path, open_run: Path, make_plan: Make
 ) -> None:

@@ -20,6 +20,7 @@ def audit(plan: StudyPlan, **options: Any) -> tuple[Leakage, list[tuple[str, flo
     return leakage, told
 
 
+@pytest.mark.slow
 def test_a_plan_without_protection_is_measured_beside_masks(make_plan: Callable[..., StudyPlan]) -> None:
     plan = make_plan(model={"name": "mlp", "hidden": [512]}, replaced={"training": TINY})
     leakage, told = audit(plan, rounds=1)
@@ -37,6 +38,7 @@ def test_a_plan_without_protection_is_measured_beside_masks(make_plan: Callable[
     assert Leakage.model_validate_json(leakage.model_dump_json()) == leakage
 
 
+@pytest.mark.slow
 def test_two_sites_without_protection_have_nothing_to_be_measured_beside(make_plan: Callable[..., StudyPlan]) -> None:
     with pytest.raises(UsageError, match="three sites"):
         audit(make_plan(replaced={"simulation": {"sites": 2, "data": {"adapter": "digits"}}}))

@@ -14,6 +14,7 @@ from hansa_common.plan import StudyPlan
 OVERFIT = {"optimizer": "adam", "learning_rate": 3e-3, "batch_size": 16, "epochs": 6}
 
 
+@pytest.mark.slow
 def test_without_protection_canaries_and_members_are_found(make_plan: Callable[..., StudyPlan]) -> None:
     """The attacks work: what they find under protection would say nothing otherwise."""
     plan = make_plan(model={"name": "mlp", "hidden": [256]}, replaced={"training": OVERFIT}, rounds={"count": 2})
