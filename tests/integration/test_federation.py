@@ -180,6 +180,7 @@ def test_any_flower_app_runs_unmodified_once_each_site_lets_it(make_federation: 
 
 
 @pytest.mark.parametrize(("spoken", "works"), [pytest.param((1, 2), True, marks=pytest.mark.slow), ((2, 3), False)])
+@pytest.mark.slow
 def test_a_site_one_protocol_version_behind_works_and_two_behind_is_told(
     make_federation: Make, spoken: tuple[int, ...], works: bool
 ) -> None:

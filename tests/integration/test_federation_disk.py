@@ -101,6 +101,7 @@ def checkpoint_of(federation: Federation, study: str) -> Path:
     return federation.run_folder(study) / "checkpoint.safetensors"
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_coordinator_says_so_and_costs_nothing(
     make_federation: Make, study: Path, small_disk: Callable[[Path], SmallDisk]
 ) -> None:

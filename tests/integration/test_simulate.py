@@ -209,6 +209,7 @@ def conduct(plan: StudyPlan, folder: Path, monkeypatch: pytest.MonkeyPatch, faul
         pytest.param("hang", "deadline", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_round_goes_on_with_the_quorum_and_says_who_is_missing(
     tmp_path: Path,
     make_plan: Callable[..., StudyPlan],

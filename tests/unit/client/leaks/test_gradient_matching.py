@@ -28,6 +28,7 @@ def cnn_round(one_round: Callable[..., Any], batch: int) -> Any:
 
 
 @pytest.mark.parametrize("labels", [[3], [0, 9], [2, 2, 7], [5, 5, 5, 5]])
+@pytest.mark.slow
 def test_labels_are_read_off_the_last_bias(labels: list[int]) -> None:
     gradient = np.full(10, 0.1)
     for label in labels:

@@ -6,6 +6,7 @@ import pytest
 from hansa_client.leaks.similarity import match, psnr
 
 
+@pytest.mark.slow
 def test_the_ratio_is_that_of_its_definition() -> None:
     first, second = np.array([[0.0, 1.0, 0.5]]), np.array([[0.1, 1.0, 0.5], [0.0, 1.0, 0.5]])
     expected = 10 * math.log10(1 / (0.1**2 / 3))
@@ -13,6 +14,7 @@ def test_the_ratio_is_that_of_its_definition() -> None:
     assert psnr(first, second, 2.0)[0, 0] == pytest.approx(expected + 20 * math.log10(2))
 
 
+@pytest.mark.slow
 def test_each_reconstruction_is_used_once() -> None:
     originals = np.array([[0.0, 0.0], [0.2, 0.2], [1.0, 1.0]])
     pairs, ratios = match(originals, np.array([[0.11, 0.11], [0.9, 0.9]]), 1.0)
@@ -21,5 +23,6 @@ def test_each_reconstruction_is_used_once() -> None:
     assert ratios[2] == pytest.approx(20.0)
 
 
+@pytest.mark.slow
 def test_nothing_reconstructed_is_nothing_recovered() -> None:
     assert match(np.ones((2, 3)), np.zeros((0, 3)), 1.0) == ([None, None], [-math.inf, -math.inf])

@@ -143,6 +143,7 @@ class TestInOrder:
         assert chain.count("BEGIN CERTIFICATE") == 3  # its own, and one by each root before
 
 
+@pytest.mark.slow
 class TestWrongOrder:
     def test_each_command_says_what_is_missing(self, federation: Members) -> None:
         with pytest.raises(UsageError, match="no old authority") as nothing:
@@ -202,6 +203,7 @@ class TestWrongOrder:
         assert keys(federation) == {"root-2.pem"}
 
 
+@pytest.mark.slow
 class TestKilled:
     @pytest.mark.parametrize("step", range(3))
     def test_between_any_two_files_of_a_new_root(
