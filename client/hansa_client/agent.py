@@ -6,7 +6,6 @@ worker process that has none of these. Killed at any moment, it goes on where it
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -47,6 +46,7 @@ from hansa_common.errors import (
 from hansa_common.failpoints import reach
 from hansa_common.files import storage, write_whole
 from hansa_common.messages import Delivered, DeliverTask, Envelope, Message, decode, encode
+from hansa_common.parameters import sha256_of
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import (
@@ -289,7 +289,7 @@ class Agent:
             raise TaskRefused("The model belongs to another plan.")
         if vector.size != header.spec.size:
             raise MessageError("The model has another size than its tensors.")
-        if hashlib.sha256(vector.data).hexdigest() != header.sha256:
+        if sha256_of(vector) != header.sha256:
             raise MessageError("The model's bytes are not those that its digest is of.")
         folder = self._folder.path / "models" / notice.task.study
         with storage(folder, "create"):

@@ -4,11 +4,9 @@ The protocol itself, and every check that a site makes before anything of it lea
 of a round are in this process's memory only; what was signed and used is on the disk before it is sent.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -27,7 +25,7 @@ from hansa_common.messages import (
     Unmasked,
     UnmaskTask,
 )
-from hansa_common.parameters import Vector
+from hansa_common.parameters import sha256_of
 from hansa_common.secagg import (
     Announcement,
     Confirmation,
@@ -153,7 +151,8 @@ class Masking:
         announcement = Announcement.from_bytes(task.statement, self.terms)
         self._require_turn(header, announcement)
         self._keeper.keep_announcement(task.statement)
-        masked = self.session.mask(announcement, model_digest(task.vector), vector, sums)
+        model = bytes.fromhex(sha256_of(task.vector))  # masks cancel only between sites that saw one model
+        masked = self.session.mask(announcement, model, vector, sums)
         statement = masked.to_bytes()
         if isinstance(header, TrainTask) and header.next_attempt and self._keys:
             statement += self.session.setup(header.round + 1, header.next_attempt, self._keys).to_bytes()
@@ -179,8 +178,3 @@ class Masking:
         turn = statement.turn
         if (turn.round, turn.attempt) != (header.round, header.attempt):
             raise MessageError(f"The task is for round {header.round}, and what it carries for {turn}.")
-
-
-def model_digest(parameters: Vector) -> bytes:
-    """Return the SHA-256 of a model's little-endian float32 values: masks cancel only between sites that saw one."""
-    return hashlib.sha256(np.ascontiguousarray(parameters, dtype="<f4").data).digest()
