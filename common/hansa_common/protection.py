@@ -20,7 +20,6 @@ from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
 from hansa_common.secagg import FixedPoint, Rounding, Terms, Words
 
 _MOST_SHORTENED: Final = 0.05  # of a clipping bound, to leave room for rounding
-_USED: Final = 0.99  # of the ring's half, by the noisiest sum
 
 
 def terms_of(plan: StudyPlan, sites: Sequence[str]) -> Terms:
@@ -158,19 +157,13 @@ def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> Distr
     """
     noised, masked = plan.privacy.differential, _masked(plan)
     assert noised is not None
-    honest = terms.threshold - terms.colluders
-    largest = min(masked.coordinate_range, noised.clipping_bound)
-    deviation = noised.noise_multiplier * noised.clipping_bound * 1.05 / math.sqrt(honest)
-    reach = terms.n * largest + 8.0 * math.sqrt(terms.n) * deviation
-    scale = math.ldexp(1.0, math.floor(math.log2(_USED * 2.0 ** (masked.ring_bits - 1) / reach)))
-    return DistributedMechanism(
+    return DistributedMechanism.finest(
         bound=noised.clipping_bound,
         coordinate_range=masked.coordinate_range,
-        scale=scale,
         noise_multiplier=noised.noise_multiplier,
         dimension=dimension,
         sites=terms.n,
-        honest=honest,
+        honest=terms.threshold - terms.colluders,
         ring_bits=masked.ring_bits,
     )
 

@@ -59,7 +59,7 @@ def with_noise(plan: StudyPlan, updates: Sequence[Contribution], folder: Path) -
     def added(part: slice) -> npt.NDArray[np.float64]:
         total = np.zeros(part.stop - part.start)
         for update in updates:  # each is rounded to the grid, so that the sum is exact
-            total += np.rint(update.delta[part].astype(np.float64) / noise.grid) * noise.grid
+            total += noise.steps(update.delta[part]) * noise.grid
         return total
 
     return [_mean(added, size, counted=len(updates), noise=noise, folder=folder)]
@@ -75,7 +75,7 @@ def _mean(part_of_sum: _Part, size: int, *, counted: int, noise: ServerMechanism
             if noise is None or stream is None:
                 yield (total / counted).astype(np.float32)
                 continue
-            steps = np.rint(total / noise.grid).astype(np.int64)
+            steps = noise.steps(total)
             noise.add_noise(steps, stream)
             yield noise.mean(steps, sites=counted)
 

@@ -94,6 +94,6 @@ def _masked_sum(plan: StudyPlan, updates: Sequence[SiteUpdate], deltas: Sequence
 
 
 def _noised(total: Accumulator, noise: ServerMechanism, sites: int) -> Vector:
-    steps = np.rint(total / noise.grid).astype(np.int64)
+    steps = noise.steps(total)
     noise.add_noise(steps, Keystream())
     return noise.mean(steps, sites=sites)

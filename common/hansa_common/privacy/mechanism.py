@@ -14,9 +14,10 @@ Both add discrete Gaussians to integers. A floating-point Gaussian has gaps that
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from hansa_common.errors import PrivacyError, UpdateRefused
 from hansa_common.parameters import CHUNK, Vector, is_finite, l2_norm
@@ -30,6 +31,7 @@ GRID_BITS: Final = 32  # the clipping bound is 2**32 to 2**33 steps of the serve
 RING_BITS: Final = 32  # of the secure sum; 16 leave no room for noise at any number of sites
 MOST_INFLATION: Final = 0.05  # of the sensitivity by rounding
 _HEADROOM: Final = 8.0  # deviations of the sum's noise that must fit in the ring
+_USED: Final = 0.99  # of the ring's half, by the noisiest sum on the finest grid
 _TRIES: Final = 100  # of a rounding that succeeds with probability 1 - exp(-1/2) at least
 _ROUNDING_SLACK: Final = 1e-9  # relative; squares are summed in float64
 
@@ -92,7 +94,11 @@ class ServerMechanism:
             raise UpdateRefused("The update is longer than the clipping bound, or not finite.", site=site)
         for start in range(0, total.size, CHUNK):
             part = slice(start, start + CHUNK)
-            total[part] += np.rint(clipped[part].astype(np.float64) / self.grid).astype(np.int64)
+            total[part] += self.steps(clipped[part])
+
+    def steps(self, values: npt.NDArray[np.floating[Any]]) -> Integers:
+        """Round values to the grid: float ``[N]`` to steps, ``int64 [N]``."""
+        return np.rint(values.astype(np.float64, copy=False) / self.grid).astype(np.int64)
 
     def add_noise(self, total: Integers, stream: Keystream) -> None:
         """Add the noise to the sum, in place."""
@@ -133,6 +139,36 @@ class DistributedMechanism:
     """Honest survivors for certain, ``t - m``: others may add no noise, or know theirs."""
     relation: Relation = Relation.ADD_OR_REMOVE_ONE
     ring_bits: int = RING_BITS
+
+    @classmethod
+    def finest(
+        cls,
+        *,
+        bound: float,
+        coordinate_range: float,
+        noise_multiplier: float,
+        dimension: int,
+        sites: int,
+        honest: int,
+        ring_bits: int = RING_BITS,
+    ) -> Self:
+        """Return the mechanism on the finest grid, of a power of two, whose noisy sums the ring holds.
+
+        Raises:
+            PrivacyError: No grid holds both updates and noise.
+        """
+        deviation = noise_multiplier * bound * (1.0 + MOST_INFLATION) / math.sqrt(honest)
+        reach = sites * min(coordinate_range, bound) + _HEADROOM * math.sqrt(sites) * deviation
+        return cls(
+            bound=bound,
+            coordinate_range=coordinate_range,
+            scale=math.ldexp(1.0, math.floor(math.log2(_USED * 2.0 ** (ring_bits - 1) / reach))),
+            noise_multiplier=noise_multiplier,
+            dimension=dimension,
+            sites=sites,
+            honest=honest,
+            ring_bits=ring_bits,
+        )
 
     def __post_init__(self) -> None:
         values = (self.bound, self.coordinate_range, self.scale, self.noise_multiplier)
