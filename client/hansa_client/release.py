@@ -7,6 +7,7 @@ The order of an update: finite, clipped to the plan's L2 bound, weighted, rounde
 noise added, masked. With differential privacy no size, loss, time or count leaves but those that were noised.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from hansa_common.errors import ReleaseRefused
 from hansa_common.messages import (
     Envelope,
     Evaluated,
+    EvaluateTask,
     MaskedEvaluated,
     MaskedUpdate,
     Message,
@@ -69,8 +71,8 @@ class Release:
         elif isinstance(header, Update):
             assert reply.vector is not None
             message = self._update(task, header, reply.vector, reply.counts["validation"])
-        elif isinstance(header, Evaluated) and getattr(task.header, "subject", "") == "site":
-            message = self._evaluated(task, header, reply)
+        elif isinstance(header, Evaluated) and isinstance(task.header, EvaluateTask) and task.header.subject == "site":
+            message = self._evaluated(task, task.header, header, reply.counts)
         else:
             message = reply  # initial parameters, which the plan's seed gives; and what only a simulation has
         envelope = encode(message)
@@ -144,16 +146,23 @@ class Release:
             counts={"validation": counts} if self._shows_own else {},
         )
 
-    def _evaluated(self, task: Message, header: Evaluated, reply: Message) -> Message:
+    def _evaluated(
+        self, task: Message, asked: EvaluateTask, header: Evaluated, counts: Mapping[str, ClassificationCounts]
+    ) -> Message:
         seconds = 0.0 if self._is_noised else header.seconds
-        counts = reply.counts if self._counts_leave else {}
         if self.masking is None or not self._counts_leave:
-            return Message(header=header.model_copy(update={"seconds": seconds}), counts=counts)
-        sums = evaluation_sums(counts["validation"], counts["test"]) if counts else _NO_SUMS
+            header = header.model_copy(update={"seconds": seconds})
+            return Message(header=header, counts=counts if self._counts_leave else {})
+        sums = evaluation_sums(counts["validation"], counts["test"])
         statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
-        turn = {"round": getattr(task.header, "round"), "attempt": getattr(task.header, "attempt")}  # noqa: B009
         return Message(
-            header=MaskedEvaluated(plan_digest=header.plan_digest, site=header.site, seconds=seconds, **turn),
+            header=MaskedEvaluated(
+                plan_digest=header.plan_digest,
+                round=asked.round,
+                attempt=asked.attempt,
+                site=header.site,
+                seconds=seconds,
+            ),
             sums=sums,
             statement=statement,
             counts=counts if self._shows_own else {},

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -65,7 +65,7 @@ class Decided(Strict):
     Evolution: fields are added as optional; ``format`` counts up when a meaning changes.
     """
 
-    format: int = 1
+    format: Literal[1] = 1
     round: int
     attempt: int
     announcement: str = ""
@@ -244,7 +244,7 @@ class MaskedRounds:
             sums=sums,
             headers={site: headers[site] for site in survivors.sites},
             shown={site: shown[site] for site in survivors.sites if shown[site]},
-            missing={site: missing.get(site, "It came too late.") for site in sorted(missing)},
+            missing=dict(sorted(missing.items())),
             void=decided.void,
         )
 

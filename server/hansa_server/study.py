@@ -186,9 +186,11 @@ class Study:
         """Tell whether a site says what it must; protection, or its policy, keeps the rest at home."""
         privacy = self.plan.privacy
         kept = privacy.differential is not None or privacy.secure_aggregation is not None
-        classes = len(header.class_counts)
-        examples = header.train >= 1 if privacy.weights == "examples" or not kept else not header.train or classes
-        return bool(examples) and (classes == self._classes or (kept and classes == 0))
+        if kept and not header.class_counts:
+            return header.train >= 1 if privacy.weights == "examples" else header.train == 0
+        if header.train < 1 and (privacy.weights == "examples" or not kept):
+            return False
+        return len(header.class_counts) == self._classes
 
     def _masked_rounds(self, exchange: Exchange) -> MaskedRounds:
         """Return what conducts this study's masked rounds."""
