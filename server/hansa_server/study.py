@@ -8,15 +8,13 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
 from hansa_common.messages import (
-    Baseline,
-    BaselineTask,
     Delivered,
     DeliverTask,
     Evaluated,
@@ -34,6 +32,7 @@ from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import counts_leave, num_evaluation_sums, num_round_sums
 from hansa_server import cohort
+from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
 from hansa_server.exchange import Answer, Deadline, Exchange, problem_of
 from hansa_server.masked import Job, MaskedRounds
@@ -48,15 +47,6 @@ from hansa_server.summing import contribution_of, with_noise
 from hansa_server.vectors import HeldUpdates, keep
 
 _MOST_NAMED = 8  # sites in one error message; the report has them all
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Baselines:
-    """What was reached without federation: counts on each site's test split."""
-
-    local_only: dict[str, ClassificationCounts]
-    pooled: dict[str, ClassificationCounts]
-    seconds: float
 
 
 class Study:
@@ -376,25 +366,15 @@ class Study:
         return None
 
     def _baselines(self, exchange: Exchange) -> Baselines:
-        """Train each site alone, and all data pooled, from the same initial parameters with the same budget."""
         self._observer.stage("training the baselines: each site alone, and all data pooled")
-        started = time.monotonic()
         _spec, initial = self._initial(exchange)
-        local, pooled = (
-            Message(header=BaselineTask(plan_digest=self.digest, subject=subject), vector=initial)
-            for subject in ("local", "pooled")
+        trainings = len(self._nodes) + 1
+        return train_baselines(
+            lambda requests: self._ask(exchange, requests, rounds=self.plan.rounds.count * trainings),
+            plan_digest=self.digest,
+            nodes=self._nodes,
+            initial=initial,
         )
-        requests = [(self._nodes[min(self.sites)], pooled)]  # the longest first
-        requests += [(node, local) for node in self._nodes.values()]
-        found: dict[str, dict[str, ClassificationCounts]] = {"local": {}, "pooled": {}}
-        for answer in self._ask(exchange, requests, rounds=self.plan.rounds.count * len(requests)):
-            if answer.message is None or not isinstance(header := answer.message.header, Baseline):
-                raise StudyFailed(f"A baseline could not be trained: {problem_of(answer)}")
-            found[header.subject] |= answer.message.counts
-        if not set(found["local"]) == set(self.sites) <= set(found["pooled"]):
-            raise StudyFailed("A baseline was evaluated at other sites than asked.")
-        pooled_counts = {site: counts for site, counts in found["pooled"].items() if site in self.sites}
-        return Baselines(local_only=found["local"], pooled=pooled_counts, seconds=time.monotonic() - started)
 
     def _ask(
         self,

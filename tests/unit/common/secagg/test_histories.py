@@ -331,6 +331,7 @@ def test_five_hundred_histories(make_league: Any, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_thousand_histories(make_league: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = run(make_league, 10_000, monkeypatch)
     assert outcomes["opened"] > 1000
