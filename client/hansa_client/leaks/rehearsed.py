@@ -66,8 +66,9 @@ def rehearse(
 ) -> Seen:
     """Run the study with canaries and score every example by what the coordinator saw.
 
-    A canary's score is how much its loss falls in a round under what the coordinator reads of its site, on the average
-    of all rounds: the update of the site itself, or the mean update where the plan hides the site's own.
+    A canary's score is how much its loss falls in a round, on the average of all rounds: under what the coordinator
+    reads of its site (the update of the site itself, or the mean update where the plan hides the site's own), and under
+    the common model, which everybody reads. The first says more while canaries are being learned, the second later.
 
     Args:
         plan: With the protection to be measured.
@@ -82,15 +83,16 @@ def rehearse(
     judges = [_Judge(plan, site) for site in planted]
     _, parameters = sites.initial()
     falls = [np.zeros(len(site.canaries)) for site in planted]
+    losses = [judge.losses(parameters, site.canaries) for judge, site in zip(judges, planted, strict=True)]
     views: dict[str, Vector] = {}
     count = rounds or plan.rounds.count
     for number in range(1, count + 1):
         round_ = observed(plan, sites.updates(parameters, number))
         views = {site: parameters + observation.delta for observation in round_.views for site in observation.sites}
-        for place, (judge, site) in enumerate(zip(judges, planted, strict=True)):
-            view = views[site.site.name]
-            falls[place] += judge.losses(parameters, site.canaries) - judge.losses(view, site.canaries)
         parameters = parameters + round_.step
+        for place, (judge, site) in enumerate(zip(judges, planted, strict=True)):
+            before, losses[place] = losses[place], judge.losses(parameters, site.canaries)
+            falls[place] += 2 * before - judge.losses(views[site.site.name], site.canaries) - losses[place]
         tell(number / count)
     return Seen(
         members=-_all(judges, planted, views, "members"),
