@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, hides, others
-from hansa_common.combinations import STRATEGIES, decide
+from hansa_common.combinations import decide
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan, SecureAggregationPlan
 from hansa_common.secagg.terms import colluders, threshold
+from hansa_common.strategies import STRATEGIES
 
 _NEVER: Final = "No example, no name of a file and no text of an error."
 

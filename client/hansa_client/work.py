@@ -37,6 +37,7 @@ from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.seeds import derive_seed
+from hansa_common.strategies import STRATEGIES
 
 _TOLERANCE = 1e-5  # between initial parameters of one seed on two machines
 
@@ -148,6 +149,7 @@ class Work:
         reach("site.train")
         started = time.perf_counter()
         counts = self._procedure.evaluate(parameters, "validation")
+        loss = self._incoming_loss(parameters)
         evaluated = time.perf_counter()
         trained = self._procedure.train(parameters, round_number=task.round, seed=self._seed(task.round))
         ended = time.perf_counter()
@@ -158,11 +160,19 @@ class Work:
             site=self.site.name,
             num_examples=trained.num_examples,
             train_loss=trained.loss,
+            incoming_loss=loss,
             steps=trained.steps,
             seconds=ended - started,
             train_seconds=ended - evaluated,
         )
         return Message(header=header, vector=trained.delta, counts={"validation": counts})
+
+    def _incoming_loss(self, parameters: Vector) -> float | None:
+        """Return the mean loss of the incoming model on the training split, where the strategy asks for it."""
+        if not STRATEGIES[self.plan.aggregation.strategy].training_loss:
+            return None
+        counts = self._procedure.evaluate(parameters, "train")
+        return counts.loss_sum / counts.num_examples
 
     def _seed(self, round_number: int) -> int:
         return derive_seed(self.plan.seed, self.site.index, round_number, "train")

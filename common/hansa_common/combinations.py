@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hansa_common.privacy_plan import DifferentialKind
+from hansa_common.strategies import STRATEGIES, Needs, Traits
 
-Needs = Literal["sum", "all"]
 RingBits = Literal[16, 32]
-
-STRATEGIES: Final[Mapping[str, Needs]] = {"fedavg": "sum"}
-"""What each aggregation strategy must see: the weighted sum of the updates, or every update by itself."""
 
 CODECS: Final[Mapping[str, bool]] = {"float32": True}
 """How an update travels, and whether the sum of what travels is what the sum of the updates would be."""
@@ -45,12 +42,13 @@ def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind 
     Raises:
         KeyError: Nobody decided on this strategy or codec.
     """
-    needs, linear = STRATEGIES[strategy], CODECS[codec]
+    traits, linear = STRATEGIES[strategy], CODECS[codec]
+    needs = traits.needs
     refused = (
         _refused_by_masks(strategy, needs, codec, linear=linear)
         if ring_bits is not None
         else _refused_without_masks(kind)
-    ) or _refused_by_noise(strategy, needs, ring_bits, kind)
+    ) or _refused_by_noise(strategy, traits, ring_bits, kind)
     if refused:
         return Decision(allowed=False, text=refused)
     return Decision(allowed=True, text=f"{_SEES[ring_bits is not None]} {_TELLS[kind]}")
@@ -91,8 +89,13 @@ def _refused_without_masks(kind: DifferentialKind | None) -> str:
     )
 
 
-def _refused_by_noise(strategy: str, needs: Needs, ring_bits: RingBits | None, kind: DifferentialKind | None) -> str:
-    if needs == "all" and kind in ("site_server", "site_distributed"):
+def _refused_by_noise(strategy: str, traits: Traits, ring_bits: RingBits | None, kind: DifferentialKind | None) -> str:
+    if traits.training_loss and kind == "example":
+        return (
+            f"aggregation.strategy = '{strategy}' weighs the sites by their training losses, and differential privacy "
+            "lets no loss out: choose another strategy, or leave out [privacy.differential]."
+        )
+    if traits.needs == "all" and kind in ("site_server", "site_distributed"):
         return (
             f"privacy.differential.kind = '{kind}' adds noise to the sum of the updates, and aggregation.strategy = "
             f"'{strategy}' needs each of them: choose a strategy that needs the sum, or kind = 'example'."

@@ -106,6 +106,8 @@ class Update(_Header):
     site: SiteName
     num_examples: Count
     train_loss: Loss
+    incoming_loss: Loss | None = None
+    """Mean loss of the incoming model on the training split, where the strategy asks for it."""
     steps: Count
     seconds: Seconds
     train_seconds: Seconds

@@ -17,12 +17,13 @@ import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
 from hansa_common.canonical import digest
-from hansa_common.combinations import STRATEGIES, decide
+from hansa_common.combinations import decide
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.models import ARCHITECTURES
 from hansa_common.privacy_plan import PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
+from hansa_common.strategies import STRATEGIES
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]

@@ -158,6 +158,7 @@ class Round:
                 delta=self._held.get(site),
                 num_examples=counted_examples(self._privacy, self.accepted[site].header.num_examples),
                 steps=self.accepted[site].header.steps,
+                loss=self.accepted[site].header.incoming_loss,
             )
             for site in self.cohort
             if site in self.accepted

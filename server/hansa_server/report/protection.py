@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, hides
-from hansa_common.combinations import STRATEGIES, decide
+from hansa_common.combinations import decide
+from hansa_common.strategies import STRATEGIES
 from hansa_server.report import notation
 from hansa_server.results import Masks, Noise, Results
 

@@ -28,12 +28,14 @@ class Contribution:
         delta: ``float32 [P]``, or ``[C]`` of a part; read only.
         num_examples: Size of the site's training split.
         steps: Optimiser steps the site took.
+        loss: Mean loss of the incoming model on the site's training split, where the strategy asks for it.
     """
 
     site: str
     delta: Vector = field(repr=False)
     num_examples: int
     steps: int
+    loss: float | None = None
 
 
 class Strategy(ABC):
@@ -44,6 +46,14 @@ class Strategy(ABC):
     """
 
     options: type[Strict]
+
+    def prepare(self, parameters: Vector, updates: Sequence[Contribution]) -> None:  # noqa: B027 - most rules need none
+        """Look at a round's updates as a whole, before they are stepped part by part: norms, distances, weights.
+
+        Args:
+            parameters: ``float32 [P]``, the current ones.
+            updates: ``float32 [P]`` each, in ascending site id; they may lie in mapped files, so go part by part.
+        """
 
     @abstractmethod
     def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
@@ -86,6 +96,7 @@ def next_parameters(strategy: Strategy, parameters: Vector, updates: Sequence[Co
     """
     if not updates:
         raise RuntimeError("There is no update to fold in.")
+    strategy.prepare(parameters, updates)
     for part in parts(parameters.size):
         with np.errstate(over="ignore"):  # the study refuses a model that is not finite
             following = strategy.step(part, parameters[part], _cut(updates, part)).astype(np.float32)

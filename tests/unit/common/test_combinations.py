@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from hansa_common.combinations import CODECS, STRATEGIES, decide
+from hansa_common.combinations import CODECS, decide
+from hansa_common.strategies import STRATEGIES, Traits
 
 _RINGS = (None, 16, 32)
 _KINDS = (None, "example", "site_server", "site_distributed")
@@ -29,7 +30,7 @@ def test_noise_of_the_sites_is_never_without_masks_that_have_room_for_it(combina
 
 
 def test_a_rule_that_compares_updates_gets_neither_masks_nor_noise_for_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hansa_common.combinations.STRATEGIES", {"median": "all"})
+    monkeypatch.setattr("hansa_common.combinations.STRATEGIES", {"median": Traits(needs="all")})
     allowed = {
         (bits, kind)
         for bits, kind in itertools.product(_RINGS, _KINDS)

@@ -1,4 +1,4 @@
-from hansa_common.combinations import STRATEGIES as DECIDED
+from hansa_common.strategies import STRATEGIES as DECIDED
 from hansa_server.strategies import STRATEGIES
 
 
