@@ -21,7 +21,7 @@ from hansa_common.combinations import decide
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.models import ARCHITECTURES
-from hansa_common.privacy_plan import PrivacyPlan, require_data_independent
+from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.strategies import STRATEGIES
 
@@ -166,7 +166,6 @@ class SourcePlan(Strict):
         return _collect_options(values, "adapter", "path")
 
 
-_FEWEST_MASKED, _MOST_MASKED = 3, 100  # sites that mask together
 _MAX_ALPHA = 1e6  # sites are alike to the last example long before
 
 
@@ -326,9 +325,9 @@ class StudyPlan(Strict):
             )
         sites = self.federation.sites if self.federation else ()
         count = len(sites) or (self.simulation.sites or len(self.simulation.names) if self.simulation else 0)
-        if count and not _FEWEST_MASKED <= count <= _MOST_MASKED and self.privacy.secure_aggregation is not None:
+        if count and not FEWEST_MASKED <= count <= MOST_MASKED and self.privacy.secure_aggregation is not None:
             raise ValueError(
-                f"privacy.secure_aggregation: found {count} sites; allowed is {_FEWEST_MASKED} to {_MOST_MASKED}, for "
+                f"privacy.secure_aggregation: found {count} sites; allowed is {FEWEST_MASKED} to {MOST_MASKED}, for "
                 "of two sites each knows the other's update from the sum."
             )
 
