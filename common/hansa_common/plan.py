@@ -7,6 +7,7 @@ Evolution: ``format`` counts up when a meaning changes; keys are added with a de
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from hansa_common.errors import PlanError, UsageError
 from hansa_common.models import ARCHITECTURES
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
-from hansa_common.strategies import STRATEGIES
+from hansa_common.strategies import traits_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -113,6 +114,10 @@ class TrainingPlan(Strict):
         if self.optimizer == "adam" and self.momentum:
             raise ValueError(f"momentum: found {self.momentum:g}; allowed is 0 with optimizer = 'adam'.")
         return self
+
+    def steps_of_round(self, examples: int) -> int:
+        """Return how many optimiser steps a site with so many training examples takes in a round."""
+        return self.steps or (self.epochs or 1) * math.ceil(examples / self.batch_size)
 
 
 class AggregationPlan(Strict):
@@ -277,6 +282,7 @@ class StudyPlan(Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         self._check_model()
+        self._check_aggregation()
         if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(
             self.data.classes
         ):
@@ -301,11 +307,8 @@ class StudyPlan(Strict):
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
         if masked is None and noised is None:
             return
-        strategy = self.aggregation.strategy
-        if strategy not in STRATEGIES:
-            raise ValueError(f"privacy: nobody decided whether aggregation.strategy = '{strategy}' may be combined.")
         decision = decide(
-            strategy=strategy,
+            strategy=self.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
             kind=noised.kind if noised else None,
             codec="float32",
@@ -347,6 +350,15 @@ class StudyPlan(Strict):
             raise ValueError(error.message) from None
         except ValueError as error:
             raise ValueError(f"model.name: {error}") from None
+
+    def _check_aggregation(self) -> None:
+        """Hold the strategy against what is known without its code; the coordinator checks the rest of its options."""
+        traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
+        if traits.options is not None:
+            try:
+                parse_options(traits.options, self.aggregation.options, section="aggregation")
+            except PlanError as error:
+                raise ValueError(error.message) from None
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
         sites = simulation.sites or len(simulation.names) or None

@@ -11,7 +11,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -74,6 +74,8 @@ class Round:
             weight it may use, and of its validation split.
         held: Where updates wait until the round closes.
         privacy: What protects the updates: no site is taken at its word that it clipped.
+        tells_loss: The strategy asks for the loss of the incoming model; it comes then, and only then.
+        steps: How many a site with so many training examples takes, where the strategy weighs updates by them.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class Round:
         examples: Mapping[str, tuple[int, int]],
         held: Held,
         privacy: PrivacyPlan,
+        tells_loss: bool = False,
+        steps: Callable[[int], int] | None = None,
     ) -> None:
         self.plan_digest = plan_digest
         self.number = number
@@ -102,6 +106,8 @@ class Round:
         self._examples = examples
         self._held = held
         self._privacy = privacy
+        self._tells_loss = tells_loss
+        self._steps = steps
         self._phase = Phase.OPEN
 
     @property
@@ -193,8 +199,24 @@ class Round:
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
         if not math.isfinite(header.train_loss):
             raise UpdateRefused(f"{site} sent a training loss that is not finite.", site=site)
+        self._check_incoming_loss(site, header.incoming_loss)
+        if self._steps is not None and header.steps != (due := self._steps(header.num_examples)):
+            raise UpdateRefused(f"{site} says it took {header.steps:,} steps; the plan asks for {due:,}.", site=site)
         self._check_size(site, delta)
         return header, delta
+
+    def _check_incoming_loss(self, site: str, loss: float | None) -> None:
+        """Hold the loss of the incoming model against what the strategy asks for: it weighs the site's update."""
+        if (loss is not None) != self._tells_loss:
+            told = (
+                "did not tell the loss of the incoming model" if loss is None else "told a loss that nobody asked for"
+            )
+            raise UpdateRefused(f"{site} {told}.", site=site)
+        if loss is not None and not 0.0 <= loss <= _LARGEST:  # NaN is refused as well
+            raise UpdateRefused(
+                f"{site} sent a loss of the incoming model that is negative, not finite or beyond {_LARGEST:g}.",
+                site=site,
+            )
 
     def _check_size(self, site: str, delta: Vector) -> None:
         """Hold the values of an update against what training can give and the plan allows."""

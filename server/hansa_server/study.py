@@ -31,6 +31,7 @@ from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import counts_leave, num_evaluation_sums, num_round_sums
+from hansa_common.strategies import STRATEGIES
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
@@ -82,7 +83,8 @@ class Study:
         self.delivered: dict[str, str] = {}  # site -> why it did not get the model; empty where it did
         self._folder = folder
         self._observer = observer
-        self._strategy = build_strategy(plan.aggregation)
+        self._strategy = build_strategy(plan.aggregation, plan.training)
+        self._traits = STRATEGIES[plan.aggregation.strategy]
         self._nodes: dict[str, int] = {}
         self._classes = len(plan.data.classes)
         self._bytes = {"up": 0, "down": 0}  # before a resume
@@ -168,6 +170,7 @@ class Study:
                 self.sites[header.site], self._nodes[header.site] = header, answer.node
         self._observer.opened(self.sites, self.unopened)
         self._need(len(self.sites), len(nodes), self.unopened, "The study could not be opened")
+        self._strategy.require(self.sites)
         size = self.plan.rounds.sites_per_round
         if size is not None and size > len(self.sites):
             raise StudyFailed(f"A round needs {size} sites; {len(self.sites)} could open the study.")
@@ -230,6 +233,8 @@ class Study:
             examples={site: (self.sites[site].train, self.sites[site].validation) for site in sites},
             held=held,
             privacy=self.plan.privacy,
+            tells_loss=self._traits.training_loss,
+            steps=self.plan.training.steps_of_round if self._traits.weighs_steps else None,
         )
         self._observer.round_started(number, sites)
         header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)

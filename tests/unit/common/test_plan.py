@@ -2,6 +2,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hansa_common.errors import PlanError, SettingsError
 from hansa_common.models.cnn import CNNOptions
-from hansa_common.plan import Partition, StudyPlan, dump_plan, parse_plan, read_plan
+from hansa_common.plan import AggregationPlan, Partition, StudyPlan, dump_plan, parse_plan, read_plan
 
 Plan = dict[str, Any]
 _GONE = object()
@@ -44,7 +45,7 @@ _IMAGES: Plan = {
         "precision": "float32",
         "augmentation": {"flip": True, "crop": 4, "noise": 0.1, "mixup": 0.2},
     },
-    "aggregation": {"strategy": "fedprox", "mu": 0.01},
+    "aggregation": {"strategy": "fedavgm", "momentum": 0.5},
     "rounds": {"count": 10, "sites_per_round": 3, "quorum": 0.5, "deadline_seconds": 60.0},
     "evaluation": {"validation": 0.2, "test": 0.1},
     "federation": {"sites": ["Bergen", "Visby"]},
@@ -242,7 +243,7 @@ def test_a_good_plan_is_read(plan: Plan) -> None:
 def test_options_lie_beside_the_name() -> None:
     plan = parse_plan(_IMAGES)
     assert plan.model_options() == CNNOptions(filters=(8, 16, 16), dense=32)
-    assert plan.aggregation.options == {"mu": 0.01}
+    assert plan.aggregation.options == {"momentum": 0.5}
     assert plan.simulation is not None
     assert plan.simulation.data.options == {"limit": 100}
 
@@ -262,6 +263,18 @@ def test_a_wrong_plan_is_refused_with_path_and_reason(
     assert str(caught.value).startswith(f"study.toml: {path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_strategy_is_refused_when_the_plan_is_read(make_plan: Callable[..., StudyPlan]) -> None:
+    with pytest.raises(PlanError, match=r"^aggregation\.strategy: .*Did you mean 'fedavg'\? Allowed: ") as caught:
+        make_plan(aggregation={"strategy": "fedavgg"})
+    assert caught.value.path == "aggregation.strategy"
+
+
+def test_a_rule_derived_from_sgd_is_refused_with_another_optimiser(make_plan: Callable[..., StudyPlan]) -> None:
+    make_plan(aggregation={"strategy": "fednova"}, training={"momentum": 0.9})
+    with pytest.raises(PlanError, match=r"^training\.optimizer: found 'adam'; allowed is 'sgd' with .*'fednova'"):
+        make_plan(aggregation={"strategy": "fednova"}, training={"optimizer": "adam"})
 
 
 def test_all_wrong_keys_are_named_at_once() -> None:
@@ -381,6 +394,7 @@ def test_the_simulation_is_outside_the_digest(place: str, value: object) -> None
 
 def test_the_digest_does_not_move_between_versions() -> None:
     plan = parse_plan({key: value for key, value in _ARRAYS.items() if key != "simulation"})
+    plan = plan.model_copy(update={"aggregation": AggregationPlan(strategy="fedprox", options={"mu": 0.01})})
     # Another digest means that sites must approve every study anew: say so in the changelog.
     assert plan.digest() == "8aeb60080ed4174fb86d9950d196534d4e5b311c3c5cb5b6fd6b5d9ab86f98db"
 

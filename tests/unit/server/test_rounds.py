@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -10,6 +11,7 @@ from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Evaluated, Message, Update
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
+from hansa_common.plan import TrainingPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan
 from hansa_server.rounds import Phase, Round, quorum_of
 from hansa_server.strategies import next_parameters
@@ -57,7 +59,7 @@ def reply(
     return Message(header=Update(**(header | changes)), vector=vector, counts={name: counts() for name in names})
 
 
-def make(*, quorum: float = 0.5, shelf: Shelf | None = None, privacy: PrivacyPlan | None = None) -> Round:
+def make(*, quorum: float = 0.5, shelf: Shelf | None = None, privacy: PrivacyPlan | None = None, **asked: Any) -> Round:
     return Round(
         plan_digest=DIGEST,
         number=2,
@@ -69,6 +71,7 @@ def make(*, quorum: float = 0.5, shelf: Shelf | None = None, privacy: PrivacyPla
         examples={site: (10 + ord(site), 2) for site in SITES},
         held=shelf or Shelf(),
         privacy=privacy or PrivacyPlan(),
+        **asked,
     )
 
 
@@ -195,6 +198,42 @@ def test_nothing_is_taken_in_after_the_deadline() -> None:
 )
 def test_the_quorum_is_rounded_up(share: float, sites: int, needed: int) -> None:
     assert quorum_of(share, sites) == needed
+
+
+_LOSSES: dict[str, float | None] = {
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "negative": -1e-9,
+    "a giant": 1e30,
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("loss", _LOSSES.values(), ids=_LOSSES.keys())
+def test_a_loss_that_would_weigh_an_update_is_refused_by_name(loss: float | None) -> None:
+    current = make(tells_loss=True)
+    message = reply("b", incoming_loss=0.0)
+    header = message.header.model_copy(update={"incoming_loss": loss})  # as if the header's own limits were not there
+    with pytest.raises(UpdateRefused, match=r"^b .*loss") as caught:
+        current.receive("b", replace(message, header=header))
+    assert caught.value.site == "b"
+    for site in ("a", "c", "d"):
+        current.receive(site, reply(site, incoming_loss=0.5))
+    assert current.tick(0.0) is Phase.COUNTS
+    assert [update.loss for update in current.contributions()] == [0.5] * 3
+
+
+def test_a_loss_that_nobody_asked_for_is_refused() -> None:
+    with pytest.raises(UpdateRefused, match="nobody asked for"):
+        make().receive("b", reply("b", incoming_loss=0.5))
+
+
+def test_steps_that_weigh_an_update_are_those_of_the_plan() -> None:
+    current = make(steps=TrainingPlan(epochs=3, batch_size=50).steps_of_round)
+    current.receive("a", reply("a", steps=9))  # 107 examples, three batches
+    with pytest.raises(UpdateRefused, match="b says it took 1 steps; the plan asks for 9"):
+        current.receive("b", reply("b", steps=1))
+    make().receive("b", reply("b", steps=1))
 
 
 _CLIPPED = PrivacyPlan(clipping_bound=1.0)
