@@ -52,6 +52,8 @@ class Accepted:
 
     header: Update
     counts: ClassificationCounts | None = field(repr=False)
+    norm: float | None = None
+    """L2 norm of its delta; not kept with differential privacy, which nobody accounted it to."""
 
 
 def quorum_of(share: float, sites: int) -> int:
@@ -124,11 +126,11 @@ class Round:
         """
         self._must_wait_for(site)
         try:
-            update, delta = self._check(site, message)
+            update, delta, norm = self._check(site, message)
         except UpdateRefused as error:
             self.fail(site, str(error))
             raise
-        self.accepted[site] = Accepted(header=update, counts=message.counts.get("validation"))
+        self.accepted[site] = Accepted(header=update, counts=message.counts.get("validation"), norm=norm)
         self._held.put(site, delta)
 
     def fail(self, site: str, reason: str) -> None:
@@ -170,7 +172,7 @@ class Round:
             if site in self.accepted
         ]
 
-    def _check(self, site: str, message: Message) -> tuple[Update, Vector]:
+    def _check(self, site: str, message: Message) -> tuple[Update, Vector, float | None]:
         """Hold a reply against the plan and against what was asked."""
         header, delta = message.header, message.vector
         if not isinstance(header, Update) or delta is None:
@@ -202,8 +204,8 @@ class Round:
         self._check_incoming_loss(site, header.incoming_loss)
         if self._steps is not None and header.steps != (due := self._steps(header.num_examples)):
             raise UpdateRefused(f"{site} says it took {header.steps:,} steps; the plan asks for {due:,}.", site=site)
-        self._check_size(site, delta)
-        return header, delta
+        norm = self._check_size(site, delta)
+        return header, delta, norm if self._privacy.differential is None else None
 
     def _check_incoming_loss(self, site: str, loss: float | None) -> None:
         """Hold the loss of the incoming model against what the strategy asks for: it weighs the site's update."""
@@ -218,8 +220,8 @@ class Round:
                 site=site,
             )
 
-    def _check_size(self, site: str, delta: Vector) -> None:
-        """Hold the values of an update against what training can give and the plan allows."""
+    def _check_size(self, site: str, delta: Vector) -> float:
+        """Hold the values of an update against what training can give and the plan allows; return its L2 norm."""
         size = largest(delta)
         if not math.isfinite(size):
             raise UpdateRefused(
@@ -233,13 +235,14 @@ class Round:
                 site=site,
                 advice="Its training diverged, or it is faulty; the other sites go on.",
             )
-        bound = self._privacy.update_bound
-        if bound is not None and (norm := l2_norm(delta)) > bound:
+        bound, norm = self._privacy.update_bound, l2_norm(delta)
+        if bound is not None and norm > bound:
             raise UpdateRefused(
                 f"{site} sent an update of norm {norm:.6g}; the plan's clipping bound is {bound:g}.",
                 site=site,
                 advice="It did not clip: it runs another release step than the plan asks for.",
             )
+        return norm
 
     def _counts_fit(self, counts: Mapping[str, ClassificationCounts], validation: int) -> bool:
         """Tell whether these are the counts that the plan lets out."""

@@ -37,6 +37,7 @@ from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
 from hansa_server.exchange import Answer, Deadline, Exchange, problem_of
 from hansa_server.masked import Job, MaskedRounds
+from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
 from hansa_server.protected import require_budget
 from hansa_server.results import RoundResult
@@ -72,6 +73,7 @@ class Study:
         self.sites: dict[str, Opened] = {}
         self.unopened: dict[str, str] = {}
         self.rounds: list[RoundResult] = []
+        self.noticed = Noticed()
         self.closing: Closing | None = None
         self.parameters: Vector | None = None
         self.spec: ParameterSpec | None = None
@@ -139,15 +141,27 @@ class Study:
             self.spec, self.parameters = self._initial(exchange)
         require_budget(self.plan, self.names, dimension=self.parameters.size)
         self.setup_seconds += time.monotonic() - started
+        if self.rounds:
+            self.noticed.replay(self._sight())
+        self._notice()
         for number in range(len(self.rounds) + 1, self.plan.rounds.count + 1):
             result = self._masked_round(exchange, number) if self._masked else self._round(exchange, number)
             self.rounds.append(result)
             self.rounds_seconds += result.seconds
             self._checkpoint()
             self._observer.round_closed(result)
+            self._notice()
         self.closing = self._close(exchange)
         if self._with_baselines:
             self.baselines = self._baselines(exchange)
+
+    def _sight(self) -> Sight:
+        return Sight(plan=self.plan, sites=self.sites, spec=self.spec, rounds=self.rounds)
+
+    def _notice(self) -> None:
+        """Tell what is new since the last look."""
+        for notice in self.noticed.look(self._sight()):
+            self._observer.noticed(notice)
 
     def _open(self, exchange: Exchange) -> None:
         """Have every site check its data; go on with those that can, if they are enough."""

@@ -277,3 +277,13 @@ def test_with_noise_for_a_site_its_size_and_counts_are_neither_needed_nor_taken(
     current.receive("d", _untold("d"))
     assert current.tick(0.0) is Phase.COUNTS
     assert [update.num_examples for update in current.contributions()] == [1, 1]
+
+
+def test_the_norm_of_an_update_is_kept_but_not_with_noise_that_the_server_adds_later() -> None:
+    """Published, it would tell more of a site than was accounted for."""
+    bare, noised = make(), make(privacy=_NOISED)
+    bare.receive("a", reply("a", vector=_unit_vector(0.5)))
+    noised._examples = dict.fromkeys(SITES, (0, 0))
+    noised.receive("a", _untold("a"))
+    assert bare.accepted["a"].norm == pytest.approx(0.5)
+    assert noised.accepted["a"].norm is None
