@@ -20,16 +20,16 @@ from pydantic import AfterValidator, Field, model_validator
 from hansa_common.canonical import digest
 from hansa_common.combinations import decide
 from hansa_common.contract import DataContract, Text
-from hansa_common.errors import PlanError, UsageError
-from hansa_common.models import ARCHITECTURES
+from hansa_common.errors import PlanError
+from hansa_common.model_plan import ModelPlan
+from hansa_common.models.fitting import check_model, model_options
+from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.strategies import traits_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Scalar = bool | int | float | str
-Options = dict[str, Scalar | tuple[Scalar, ...]]
 
 
 def _matching(pattern: str, words: str) -> AfterValidator:
@@ -50,26 +50,6 @@ StudyName = Annotated[
     str,
     _matching("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens, the first no hyphen"),
 ]
-
-
-def _collect_options(values: Any, *fixed: str) -> Any:
-    """Gather all keys beside ``fixed`` into ``options``, which the named implementation checks."""
-    if isinstance(values, Mapping) and "options" not in values:
-        options = {key: value for key, value in values.items() if key not in fixed}
-        return {key: value for key, value in values.items() if key in fixed} | {"options": options}
-    return values
-
-
-class ModelPlan(Strict):
-    """``[model]``: a name from ``hansa_common.models``, and its options beside it."""
-
-    name: Text
-    options: Options = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, values: Any) -> Any:
-        return _collect_options(values, "name")
 
 
 class AugmentationPlan(Strict):
@@ -129,7 +109,7 @@ class AggregationPlan(Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, values: Any) -> Any:
-        return _collect_options(values, "strategy")
+        return collect_options(values, "strategy")
 
 
 class RoundsPlan(Strict):
@@ -168,7 +148,7 @@ class SourcePlan(Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, values: Any) -> Any:
-        return _collect_options(values, "adapter", "path")
+        return collect_options(values, "adapter", "path")
 
 
 _MAX_ALPHA = 1e6  # sites are alike to the last example long before
@@ -281,7 +261,7 @@ class StudyPlan(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        self._check_model()
+        check_model(self.model, self.data, self.training, self.privacy.differential)
         self._check_aggregation()
         if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(
             self.data.classes
@@ -334,23 +314,6 @@ class StudyPlan(Strict):
                 "of two sites each knows the other's update from the sum."
             )
 
-    def _check_model(self) -> None:
-        try:
-            architecture = ARCHITECTURES.find(self.model.name)
-        except UsageError as error:
-            raise ValueError(f"model.name: {error}") from None
-        if self.data.kind not in architecture.accepts:
-            raise ValueError(
-                f"model.name: '{self.model.name}' does not learn from data.kind = '{self.data.kind}'; allowed is "
-                f"{', '.join(sorted(architecture.accepts))}."
-            )
-        try:
-            architecture.check(self.model_options(), self.data)
-        except PlanError as error:
-            raise ValueError(error.message) from None
-        except ValueError as error:
-            raise ValueError(f"model.name: {error}") from None
-
     def _check_aggregation(self) -> None:
         """Hold the strategy against what is known without its code; the coordinator checks the rest of its options."""
         traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
@@ -380,10 +343,7 @@ class StudyPlan(Strict):
         Raises:
             PlanError: An option is unknown or wrong; the path starts with ``model``.
         """
-        options: Strict = parse_options(
-            ARCHITECTURES.find(self.model.name).options, self.model.options, section="model"
-        )
-        return options
+        return model_options(self.model)
 
     def approved(self) -> "StudyPlan":
         """Return the part that sites approve: everything but ``[simulation]``."""
@@ -426,16 +386,6 @@ def dump_plan(plan: StudyPlan) -> str:
     for section in sections:
         section.update(section.pop("options"))
     return tomli_w.dumps(values)
-
-
-def parse_options(options: type[Strict], values: Options, *, section: str) -> Any:
-    """Check the options of a named implementation against its own type.
-
-    Raises:
-        PlanError: With the path ``section.key``.
-    """
-    wrapper = type("Wrapper", (Strict,), {"__annotations__": {section: options}})
-    return getattr(parse(wrapper, {section: values}, error=PlanError), section)
 
 
 def parse_plan(values: Mapping[str, Any], *, origin: str = "") -> StudyPlan:

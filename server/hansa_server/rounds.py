@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from hansa_common.errors import UpdateRefused
+from hansa_common.errors import StudyFailed, UpdateRefused
 from hansa_common.messages import Message, Update
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector, l2_norm, largest
@@ -24,6 +24,7 @@ from hansa_common.privacy_plan import PrivacyPlan
 from hansa_common.protection import counted_examples, counts_leave
 from hansa_server.strategies import Contribution
 
+_MOST_NAMED = 8  # sites in one error message; the report has them all
 _LARGEST = 1e9
 """No training changes a parameter by more; 3e38 of one site would end in infinity for all."""
 
@@ -59,6 +60,31 @@ class Accepted:
 def quorum_of(share: float, sites: int) -> int:
     """Return how many of ``sites`` a share of them is, rounded up, at least one."""
     return max(1, math.ceil(round(share * sites, 9)))  # 0.7 * 10 is a little more than 7
+
+
+def require_quorum(share: float, found: int, asked: int, failed: Mapping[str, str], what: str) -> None:
+    """Return if enough sites delivered.
+
+    Args:
+        share: Of those asked that must deliver.
+        found: How many did.
+        asked: How many were asked.
+        failed: Why each of the others did not.
+        what: What fails without them, the beginning of a sentence.
+
+    Raises:
+        StudyFailed: They are too few; the text says who is missing and why.
+    """
+    needed = quorum_of(share, asked)
+    if found >= needed:
+        return
+    lines = [f"  {site}: {reason}" for site, reason in sorted(failed.items())]
+    if len(lines) > _MOST_NAMED:
+        lines[_MOST_NAMED:] = [f"  and {len(lines) - _MOST_NAMED} more"]
+    raise StudyFailed(
+        "\n".join([f"{what}: {found} of {asked} sites delivered, the quorum is {needed}.", *lines]),
+        advice="Mend what the sites report, or lower rounds.quorum in a new plan.",
+    )
 
 
 class Round:

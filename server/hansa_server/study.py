@@ -6,7 +6,6 @@ Opening exchange (every site checks its data), initial parameters, rounds with a
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,20 +34,18 @@ from hansa_common.strategies import STRATEGIES
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
-from hansa_server.exchange import Answer, Deadline, Exchange, problem_of
+from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, problem_of
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
 from hansa_server.protected import require_budget
 from hansa_server.results import RoundResult
 from hansa_server.round_results import masked_result, round_result
-from hansa_server.rounds import Phase, Round, quorum_of
+from hansa_server.rounds import Phase, Round, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
 from hansa_server.vectors import HeldUpdates, keep
-
-_MOST_NAMED = 8  # sites in one error message; the report has them all
 
 
 class Study:
@@ -403,30 +400,13 @@ class Study:
         rounds: int = 1,
         deadline: Deadline | None = None,
     ) -> Iterator[Answer]:
-        """Yield one answer for each request; a node that is silent until the deadline has failed."""
+        """Yield one answer for each request; by default within a round's time."""
         deadline = deadline or Deadline(self.plan.rounds.deadline_seconds * rounds)
-        silent = Counter(node for node, _message in requests)
-
-        def heard(answer: Answer) -> Answer:
-            silent[answer.node] -= 1
-            return answer
-
-        # no name for an answer here: its array may be as large as the model, and only the caller may hold it
-        yield from map(heard, exchange.ask(requests, deadline=deadline, classes=self._classes))
-        for node in silent.elements():
-            yield Answer(node=node, failure="It did not reply before the deadline.")
+        return ask_each(exchange, requests, deadline=deadline, classes=self._classes)
 
     def _need(self, found: int, asked: int, failed: Mapping[str, str], what: str) -> None:
         """Stop below the quorum, and say who is missing and why."""
-        needed = quorum_of(self.plan.rounds.quorum, asked)
-        if found < needed:
-            lines = [f"  {site}: {reason}" for site, reason in sorted(failed.items())]
-            if len(lines) > _MOST_NAMED:
-                lines[_MOST_NAMED:] = [f"  and {len(lines) - _MOST_NAMED} more"]
-            raise StudyFailed(
-                "\n".join([f"{what}: {found} of {asked} sites delivered, the quorum is {needed}.", *lines]),
-                advice="Mend what the sites report, or lower rounds.quorum in a new plan.",
-            )
+        require_quorum(self.plan.rounds.quorum, found, asked, failed, what)
 
     def _checkpoint(self) -> None:
         reach("study.checkpoint.before")

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.mapping import give_back
 from hansa_common.parameters import Accumulator, Vector, add_scaled, parts
-from hansa_common.plan import AggregationPlan, TrainingPlan, parse_options
+from hansa_common.plan import AggregationPlan, TrainingPlan
+from hansa_common.plan_options import parse_options
 from hansa_common.registry import Registry
 from hansa_common.settings import Strict
 

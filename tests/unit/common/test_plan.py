@@ -126,7 +126,7 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
     ("model", _GONE, "", "required and missing"),
     ("model", "cnn", "", "found 'cnn'; allowed is a table of keys."),
     ("model.name", _GONE, "", "required and missing"),
-    ("model.name", "cn", "", "There is no model named 'cn'. Did you mean 'cnn'? Allowed: cnn, logistic, mlp."),
+    ("model.name", "cn", "", "There is no model named 'cn'. Did you mean 'cnn'? Allowed: cnn, cnn1d, cox,"),
     ("model.filters", [8, 16], "", "found [8, 16]; item 3 is missing."),
     ("model.filters", [8, 16, 0], "model.filters[2]", "found 0; allowed is at least 1."),
     ("model.dense", 5_000, "", "found 5000; allowed is at most 4096."),
@@ -203,7 +203,7 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
 ]
 _WRONG_TABLE: list[tuple[str, object, str, str]] = [
     ("model.name", "cnn", "", "'cnn' does not learn from data.kind = 'table'; allowed is image."),
-    ("model.dense", 3, "", "unknown key. No options are allowed here."),
+    ("model.dense", 3, "", "unknown key. Allowed: initial, outputs."),
     ("data.height", 3, "", "unknown key. Allowed: classes, columns, kind, label, minimum_examples, standardise."),
     ("data.standardize", "site", "", "Did you mean 'standardise'?"),
     ("data.label", _GONE, "", "required and missing"),
@@ -226,6 +226,9 @@ _WRONG_ARRAYS: list[tuple[str, object, str, str]] = [
     ("data.shape", [0], "data.shape[0]", "found 0; allowed is at least 1."),
     ("data.shape", [1, 1, 1, 1, 1], "", "allowed is a list of length 4 or less."),
     ("data.minimum", 1.0, "data", "minimum 1 is not below maximum 1."),
+    ("model", {"name": "cox"}, "model.name", "'cox' does not learn classes, which the data contract asks for; it lear"),
+    ("model", {"name": "vae"}, "model.name", "'vae' does not learn classes"),
+    ("model", {"name": "gru", "vocabulary": 3}, "model.name", "token ids are an array of shape [steps]"),
     ("data.shap", [1], "", "Did you mean 'shape'? Allowed: classes, kind, maximum, minimum, minimum_examples, shape."),
 ]
 _WRONG = [
@@ -233,6 +236,35 @@ _WRONG = [
     *((_TABLE, *case) for case in _WRONG_TABLE),
     *((_ARRAYS, *case) for case in _WRONG_ARRAYS),
 ]
+
+
+@pytest.mark.parametrize("augmentation", [{"noise": 0.1}, {"mixup": 0.2}])
+def test_token_ids_are_not_blended_and_get_no_noise(augmentation: Plan) -> None:
+    data = {"kind": "array", "shape": [5], "classes": ["no", "yes"], "minimum": 0.0, "maximum": 6.0}
+    plan = {**_ARRAYS, "model": {"name": "gru", "vocabulary": 7}, "data": data}
+    parse_plan(plan)
+    with pytest.raises(PlanError, match="noise and mixup are for numbers"):
+        parse_plan(_changed(plan, "training.augmentation", augmentation))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({"name": "gru"}, "computes a recurrent layer as a whole"),
+        ({"name": "lstm"}, "computes a recurrent layer as a whole"),
+    ],
+)
+def test_a_model_without_a_gradient_of_one_example_is_not_for_private_training(model: Plan, reason: str) -> None:
+    differential = {"kind": "example", "clipping_bound": 1.0, "noise_multiplier": 1.0, "epsilon": 8.0, "delta": 1e-5}
+    plan = {
+        **_ARRAYS,
+        "training": {"steps": 3},
+        "privacy": {"weights": "equal", "differential": {**differential, "sampling_rate": 0.1}},
+        "aggregation": {},
+    }
+    parse_plan({**plan, "model": {"name": "cnn1d", "filters": [4]}})
+    with pytest.raises(PlanError, match=f"'example' is not for model.name = '{model['name']}'.*{reason}"):
+        parse_plan({**plan, "model": model})
 
 
 @pytest.mark.parametrize("plan", [_IMAGES, _TABLE, _ARRAYS], ids=["image", "table", "array"])
