@@ -26,7 +26,7 @@ from hansa_common.models.fitting import check_model, model_options
 from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
-from hansa_common.strategies import traits_of
+from hansa_common.strategies import FLTrustOptions, traits_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -315,13 +315,18 @@ class StudyPlan(Strict):
             )
 
     def _check_aggregation(self) -> None:
-        """Hold the strategy against what is known without its code; the coordinator checks the rest of its options."""
+        """Hold the strategy against what is known without its code; the coordinator checks the rest."""
         traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
-        if traits.options is not None:
-            try:
-                parse_options(traits.options, self.aggregation.options, section="aggregation")
-            except PlanError as error:
-                raise ValueError(error.message) from None
+        if traits.options is None:
+            return
+        try:
+            options = parse_options(traits.options, self.aggregation.options, section="aggregation")
+        except PlanError as error:
+            raise ValueError(error.message) from None
+        if isinstance(options, FLTrustOptions):
+            sites = self.federation.sites if self.federation else ()
+            named = self.simulation.names if self.simulation else ()
+            options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
         sites = simulation.sites or len(simulation.names) or None
