@@ -26,7 +26,7 @@ from hansa_common.messages import (
     Update,
     encode,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy import clip_l2
@@ -103,7 +103,7 @@ class Release:
             header = header.model_copy(update={"train": known, "validation": 0, "test": 0, "class_counts": ()})
         return self.masking.introduce(header) if self.masking is not None else header
 
-    def _update(self, task: Message, header: Update, delta: Vector, counts: ClassificationCounts) -> Message:
+    def _update(self, task: Message, header: Update, delta: Vector, counts: Counts) -> Message:
         if delta.dtype != "float32" or delta.shape != (self.parameters,):
             raise ReleaseRefused(
                 f"The update is {delta.dtype} {list(delta.shape)}; the plan's model has float32 [{self.parameters}].",
@@ -125,9 +125,7 @@ class Release:
             header = header.model_copy(update=untold)
         return Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
 
-    def _masked_update(
-        self, masking: Masking, task: Message, header: Update, delta: Vector, counts: ClassificationCounts
-    ) -> Message:
+    def _masked_update(self, masking: Masking, task: Message, header: Update, delta: Vector, counts: Counts) -> Message:
         vector = encode_update(self.plan, masking.terms, delta, header.num_examples)
         sums = round_sums(counts, header) if self._counts_leave else _NO_SUMS
         statement = masking.cover(task, vector, sums)
@@ -147,7 +145,7 @@ class Release:
         )
 
     def _evaluated(
-        self, task: Message, asked: EvaluateTask, header: Evaluated, counts: Mapping[str, ClassificationCounts]
+        self, task: Message, asked: EvaluateTask, header: Evaluated, counts: Mapping[str, Counts]
     ) -> Message:
         seconds = 0.0 if self._is_noised else header.seconds
         if self.masking is None or not self._counts_leave:

@@ -278,13 +278,7 @@ class StudyPlan(Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         self._check_model()
-        if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(
-            self.data.classes
-        ):
-            raise ValueError(
-                f"training.class_weights: {len(self.training.class_weights)} weights for {len(self.data.classes)} "
-                "classes; allowed is one for each."
-            )
+        self._check_target()
         augmentation = self.training.augmentation
         if self.data.kind != "image" and (augmentation.flip or augmentation.crop):
             raise ValueError(f"training.augmentation: flip and crop are for images; data.kind is '{self.data.kind}'.")
@@ -297,6 +291,24 @@ class StudyPlan(Strict):
             self._check_simulation(self.simulation)
         self._check_privacy()
         return self
+
+    def _check_target(self) -> None:
+        weights, target = self.training.class_weights, self.data.target
+        if isinstance(weights, tuple) and len(weights) != len(self.data.classes):
+            raise ValueError(
+                f"training.class_weights: {len(weights)} weights for {len(self.data.classes)} classes; allowed is one "
+                "for each."
+            )
+        if target is None:
+            return
+        noised = self.privacy.differential
+        for key, is_set in (
+            ("training.class_weights", weights != "none"),
+            ("training.augmentation.mixup", bool(self.training.augmentation.mixup)),
+            ("privacy.differential.kind = 'example'", noised is not None and noised.kind == "example"),
+        ):
+            if is_set:
+                raise ValueError(f"{key} is for classes; data.target.kind is '{target.kind}'.")
 
     def _check_privacy(self) -> None:
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
@@ -357,7 +369,7 @@ class StudyPlan(Strict):
                 f"rounds.sites_per_round: found {per_round}; allowed is at most {sites}, the sites there are."
             )
         partition = Partition.parse(simulation.partition)
-        if partition.labels_per_site > len(self.data.classes):
+        if self.data.target is None and partition.labels_per_site > len(self.data.classes):
             raise ValueError(
                 f"simulation.partition: '{simulation.partition}' asks for more labels than the "
                 f"{len(self.data.classes)} classes."
@@ -389,6 +401,8 @@ class StudyPlan(Strict):
         values = self.approved().model_dump(mode="json")
         if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
             del values["privacy"]
+        if self.data.target is None:
+            del values["data"]["target"]
         return digest(values)
 
 

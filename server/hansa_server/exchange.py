@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hansa_common.messages import Message, Refusal
+from hansa_common.metrics import CountsKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +57,12 @@ class Exchange(Protocol):
     def nodes(self) -> Sequence[int]:
         """Return the nodes that are there."""
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, kind: CountsKind) -> Iterator[Answer]:
         """Send each node its message and yield the answers, one for each request, in order of arrival.
 
         Ends when all have answered or the deadline has passed; the others are not waited for any more. Requests that
-        share one ``Message`` object share its bytes too. ``classes`` is ``K``, to parse counts.
+        share one ``Message`` object share its bytes too. ``kind`` is that of the counts in
+        the answers.
 
         Raises:
             StudyInterrupted: The operator stopped the study.

@@ -6,11 +6,17 @@ Evolution: ``format`` counts up when a meaning changes; keys are added, never re
 
 from typing import Literal
 
+from pydantic import Field
+
+from hansa_common.metrics import MainFigure
 from hansa_common.settings import Strict
 
 
 class Scores(Strict):
-    """Figures of one model on one set of examples; precision, recall, F1 and ROC AUC are means over classes."""
+    """Figures of one model on one set of examples; precision, recall, F1 and ROC AUC are means over classes.
+
+    Which there are depends on what was learned (``Results.target``); the others are ``null``.
+    """
 
     num_examples: int
     loss: float | None
@@ -21,6 +27,25 @@ class Scores(Strict):
     f1: float | None
     roc_auc: float | None
     calibration_error: float | None
+    average_precision: float | None = None
+    """Mean over classes; of the second class where there are two, of anomalies where they are known."""
+    rmse: float | None = None
+    """Root of the mean squared error, in the unit of the number; so are the next two."""
+    mae: float | None = None
+    bias: float | None = None
+    """Mean of predicted minus true."""
+    r2: float | None = None
+    cmapss_score: float | None = None
+    """Sum over the examples, 0 is best; only where the plan asks for it."""
+    c_index: float | None = None
+    """Harrell's, over pairs of people of one site."""
+    events: int | None = None
+    reconstruction_error: float | None = None
+    """Mean squared error of the features of normal examples."""
+    anomaly_error: float | None = None
+    """The same of known anomalies."""
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """Figure -> ends of its 95 % interval, where there is a method; docs/results.md names it."""
 
 
 class SiteRound(Strict):
@@ -33,19 +58,38 @@ class SiteRound(Strict):
     accuracy: float | None
     """Of the model that came in, on the site's validation split."""
     loss: float | None
+    value: float | None = None
+    """Where it is no accuracy: the main figure of that model on that split."""
     seconds: float
     """The site's own time: evaluation and training."""
     train_seconds: float
 
 
 class Summary(Strict):
-    """Accuracy and loss of one model over the sites' validation splits."""
+    """Main figure and loss of one model over the sites' validation splits."""
 
     weighted_mean_accuracy: float | None
     site_mean_accuracy: float | None
     worst_site_accuracy: float | None
     worst_site: str | None
     weighted_mean_loss: float | None
+    figure: MainFigure = "accuracy"
+    """What the models are compared by. Where it is no accuracy, the three accuracies are ``null`` and these say it:"""
+    weighted_mean: float | None = None
+    """Over all examples together; of the C-index over all pairs."""
+    site_mean: float | None = None
+    worst: float | None = None
+    """Of ``worst_site``."""
+
+    @property
+    def overall_value(self) -> float | None:
+        """The main figure over all examples."""
+        return self.weighted_mean_accuracy if self.figure == "accuracy" else self.weighted_mean
+
+    @property
+    def worst_value(self) -> float | None:
+        """The main figure of the worst site."""
+        return self.worst_site_accuracy if self.figure == "accuracy" else self.worst
 
 
 class RoundResult(Strict):
@@ -72,7 +116,7 @@ class SiteResult(Strict):
     examples: dict[Literal["train", "validation", "test"], int]
     """Empty where the plan's protection or the site's policy keeps the sizes at the site."""
     class_counts: tuple[int, ...]
-    """Examples of each class, all three splits together; empty as ``examples``."""
+    """Examples of each of ``Results.classes``, all three splits together; empty as ``examples``."""
     federated: Scores | None
     local_only: Scores | None = None
     """The site's own model, trained alone with the same budget (``--baselines``)."""
@@ -84,7 +128,7 @@ class SiteResult(Strict):
 
 
 class WorstSite(Scores):
-    """The scores of the site with the lowest accuracy."""
+    """The scores of the site with the lowest accuracy, or the worst main figure."""
 
     site: str
 
@@ -210,6 +254,11 @@ class Results(Strict):
     partition: str | None
     data_origin: str
     classes: tuple[str, ...]
+    """What examples are counted by: the classes; of other targets what there is, as ``normal`` and ``anomaly``."""
+    target: Literal["classes", "number", "survival", "reconstruction"] = "classes"
+    """What was learned."""
+    unit: str = ""
+    """Of a number."""
     rounds_planned: int
     started_at: str
     """ISO 8601, UTC."""

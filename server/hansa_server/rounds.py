@@ -18,7 +18,7 @@ from typing import Protocol
 
 from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Message, Update
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector, l2_norm, largest
 from hansa_common.privacy_plan import PrivacyPlan
 from hansa_common.protection import counted_examples, counts_leave
@@ -51,7 +51,7 @@ class Accepted:
     """An update that counts, without its delta."""
 
     header: Update
-    counts: ClassificationCounts | None = field(repr=False)
+    counts: Counts | None = field(repr=False)
 
 
 def quorum_of(share: float, sites: int) -> int:
@@ -219,7 +219,7 @@ class Round:
                 advice="It did not clip: it runs another release step than the plan asks for.",
             )
 
-    def _counts_fit(self, counts: Mapping[str, ClassificationCounts], validation: int) -> bool:
+    def _counts_fit(self, counts: Mapping[str, Counts], validation: int) -> bool:
         """Tell whether these are the counts that the plan lets out."""
         if not counts_leave(self._privacy):
             return not counts

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from hansa_common.contract import label_names
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
 from hansa_common.messages import (
@@ -27,7 +28,7 @@ from hansa_common.messages import (
     Refusal,
     TrainTask,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts, counts_kind
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import counts_leave, num_evaluation_sums, num_round_sums
@@ -84,7 +85,8 @@ class Study:
         self._observer = observer
         self._strategy = build_strategy(plan.aggregation)
         self._nodes: dict[str, int] = {}
-        self._classes = len(plan.data.classes)
+        self._kind = counts_kind(plan.data)
+        self._labels = len(label_names(plan.data))
         self._bytes = {"up": 0, "down": 0}  # before a resume
         self._exchange: Exchange | None = None
         self.names = tuple(names)
@@ -180,7 +182,7 @@ class Study:
             return header.train >= 1 if privacy.weights == "examples" else header.train == 0
         if header.train < 1 and (privacy.weights == "examples" or not kept):
             return False
-        return len(header.class_counts) == self._classes
+        return len(header.class_counts) == self._labels
 
     def _masked_rounds(self, exchange: Exchange) -> MaskedRounds:
         """Return what conducts this study's masked rounds."""
@@ -265,7 +267,7 @@ class Study:
                 number=number,
                 parameters=self.parameters,
                 size=self.parameters.size,
-                counts=num_round_sums(self.plan.privacy, self._classes),
+                counts=num_round_sums(self.plan.privacy, self._kind),
                 task=partial(self._train_task, number),
             )
         )
@@ -310,7 +312,7 @@ class Study:
 
     def _plain_closing(self, exchange: Exchange) -> Closing:
         task = Message(header=EvaluateTask(plan_digest=self.digest), vector=self.parameters)
-        counted: dict[str, Mapping[str, ClassificationCounts]] = {}
+        counted: dict[str, Mapping[str, Counts]] = {}
         failed: dict[str, str] = {}
         seconds = 0.0
         names = {node: site for site, node in self._nodes.items()}
@@ -318,7 +320,7 @@ class Study:
             site, message = names[answer.node], answer.message
             if not message or not isinstance(message.header, Evaluated):
                 failed[site] = problem_of(answer)
-            elif not are_declared(self.sites[site], message.counts, self.plan.privacy):
+            elif not are_declared(self.sites[site], message.counts, self.plan.privacy, self._kind):
                 failed[site] = "It sent other counts than those of the splits that it declared."
             else:
                 counted[site] = message.counts
@@ -334,12 +336,12 @@ class Study:
             number=number,
             parameters=self.parameters,
             size=0,
-            counts=num_evaluation_sums(privacy, self._classes),
+            counts=num_evaluation_sums(privacy, self._kind),
             task=lambda attempt, _following: EvaluateTask(plan_digest=self.digest, round=number, attempt=attempt),
         )
         total = masked.sum(job)
         self._need(len(total.survivors), len(self.sites), total.missing, "The last model could not be evaluated")
-        return Closing.of_sum(total, privacy, self._classes)
+        return Closing.of_sum(total, privacy, self._kind)
 
     def deliver(self, exchange: Exchange, *, card: str, sha256: str) -> None:
         """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""
@@ -353,7 +355,7 @@ class Study:
             self.delivered[names[answer.node]] = "" if got_it else problem_of(answer)
             self._observer.site_done(names[answer.node], self.delivered[names[answer.node]])
 
-    def _coordinator(self, exchange: Exchange) -> ClassificationCounts | None:
+    def _coordinator(self, exchange: Exchange) -> Counts | None:
         """Evaluate on the test set that no site has; in a simulation any node can."""
         if self.plan.simulation is None or not self.plan.simulation.holdout:
             return None
@@ -393,7 +395,7 @@ class Study:
             return answer
 
         # no name for an answer here: its array may be as large as the model, and only the caller may hold it
-        yield from map(heard, exchange.ask(requests, deadline=deadline, classes=self._classes))
+        yield from map(heard, exchange.ask(requests, deadline=deadline, kind=self._kind))
         for node in silent.elements():
             yield Answer(node=node, failure="It did not reply before the deadline.")
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector
 
 Split = Literal["train", "validation", "test"]
@@ -52,5 +52,5 @@ class Procedure(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, parameters: Vector, split: Split) -> ClassificationCounts:
+    def evaluate(self, parameters: Vector, split: Split) -> Counts:
         """Count what the model with these parameters gets right on one split."""

@@ -23,12 +23,13 @@ from hansa_client.training.augmentation import add_noise, augment_images, mixup
 from hansa_client.training.evaluation import DIVERGED, count_answers, evaluation_batch
 from hansa_client.training.examples import Loader, class_weights, model_input
 from hansa_client.training.flat_model import initial_parameters, shared_model
+from hansa_client.training.losses import batch_loss
 from hansa_client.training.memory import exhaustion_named
 from hansa_client.training.optimizer import Optimizer, build_optimizer
 from hansa_client.training.procedure import Procedure, Split, Trained
 from hansa_client.training.schedule import learning_rate
 from hansa_common.errors import TrainingError
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector, is_finite
 from hansa_common.plan import StudyPlan
 
@@ -136,11 +137,15 @@ class SupervisedTraining(Procedure):
         return total.item(), len(order)
 
     def _loss(self, features: Tensor, labels: Tensor, generator: Generator) -> Tensor:
-        """Return the batch's mean cross-entropy after augmentation."""
+        """Return the batch's mean loss after augmentation: the cross-entropy of classes."""
         augmentation = self._training.augmentation
         inputs = model_input(augment_images(features, augmentation, generator))
         if augmentation.noise:
             inputs = add_noise(inputs, augmentation.noise, generator)
+        if self._plan.data.target is not None:
+            reduced = self._training.precision == "bfloat16"
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=reduced):
+                return batch_loss(self._plan.data.target, self._model.module, inputs, labels)
         if not augmentation.mixup:
             return self._cross_entropy(self._logits(inputs), labels)
         mixed = mixup(inputs, labels, augmentation.mixup, generator)
@@ -158,10 +163,11 @@ class SupervisedTraining(Procedure):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels, weight=self._class_weights)
 
-    def evaluate(self, parameters: Vector, split: Split) -> ClassificationCounts:
+    def evaluate(self, parameters: Vector, split: Split) -> Counts:
         """Count what the model with these parameters gets right on one split, in float32.
 
-        Losses are not weighted by class. Histograms, for ROC AUC and calibration, are counted on the test split only.
+        Losses are not weighted by class. Histograms, for ROC AUC and calibration, are counted on the test split only,
+        unless asked for.
 
         Raises:
             TrainingOutOfMemory: The device has too little memory.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from hansa_common.contract import outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -39,7 +40,7 @@ def check(options: CNNOptions, contract: Contract) -> None:
 
 
 def build(options: CNNOptions, contract: Contract) -> "nn.Module":
-    """Return the network: ``float32 [N, C, H, W]`` to logits ``[N, K]``."""
+    """Return the network: ``float32 [N, C, H, W]`` to ``[N, outputs]``."""
     from torch import nn
 
     channels, height, width = contract.feature_shape
@@ -57,7 +58,7 @@ def build(options: CNNOptions, contract: Contract) -> "nn.Module":
             flatten=nn.Flatten(),
             dense1=nn.Linear(third * _spatial(height) * _spatial(width), options.dense),
             relu4=nn.ReLU(),
-            dense2=nn.Linear(options.dense, len(contract.classes)),
+            dense2=nn.Linear(options.dense, outputs(contract)),
         )
     )
     for parameter in network.parameters():

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from hansa_common.contract import feature_count
+from hansa_common.contract import feature_count, outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -16,11 +16,11 @@ class LogisticOptions(Strict):
 
 
 def build(options: LogisticOptions, contract: Contract) -> "nn.Module":
-    """Return the model: ``float32 [N, ...]`` to logits ``[N, K]``."""
+    """Return the model: ``float32 [N, ...]`` to ``[N, outputs]``."""
     from torch import nn
 
     del options
-    linear = nn.Linear(feature_count(contract), len(contract.classes))
+    linear = nn.Linear(feature_count(contract), outputs(contract))
     for parameter in linear.parameters():
         nn.init.zeros_(parameter)
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), linear=linear))

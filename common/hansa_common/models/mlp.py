@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from hansa_common.contract import feature_count
+from hansa_common.contract import feature_count, outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -26,7 +26,7 @@ class MLPOptions(Strict):
 
 
 def build(options: MLPOptions, contract: Contract) -> "nn.Module":
-    """Return the network: ``float32 [N, ...]`` to logits ``[N, K]``."""
+    """Return the network: ``float32 [N, ...]`` to ``[N, outputs]``."""
     from torch import nn
 
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[options.activation]
@@ -36,7 +36,7 @@ def build(options: MLPOptions, contract: Contract) -> "nn.Module":
         layers[f"dense{number}"] = nn.Linear(inputs, width)
         layers[f"{options.activation}{number}"] = activation()
         inputs = width
-    layers[f"dense{len(options.hidden) + 1}"] = nn.Linear(inputs, len(contract.classes))
+    layers[f"dense{len(options.hidden) + 1}"] = nn.Linear(inputs, outputs(contract))
     network = nn.Sequential(layers)
     for parameter in network.parameters():
         if parameter.ndim > 1:

@@ -148,6 +148,7 @@ def test_federated_calibration_error_is_that_of_the_paper(scale: float, skill: f
 def test_every_figure_is_none_without_examples() -> None:
     values = dataclasses.asdict(scores(ClassificationCounts.zero(3)))
     assert values.pop("num_examples") == 0
+    assert values.pop("intervals") == {}
     assert set(values.values()) == {None}
 
 
@@ -155,8 +156,8 @@ def test_counts_without_histograms_give_every_other_figure() -> None:
     probabilities, labels = _predictions(6, 100, 3)
     full = scores(_of(probabilities, labels))
     small = scores(ClassificationCounts.of(probabilities, labels, np.zeros(100), histograms=False))
-    assert (small.roc_auc, small.calibration_error) == (None, None)
-    assert dataclasses.replace(full, roc_auc=None, calibration_error=None) == small
+    assert (small.roc_auc, small.calibration_error, small.average_precision) == (None, None, None)
+    assert dataclasses.replace(full, roc_auc=None, calibration_error=None, average_precision=None) == small
 
 
 def test_the_server_can_take_the_values_over() -> None:
