@@ -29,10 +29,10 @@ from hansa_common.messages import (
     decode,
     encode,
 )
-from hansa_common.metrics import Counts, CountsKind, counts_kind
+from hansa_common.metrics import Counts, CountsKind
 from hansa_common.parameters import is_finite
 from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
-from hansa_common.protection import counts_leave
+from hansa_common.protection import counts_leave, kind_of
 
 if TYPE_CHECKING:  # torch stays out of the agent
     from hansa_client.work import Work
@@ -185,7 +185,7 @@ class SiteSession:
         if isinstance(header, TrainTask | EvaluateTask):
             self._custody.spend(plan, header, parameters=self._parameters)
         bare = replace(message, statement=b"")
-        reply = self._work.do(bare, kind=counts_kind(plan.data), timeout=seconds)
+        reply = self._work.do(bare, kind=kind_of(plan), timeout=seconds)
         _check_answer(message, reply, site=self._name, digest=digest, parameters=self._parameters)
         self._approve(digest)  # the site may have taken it back while it trained
         if isinstance(header, TrainTask | EvaluateTask):

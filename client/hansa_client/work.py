@@ -185,10 +185,7 @@ class Work:
         if task.subject == "coordinator":
             holdout = self._simulation().holdout
             procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
-        counts = {
-            "validation": procedure.evaluate(parameters, "validation"),
-            "test": procedure.evaluate(parameters, "test"),
-        }
+        counts = procedure.evaluate_last(parameters)
         seconds = time.perf_counter() - started
         header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
         return Message(header=header, counts=counts)

@@ -139,11 +139,35 @@ class RoundsPlan(Strict):
     """A round closes at the latest after this time."""
 
 
+class CostPlan(Strict):
+    """``[evaluation.cost]``: of a wrong decision about two classes, the second of which is the positive one."""
+
+    false_negative: Positive
+    """Of one who is positive and taken for negative."""
+    false_positive: Positive
+
+
+Groups = Annotated[dict[Text, Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)]], Field(max_length=20)]
+
+
 class EvaluationPlan(Strict):
     """``[evaluation]``: how each site splits its own data; the rest is for training."""
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+
+    cost: CostPlan | None = None
+    """What the two kinds of errors cost; the threshold that costs least on all validation examples is reported."""
+    groups: Groups = Field(default_factory=dict)
+    """Columns of the site's data, and the values by which people are compared; other values are in no group."""
+    minimum_group: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    """A group of fewer test examples is left out: at a site whose counts travel alone, and of the sum over sites."""
+
+    @property
+    def decision_rows(self) -> int:
+        """Everybody, and each group; 0 where no decisions are counted."""
+        groups = sum(len(values) for values in self.groups.values())
+        return 1 + groups if groups or self.cost is not None else 0
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -167,6 +191,7 @@ class SourcePlan(Strict):
 
 
 _FEWEST_MASKED, _MOST_MASKED = 3, 100  # sites that mask together
+_TWO = 2  # classes: positive and negative
 _MAX_ALPHA = 1e6  # sites are alike to the last example long before
 
 
@@ -299,9 +324,16 @@ class StudyPlan(Strict):
                 f"training.class_weights: {len(weights)} weights for {len(self.data.classes)} classes; allowed is one "
                 "for each."
             )
+        noised = self.privacy.differential
+        if self.evaluation.decision_rows:
+            for problem in (
+                "" if len(self.data.classes) == _TWO else "two classes are needed",
+                "differential privacy lets no such counts out" if noised is not None else "",
+            ):
+                if problem:
+                    raise ValueError(f"evaluation: cost and groups are about decisions, and {problem}.")
         if target is None:
             return
-        noised = self.privacy.differential
         for key, is_set in (
             ("training.class_weights", weights != "none"),
             ("training.augmentation.mixup", bool(self.training.augmentation.mixup)),
@@ -403,6 +435,9 @@ class StudyPlan(Strict):
             del values["privacy"]
         if self.data.target is None:
             del values["data"]["target"]
+        if not self.evaluation.decision_rows:
+            for key in ("cost", "groups", "minimum_group"):
+                del values["evaluation"][key]
         return digest(values)
 
 

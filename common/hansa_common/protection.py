@@ -11,7 +11,7 @@ import numpy as np
 
 from hansa_common.errors import PlanError
 from hansa_common.messages import Sums, Update
-from hansa_common.metrics import Counts, CountsKind
+from hansa_common.metrics import ClassificationKind, Counts, CountsKind, counts_kind
 from hansa_common.metrics.counts import LOSS_ONE, MAX_LOSS
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
@@ -171,6 +171,11 @@ def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> Distr
 # --- counts --------------------------------------------------------------------------------------------------------
 
 
+def kind_of(plan: StudyPlan) -> CountsKind:
+    """Return how a plan's counts are read."""
+    return counts_kind(plan.data, rows=plan.evaluation.decision_rows)
+
+
 def counts_leave(privacy: PrivacyPlan) -> bool:
     """Tell whether counts of right and wrong answers leave a site at all, in the open or masked or noised."""
     return privacy.differential is None or privacy.differential.metrics_noise is not None
@@ -203,6 +208,11 @@ def read_round_sums(sums: Sums, kind: CountsKind) -> tuple[Counts, float | None]
     return counts, loss / LOSS_ONE / examples if examples else None
 
 
+def weighs_costs(kind: CountsKind) -> bool:
+    """Tell whether the last model's validation counts have histograms too: a threshold is chosen from them."""
+    return isinstance(kind, ClassificationKind) and kind.rows > 0
+
+
 def evaluation_sums(validation: Counts, test: Counts) -> Sums:
     """Return what one site adds to the counts of the closing exchange, ``uint64``."""
     return np.concatenate([validation.to_sums(), test.to_sums()])
@@ -212,7 +222,8 @@ def num_evaluation_sums(privacy: PrivacyPlan, kind: CountsKind) -> int:
     """Return how many values ``evaluation_sums`` gives; histograms leave without noise only."""
     if not counts_leave(privacy):
         return 0
-    return kind.num_sums(histograms=False) + kind.num_sums(histograms=privacy.differential is None)
+    histograms = privacy.differential is None
+    return kind.num_sums(histograms=weighs_costs(kind)) + kind.num_sums(histograms=histograms)
 
 
 def read_evaluation_sums(sums: Sums, privacy: PrivacyPlan, kind: CountsKind) -> tuple[Counts, Counts]:
@@ -221,7 +232,8 @@ def read_evaluation_sums(sums: Sums, privacy: PrivacyPlan, kind: CountsKind) -> 
     Raises:
         MessageError: The sum is none of counts.
     """
-    middle = kind.num_sums(histograms=False)
-    validation = kind.from_sums(sums[:middle], histograms=False)
+    decides = weighs_costs(kind)
+    middle = kind.num_sums(histograms=decides)
+    validation = kind.from_sums(sums[:middle], histograms=decides)
     histograms = privacy.differential is None
     return validation, kind.from_sums(sums[middle:], histograms=histograms)

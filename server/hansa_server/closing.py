@@ -9,7 +9,7 @@ from hansa_common.errors import MessageError
 from hansa_common.messages import Opened
 from hansa_common.metrics import Counts, CountsKind
 from hansa_common.privacy_plan import PrivacyPlan
-from hansa_common.protection import counts_leave, read_evaluation_sums
+from hansa_common.protection import counts_leave, read_evaluation_sums, weighs_costs
 from hansa_server.figures import merge
 from hansa_server.masked import MaskedSum
 
@@ -73,5 +73,6 @@ def are_declared(opened: Opened, counts: Mapping[str, Counts], privacy: PrivacyP
         set(counts) == {"validation", "test"}
         and counts["validation"].num_examples == opened.validation
         and counts["test"].num_examples == opened.test
+        and counts["validation"].has_histograms == weighs_costs(kind)
         and counts["test"].has_histograms == kind.zero(histograms=True).has_histograms
     )

@@ -12,6 +12,7 @@ from hansa_common.metrics import ClassificationCounts, Counts
 from hansa_common.parameters import sha256_of
 from hansa_common.plan import StudyPlan, dump_plan
 from hansa_server.closing import Closing
+from hansa_server.decisions import decisions_of
 from hansa_server.figures import (
     baseline_summary,
     main_figure_of,
@@ -135,6 +136,7 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
         confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
         validation=_validation(study.plan, closing),
+        decisions=decisions_of(study.plan.evaluation, *closing.overall) if closing.overall else None,
     )
 
 

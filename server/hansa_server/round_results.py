@@ -4,9 +4,9 @@ import logging
 
 from hansa_common.errors import MessageError
 from hansa_common.messages import MaskedUpdate, Update
-from hansa_common.metrics import Counts, counts_kind, main_figure
+from hansa_common.metrics import Counts, main_figure
 from hansa_common.plan import StudyPlan
-from hansa_common.protection import counts_leave, read_round_sums
+from hansa_common.protection import counts_leave, kind_of, read_round_sums
 from hansa_server.figures import no_summary, scores_of, summary, summary_of_sum
 from hansa_server.masked import MaskedSum
 from hansa_server.results import RoundResult, SiteRound
@@ -39,7 +39,7 @@ def masked_result(
     plan: StudyPlan, number: int, total: MaskedSum, *, seconds: float, bytes_up: int, bytes_down: int
 ) -> RoundResult:
     """Return the entry of a round whose updates came masked: what the sites have in common, and what some let out."""
-    kind = counts_kind(plan.data)
+    kind = kind_of(plan)
     incoming, loss = no_summary(main_figure(kind.zero(histograms=False))), None
     if counts_leave(plan.privacy):
         try:

@@ -28,10 +28,10 @@ from hansa_common.messages import (
     Refusal,
     TrainTask,
 )
-from hansa_common.metrics import Counts, counts_kind
+from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
-from hansa_common.protection import counts_leave, num_evaluation_sums, num_round_sums
+from hansa_common.protection import counts_leave, kind_of, num_evaluation_sums, num_round_sums
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
@@ -85,7 +85,7 @@ class Study:
         self._observer = observer
         self._strategy = build_strategy(plan.aggregation)
         self._nodes: dict[str, int] = {}
-        self._kind = counts_kind(plan.data)
+        self._kind = kind_of(plan)
         self._labels = len(label_names(plan.data))
         self._bytes = {"up": 0, "down": 0}  # before a resume
         self._exchange: Exchange | None = None

@@ -42,7 +42,14 @@ def evaluation_batch(contract: Contract, device: torch.device) -> int:
 
 
 def count_answers(
-    model: FlatModel, parameters: Vector, examples: Examples, contract: Contract, *, batch: int, histograms: bool
+    model: FlatModel,
+    parameters: Vector,
+    examples: Examples,
+    contract: Contract,
+    *,
+    batch: int,
+    histograms: bool,
+    members: npt.NDArray[np.bool_] | None = None,
 ) -> Counts:
     """Count what the model with these parameters gets right.
 
@@ -55,6 +62,7 @@ def count_answers(
         contract: Of the data; it has the classes.
         batch: How many examples at once.
         histograms: Whether ROC AUC and calibration are wanted too.
+        members: ``bool [N, G]``, who is in which group, where decisions are counted.
 
     Raises:
         TrainingOutOfMemory: The device has too little memory.
@@ -70,17 +78,27 @@ def count_answers(
             if not len(examples):
                 return counts_kind(contract).zero(histograms=histograms)
             return _count_target(model, examples, contract.target, batch=batch, histograms=histograms)
-        counts = ClassificationCounts.zero(len(contract.classes), histograms=histograms)
-        for features, labels in examples.batches(batch):
+        rows = 0 if members is None else 1 + members.shape[1]
+        counts = ClassificationCounts.zero(len(contract.classes), histograms=histograms, rows=rows)
+        for number, (features, labels) in enumerate(examples.batches(batch)):
             if len(labels):
-                counts = counts + _count(model, features, labels, histograms=histograms)
+                there = None if members is None else members[number * batch :][: len(labels)]
+                counts = counts + _count(model, features, labels, histograms=histograms, members=there)
     return counts
 
 
-def _count(model: FlatModel, features: torch.Tensor, labels: torch.Tensor, *, histograms: bool) -> ClassificationCounts:
+def _count(
+    model: FlatModel,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    histograms: bool,
+    members: npt.NDArray[np.bool_] | None,
+) -> ClassificationCounts:
     logs = functional.log_softmax(model.module(model_input(features)), dim=1)
     losses = _finite(functional.nll_loss(logs, labels, reduction="none"))
-    return ClassificationCounts.of(logs.exp().cpu().numpy(), labels.cpu().numpy(), losses, histograms=histograms)
+    scores = logs.exp().cpu().numpy()
+    return ClassificationCounts.of(scores, labels.cpu().numpy(), losses, histograms=histograms, members=members)
 
 
 def _count_target(

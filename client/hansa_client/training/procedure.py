@@ -51,6 +51,10 @@ class Procedure(ABC):
             TrainingError: Training diverged (a loss that is not finite) or failed.
         """
 
+    def evaluate_last(self, parameters: Vector) -> dict[str, Counts]:
+        """Count the study's last model on validation and test split; by name."""
+        return {"validation": self.evaluate(parameters, "validation"), "test": self.evaluate(parameters, "test")}
+
     @abstractmethod
     def evaluate(self, parameters: Vector, split: Split) -> Counts:
         """Count what the model with these parameters gets right on one split."""

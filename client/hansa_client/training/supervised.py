@@ -12,10 +12,13 @@ Shapes: ``N`` examples, ``K`` classes, ``P`` parameters.
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from hansa_client.data.groups import memberships
 from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.device import seed_device
@@ -62,6 +65,13 @@ class SupervisedTraining(Procedure):
                 "test": loader.load(splits.test),
             }
             self._model = shared_model(plan, device)
+        self._members: dict[Split, npt.NDArray[np.bool_]] = {}
+        if plan.evaluation.decision_rows:
+            groups = plan.evaluation.groups
+            self._members = {
+                "validation": np.zeros((len(splits.validation), plan.evaluation.decision_rows - 1), dtype=np.bool_),
+                "test": memberships(dataset, groups, splits.test),
+            }
         weights = class_weights(plan.training.class_weights, dataset.labels[splits.train], len(plan.data.classes))
         self._class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         self._evaluation_batch = evaluation_batch(plan.data, device)
@@ -166,18 +176,29 @@ class SupervisedTraining(Procedure):
     def evaluate(self, parameters: Vector, split: Split) -> Counts:
         """Count what the model with these parameters gets right on one split, in float32.
 
-        Losses are not weighted by class. Histograms, for ROC AUC and calibration, are counted on the test split only,
-        unless asked for.
+        Losses are not weighted by class. Histograms, for ROC AUC and calibration, are counted on the test split only.
 
         Raises:
             TrainingOutOfMemory: The device has too little memory.
             TrainingError: The model's outputs are not finite.
         """
+        return self._count(parameters, split, histograms=split == "test")
+
+    def evaluate_last(self, parameters: Vector) -> dict[str, Counts]:
+        """See ``Procedure``; where the plan weighs errors by cost, the threshold is chosen on the validation split."""
+        decides = self._plan.evaluation.decision_rows > 0
+        return {
+            "validation": self._count(parameters, "validation", histograms=decides),
+            "test": self._count(parameters, "test", histograms=True),
+        }
+
+    def _count(self, parameters: Vector, split: Split, *, histograms: bool) -> Counts:
         return count_answers(
             self._model,
             parameters,
             self._splits[split],
             self._plan.data,
             batch=self._evaluation_batch,
-            histograms=split == "test",
+            histograms=histograms,
+            members=self._members.get(split) if histograms else None,
         )

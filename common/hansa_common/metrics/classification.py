@@ -44,6 +44,7 @@ from hansa_common.metrics.counts import (
     require_same,
     require_sums,
 )
+from hansa_common.metrics.decisions import DECISION_BINS, decision_histograms
 
 _ALWAYS = frozenset({"confusion", "loss"})
 _WITH_HISTOGRAMS = frozenset({"positives", "negatives", "calibration"})
@@ -61,6 +62,8 @@ class ClassificationCounts(Counts):
         negatives: ``int64 [K, B]``; the same over the examples of all other classes.
         calibration: ``int64 [M, 3]``; for each bin of the most probable class's probability: examples, sum of that
             probability in units of 2**-24, examples where the class is right.
+        decisions: ``int64 [2 R, D]``, scores by threshold, over all and in groups: see ``decisions``. ``None`` where
+            the plan neither weighs errors by cost nor compares groups, and without histograms.
     """
 
     confusion: Integers = field(repr=False)
@@ -68,10 +71,11 @@ class ClassificationCounts(Counts):
     positives: Integers | None = field(default=None, repr=False)
     negatives: Integers | None = field(default=None, repr=False)
     calibration: Integers | None = field(default=None, repr=False)
+    decisions: Integers | None = field(default=None, repr=False)
 
     @classmethod
-    def zero(cls, classes: int, *, histograms: bool = True) -> Self:
-        """Return the counts of no examples, the neutral element of ``merge``."""
+    def zero(cls, classes: int, *, histograms: bool = True, rows: int = 0) -> Self:
+        """Return the counts of no examples, the neutral element of ``merge``; ``rows`` is R, 0 without decisions."""
         confusion = np.zeros((classes, classes), np.int64)
         if not histograms:
             return cls(confusion=confusion, loss_units=0)
@@ -82,10 +86,19 @@ class ClassificationCounts(Counts):
             positives=np.zeros(shape, np.int64),
             negatives=np.zeros(shape, np.int64),
             calibration=np.zeros((CALIBRATION_BINS, 3), np.int64),
+            decisions=np.zeros((2 * rows, DECISION_BINS), np.int64) if rows else None,
         )
 
     @classmethod
-    def of(cls, probabilities: Floats, labels: Integers, losses: Floats, *, histograms: bool = True) -> Self:
+    def of(
+        cls,
+        probabilities: Floats,
+        labels: Integers,
+        losses: Floats,
+        *,
+        histograms: bool = True,
+        members: npt.NDArray[np.bool_] | None = None,
+    ) -> Self:
         """Count a model's predictions.
 
         Args:
@@ -93,6 +106,7 @@ class ClassificationCounts(Counts):
             labels: ``int64 [N]``, each in ``0..K-1``.
             losses: ``float32`` or ``float64`` ``[N]``, one for each example, not negative.
             histograms: Whether ROC AUC and calibration are wanted too.
+            members: ``bool [N, G]``, who is in which group, where decisions are wanted too; K is 2 then.
 
         Raises:
             ValueError: A shape does not fit, a label is out of range, a probability is not in 0..1, a loss is negative,
@@ -112,6 +126,7 @@ class ClassificationCounts(Counts):
             positives=positives,
             negatives=negatives,
             calibration=_calibration(np.minimum(probabilities.max(axis=1), 1.0), predicted == labels),
+            decisions=None if members is None else decision_histograms(probabilities[:, 1], labels, members),
         )
 
     @property
@@ -164,26 +179,31 @@ class ClassificationCounts(Counts):
             mine + theirs for mine, theirs in zip(self.histograms(), other.histograms(), strict=True)
         )
         return ClassificationCounts(
-            confusion=confusion, loss_units=units, positives=positives, negatives=negatives, calibration=calibration
+            confusion=confusion,
+            loss_units=units,
+            positives=positives,
+            negatives=negatives,
+            calibration=calibration,
+            decisions=None if self.decisions is None or other.decisions is None else self.decisions + other.decisions,
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ClassificationCounts):
             return NotImplemented
-        return (self.classes, self.loss_units, self.has_histograms) == (
-            other.classes,
-            other.loss_units,
-            other.has_histograms,
-        ) and all(np.array_equal(mine, theirs) for mine, theirs in zip(self._dense(), other._dense(), strict=True))
+        return (self.describe(), self.loss_units) == (other.describe(), other.loss_units) and all(
+            np.array_equal(mine, theirs) for mine, theirs in zip(self._dense(), other._dense(), strict=True)
+        )
 
     __hash__ = None  # type: ignore[assignment]  # arrays have no hash
 
     def _dense(self) -> tuple[Integers, ...]:
-        return (self.confusion, *self.histograms()) if self.has_histograms else (self.confusion,)
+        parts = (self.confusion, *self.histograms()) if self.has_histograms else (self.confusion,)
+        return parts if self.decisions is None else (*parts, self.decisions)
 
     def describe(self) -> str:
         """Return what kind of counts these are, for a message."""
-        return f"counts of {self.classes} classes {'with' if self.has_histograms else 'without'} histograms"
+        decided = "" if self.decisions is None else f" and {len(self.decisions) // 2} rows of decisions"
+        return f"counts of {self.classes} classes {'with' if self.has_histograms else 'without'} histograms{decided}"
 
     def to_arrays(self) -> dict[str, Integers]:
         """Return the counts as little-endian int64 arrays for the wire.
@@ -203,6 +223,8 @@ class ClassificationCounts(Counts):
                 "negatives": occupied(negatives),
                 "calibration": calibration.astype(INT64),
             }
+        if self.decisions is not None:
+            arrays["decisions"] = occupied(self.decisions)
         return arrays
 
     def to_sums(self) -> Sums:
@@ -212,49 +234,54 @@ class ClassificationCounts(Counts):
         """
         parts = [self.confusion.ravel(), np.array([min(self.loss_units, MAX_INT64)], np.int64)]
         if self.has_histograms:
-            parts += [part.ravel() for part in self.histograms()]
+            parts += [part.ravel() for part in self._dense()[1:]]
         return np.concatenate(parts).astype(np.uint64)
 
     @classmethod
-    def from_sums(cls, sums: Sums, classes: int, *, histograms: bool) -> Self:
+    def from_sums(cls, sums: Sums, classes: int, *, histograms: bool, rows: int = 0) -> Self:
         """Read a sum of ``to_sums`` over sites, any of which may have lied.
 
         Args:
             sums: ``uint64 [num_sums]``.
             classes: ``K``, as the plan says.
             histograms: Whether the sites counted with them.
+            rows: R, 0 without decisions.
 
         Raises:
             MessageError: The sum is none of counts: of another length, too large, or it contradicts itself.
         """
-        require_sums(sums, num_sums(classes, histograms=histograms))
+        require_sums(sums, num_sums(classes, histograms=histograms, rows=rows))
         if sums.size and int(sums.max()) > MAX_INT64:
             raise MessageError("The sum of the counts holds a value that no counts add up to.")
         values = sums.astype(np.int64)
         square, cells = classes * classes, classes * score_bins(classes)
         arrays = {"confusion": values[:square].reshape(classes, classes), "loss": values[square : square + 1]}
         if histograms:
-            positives, negatives, calibration = np.split(values[square + 1 :], [cells, 2 * cells])
+            ends = np.cumsum([cells, cells, 3 * CALIBRATION_BINS])
+            positives, negatives, calibration, decisions = np.split(values[square + 1 :], ends)
             arrays |= {
                 "positives": occupied(positives),
                 "negatives": occupied(negatives),
                 "calibration": calibration.reshape(CALIBRATION_BINS, 3),
             }
-        return cls.from_arrays(arrays, classes)
+            arrays |= {"decisions": occupied(decisions)} if rows else {}
+        return cls.from_arrays(arrays, classes, rows=rows)
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays, classes: int) -> Self:
+    def from_arrays(cls, arrays: Arrays, classes: int, *, rows: int = 0) -> Self:
         """Read what ``to_arrays`` wrote, from a peer that may lie.
 
         Args:
             arrays: The message's arrays.
             classes: ``K``, as the plan says.
+            rows: R, 0 without decisions.
 
         Raises:
             MessageError: An array is missing, unknown, of another type or shape, negative or too large, or the arrays
                 contradict each other.
         """
-        if set(arrays) not in (_ALWAYS, _ALWAYS | _WITH_HISTOGRAMS):
+        further = _WITH_HISTOGRAMS | ({"decisions"} if rows else set())
+        if set(arrays) not in (_ALWAYS, _ALWAYS | further):
             raise MessageError("The counts hold other arrays than 'confusion', 'loss' and, all or none, histograms.")
         confusion = read_array(arrays, "confusion", (classes, classes), limit=MAX_EXAMPLES)
         total = int(confusion.sum())
@@ -265,13 +292,14 @@ class ClassificationCounts(Counts):
             raise MessageError(f"'loss' holds a sum of {units / LOSS_ONE:g} nats for {total:,} examples.")
         if "positives" not in arrays:
             return cls(confusion=confusion, loss_units=units)
-        rows = confusion.sum(axis=1)
+        true = confusion.sum(axis=1)
         return cls(
             confusion=confusion,
             loss_units=units,
-            positives=_read_histogram(arrays, "positives", rows),
-            negatives=_read_histogram(arrays, "negatives", total - rows),
+            positives=_read_histogram(arrays, "positives", true),
+            negatives=_read_histogram(arrays, "negatives", total - true),
             calibration=_read_calibration(arrays, total=total, correct=int(np.trace(confusion))),
+            decisions=_read_decisions(arrays, true=true, rows=rows) if rows else None,
         )
 
 
@@ -292,30 +320,32 @@ class ClassificationKind:
 
     Attributes:
         classes: ``K``.
+        rows: R, everybody and the groups; 0 where the plan neither weighs errors by cost nor compares groups.
     """
 
     classes: int
+    rows: int = 0
 
     def zero(self, *, histograms: bool) -> ClassificationCounts:
         """Return the counts of no examples."""
-        return ClassificationCounts.zero(self.classes, histograms=histograms)
+        return ClassificationCounts.zero(self.classes, histograms=histograms, rows=self.rows)
 
     def from_arrays(self, arrays: Arrays) -> ClassificationCounts:
         """See ``CountsKind``."""
-        return ClassificationCounts.from_arrays(arrays, self.classes)
+        return ClassificationCounts.from_arrays(arrays, self.classes, rows=self.rows)
 
     def from_sums(self, sums: Sums, *, histograms: bool) -> ClassificationCounts:
         """See ``CountsKind``."""
-        return ClassificationCounts.from_sums(sums, self.classes, histograms=histograms)
+        return ClassificationCounts.from_sums(sums, self.classes, histograms=histograms, rows=self.rows)
 
     def num_sums(self, *, histograms: bool) -> int:
         """See ``CountsKind``."""
-        return num_sums(self.classes, histograms=histograms)
+        return num_sums(self.classes, histograms=histograms, rows=self.rows)
 
 
-def num_sums(classes: int, *, histograms: bool) -> int:
-    """Return how many values ``to_sums`` gives for ``K`` classes."""
-    dense = 2 * classes * score_bins(classes) + 3 * CALIBRATION_BINS if histograms else 0
+def num_sums(classes: int, *, histograms: bool, rows: int = 0) -> int:
+    """Return how many values ``to_sums`` gives for ``K`` classes and ``R`` rows of decisions."""
+    dense = 2 * classes * score_bins(classes) + 3 * CALIBRATION_BINS + 2 * rows * DECISION_BINS if histograms else 0
     return classes * classes + 1 + dense
 
 
@@ -367,6 +397,15 @@ def _read_histogram(arrays: Arrays, name: str, totals: Integers) -> Integers:
     if wrong.size:
         raise MessageError(f"'{name}' and 'confusion' disagree on how many examples class {wrong[0]} has.")
     return histogram
+
+
+def _read_decisions(arrays: Arrays, *, true: Integers, rows: int) -> Integers:
+    """Return the dense ``int64 [2 R, D]``: the first row has everybody, no group has more than there are."""
+    decisions = read_cells(arrays, "decisions", (2 * rows, DECISION_BINS))
+    sizes = decisions.sum(axis=1).reshape(rows, 2)
+    if (sizes[0] != true).any() or (decisions[2:].reshape(-1, 2, DECISION_BINS) > decisions[:2]).any():
+        raise MessageError("'decisions' and 'confusion' disagree on who there is.")
+    return decisions
 
 
 def _read_calibration(arrays: Arrays, *, total: int, correct: int) -> Integers:

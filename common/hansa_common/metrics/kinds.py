@@ -8,11 +8,11 @@ from hansa_common.metrics.regression import RegressionCounts
 from hansa_common.metrics.survival import SurvivalCounts
 
 
-def counts_kind(contract: ImageContract | ArrayContract | TableContract) -> CountsKind:
-    """Return how the counts of a study with this contract are read."""
+def counts_kind(contract: ImageContract | ArrayContract | TableContract, *, rows: int = 0) -> CountsKind:
+    """Return how the counts of a study with this contract are read; ``rows`` is that of ``ClassificationKind``."""
     match contract.target:
         case None:
-            return ClassificationKind(classes=len(contract.classes))
+            return ClassificationKind(classes=len(contract.classes), rows=rows)
         case NumberTarget() as number:
             return MomentsKind(empty=empty_regression(number))
         case SurvivalTarget():

@@ -10,6 +10,7 @@ from sklearn import metrics as oracle
 from hansa_common.metrics import (
     ClassificationCounts,
     accuracy,
+    average_precision,
     balanced_accuracy,
     calibration_error,
     f1,
@@ -97,6 +98,25 @@ def test_loss_is_the_log_loss() -> None:
 def test_federated_roc_auc_is_the_pooled_one(classes: int, scale: float, skill: float) -> None:
     probabilities, labels = _predictions(11, 2_000, classes, scale=scale, skill=skill)
     assert roc_auc(_federated(probabilities, labels)) == pytest.approx(_macro_auc(probabilities, labels), abs=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scale", [0.5, 5.0, 20.0])
+@pytest.mark.parametrize("skill", [0.0, 2.0])
+def test_federated_average_precision_is_the_pooled_one(classes: int, scale: float, skill: float) -> None:
+    probabilities, labels = _predictions(13, 2_000, classes, scale=scale, skill=skill)
+    curves = [1] if classes == 2 else range(classes)
+    expected = np.mean([oracle.average_precision_score(labels == k, probabilities[:, k]) for k in curves])
+    assert average_precision(_federated(probabilities, labels)) == pytest.approx(expected, abs=5e-4)
+
+
+def test_rare_positives_are_counted_as_exactly() -> None:
+    rng = np.random.default_rng(14)
+    labels = (rng.random(6_000) < 0.01).astype(np.int64)
+    scores = 1 / (1 + np.exp(5.0 - 2.0 * labels - rng.normal(0, 1, 6_000)))
+    found = _federated(np.stack((1 - scores, scores), axis=1).astype(np.float32), labels)
+    assert average_precision(found) == pytest.approx(oracle.average_precision_score(labels, scores), abs=5e-4)
+    assert roc_auc(found) == pytest.approx(oracle.roc_auc_score(labels, scores), abs=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
