@@ -25,6 +25,7 @@ from hansa_client.simulated import site_splits
 from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Split
 from hansa_client.training.supervised import SupervisedTraining
+from hansa_common.metrics import of_classes
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan, dump_plan, parse_plan
 from hansa_common.seeds import derive_seed
@@ -143,5 +144,5 @@ def _central(plan: StudyPlan, procedure: SupervisedTraining) -> list[dict[Split,
 
 
 def _accuracy(procedure: SupervisedTraining, parameters: Vector, split: Split) -> float:
-    counts = procedure.evaluate(parameters, split)
+    counts = of_classes(procedure.evaluate(parameters, split))
     return 100.0 * float(np.trace(counts.confusion)) / counts.num_examples

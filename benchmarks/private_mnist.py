@@ -30,6 +30,7 @@ from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.private import PrivateTraining
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
+from hansa_common.metrics import of_classes
 from hansa_common.plan import StudyPlan, parse_plan
 from hansa_common.seeds import derive_seed
 
@@ -109,7 +110,7 @@ def _train(dataset: Dataset, seed: int) -> _Result:
         parameters = parameters + site.train(parameters, round_number=number, seed=seed).delta
         print(f"seed {seed}, epoch {number} of {EPOCHS}: {time.perf_counter() - started:.0f} s", flush=True)
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor
-    confusion = exact.evaluate(parameters, "test").confusion
+    confusion = of_classes(exact.evaluate(parameters, "test")).confusion
     accuracy = 100.0 * float(np.trace(confusion)) / float(confusion.sum())
     return _Result(accuracy=accuracy, processor_seconds=processor_seconds, seconds=seconds)
 

@@ -19,7 +19,7 @@ from hansa_client.spending import Spending
 from hansa_common.errors import StorageError
 from hansa_common.files import read_secret, storage, write_secret, write_whole
 from hansa_common.messages import EvaluateTask, TrainTask
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import terms_of
 from hansa_common.secagg import SiteMemory
@@ -86,7 +86,7 @@ class SiteCustody:
         """
         self._spending.charge(plan, task, name=name, parameters=parameters)
 
-    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
+    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
         """Keep this site's own figures, which the coordinator need not know.
 
         Raises:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from hansa_common.errors import StorageError
 from hansa_common.files import storage, write_whole
-from hansa_common.metrics import ClassificationCounts, accuracy, loss
+from hansa_common.metrics import Counts, MainFigure, main_figure, scores
 from hansa_common.plan import StudyPlan
 from hansa_common.settings import Strict
 
@@ -21,6 +21,10 @@ class OwnFigure(Strict):
     num_examples: int
     accuracy: float | None
     loss: float | None
+    figure: MainFigure = "accuracy"
+    """What the study's models are compared by."""
+    value: float | None = None
+    """Of it, where it is no accuracy."""
 
 
 class OwnFigures(Strict):
@@ -33,7 +37,7 @@ class OwnFigures(Strict):
     """Of the last model."""
 
 
-def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
+def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
     """Add what one task counted.
 
     Args:
@@ -87,5 +91,9 @@ def _path(folder: Path, digest: str) -> Path:
     return folder / "figures" / f"{digest}.json"
 
 
-def _figure(counts: ClassificationCounts) -> OwnFigure:
-    return OwnFigure(num_examples=counts.num_examples, accuracy=accuracy(counts), loss=loss(counts))
+def _figure(counts: Counts) -> OwnFigure:
+    found, figure = scores(counts), main_figure(counts)
+    value = None if figure == "accuracy" else getattr(found, figure)
+    return OwnFigure(
+        num_examples=counts.num_examples, accuracy=found.accuracy, loss=found.loss, figure=figure, value=value
+    )

@@ -8,7 +8,7 @@ noise added, masked. With differential privacy no size, loss, time or count leav
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from hansa_common.messages import (
     Update,
     encode,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, Counts
+from hansa_common.metrics.decisions import without_small_groups
 from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy import clip_l2
@@ -103,7 +104,7 @@ class Release:
             header = header.model_copy(update={"train": known, "validation": 0, "test": 0, "class_counts": ()})
         return self.masking.introduce(header) if self.masking is not None else header
 
-    def _update(self, task: Message, header: Update, delta: Vector, counts: ClassificationCounts) -> Message:
+    def _update(self, task: Message, header: Update, delta: Vector, counts: Counts) -> Message:
         if delta.dtype != "float32" or delta.shape != (self.parameters,):
             raise ReleaseRefused(
                 f"The update is {delta.dtype} {list(delta.shape)}; the plan's model has float32 [{self.parameters}].",
@@ -125,9 +126,7 @@ class Release:
             header = header.model_copy(update=untold)
         return Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
 
-    def _masked_update(
-        self, masking: Masking, task: Message, header: Update, delta: Vector, counts: ClassificationCounts
-    ) -> Message:
+    def _masked_update(self, masking: Masking, task: Message, header: Update, delta: Vector, counts: Counts) -> Message:
         vector = encode_update(self.plan, masking.terms, delta, header.num_examples)
         sums = round_sums(counts, header) if self._counts_leave else _NO_SUMS
         statement = masking.cover(task, vector, sums)
@@ -146,13 +145,20 @@ class Release:
             counts={"validation": counts} if self._shows_own else {},
         )
 
+    def _without_small_groups(self, counts: Counts) -> Counts:
+        """Return counts that travel alone without groups of which this site has too few people."""
+        if not isinstance(counts, ClassificationCounts) or counts.decisions is None:
+            return counts
+        return replace(counts, decisions=without_small_groups(counts.decisions, self.plan.evaluation.minimum_group))
+
     def _evaluated(
-        self, task: Message, asked: EvaluateTask, header: Evaluated, counts: Mapping[str, ClassificationCounts]
+        self, task: Message, asked: EvaluateTask, header: Evaluated, counts: Mapping[str, Counts]
     ) -> Message:
         seconds = 0.0 if self._is_noised else header.seconds
+        alone = {name: self._without_small_groups(found) for name, found in counts.items()}
         if self.masking is None or not self._counts_leave:
             header = header.model_copy(update={"seconds": seconds})
-            return Message(header=header, counts=counts if self._counts_leave else {})
+            return Message(header=header, counts=alone if self._counts_leave else {})
         sums = evaluation_sums(counts["validation"], counts["test"])
         statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
         return Message(
@@ -165,5 +171,5 @@ class Release:
             ),
             sums=sums,
             statement=statement,
-            counts=counts if self._shows_own else {},
+            counts=alone if self._shows_own else {},
         )

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 from hansa_client.review_protection import protects, what_leaves
 from hansa_common.app_plan import AppPlan, read_any
-from hansa_common.contract import ArrayContract, ImageContract
+from hansa_common.contract import ArrayContract, ImageContract, NumberTarget, SurvivalTarget
 from hansa_common.display import printable
 from hansa_common.identity import fingerprint
+from hansa_common.models.registry import Contract
 from hansa_common.plan import StudyPlan
 from hansa_common.roster import Roster
 from hansa_common.wire.protocol import Proposal
@@ -75,8 +76,7 @@ def _study(plan: StudyPlan) -> list[str]:
 
 def _data(plan: StudyPlan) -> tuple[str, ...]:
     contract = plan.data
-    classes = ", ".join(contract.classes[:_MOST_COLUMNS])
-    labels = f"Each with one of {len(contract.classes)} classes: {classes}."
+    labels = _learned(contract)
     if isinstance(contract, ImageContract):
         shape = f"Images of {contract.height} x {contract.width}, {contract.channels} channels."
     elif isinstance(contract, ArrayContract):
@@ -86,6 +86,23 @@ def _data(plan: StudyPlan) -> tuple[str, ...]:
         rest = f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
         shape = f"A table with {len(names)} columns: {', '.join(names[:_MOST_COLUMNS])}{rest}."
     return shape, labels, f"At least {contract.minimum_examples} examples. Which file it is, your site.toml says."
+
+
+def _learned(contract: Contract) -> str:
+    match contract.target:
+        case None:
+            classes = ", ".join(contract.classes[:_MOST_COLUMNS])
+            return f"Each with one of {len(contract.classes)} classes: {classes}."
+        case NumberTarget() as number:
+            return f"Each with a number to predict{f', in {number.unit}' if number.unit else ''}."
+        case SurvivalTarget() as survival:
+            return (
+                f"Each with a time ('{survival.time}') and whether an event was seen then ('{survival.event}'): the "
+                "risk of the event is predicted."
+            )
+    anomaly = contract.target.anomaly
+    told = f"'{anomaly}' tells anomalies, which are not trained on." if anomaly else "Nothing tells anomalies."
+    return f"The examples themselves are learned: what a model reconstructs badly is unusual. {told}"
 
 
 def _app(plan: AppPlan) -> list[str]:

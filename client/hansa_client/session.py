@@ -29,10 +29,10 @@ from hansa_common.messages import (
     decode,
     encode,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts, CountsKind
 from hansa_common.parameters import is_finite
 from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
-from hansa_common.protection import counts_leave
+from hansa_common.protection import counts_leave, kind_of
 
 if TYPE_CHECKING:  # torch stays out of the agent
     from hansa_client.work import Work
@@ -68,7 +68,7 @@ class RemoteWork(Protocol):
     def open(self, plan: StudyPlan, *, name: str, index: int, source: SourcePlan, timeout: float) -> int:
         """Load data and model; return ``P``."""
 
-    def do(self, message: Message, *, classes: int, timeout: float) -> Message:
+    def do(self, message: Message, *, kind: CountsKind, timeout: float) -> Message:
         """Do one task of the open study."""
 
 
@@ -108,7 +108,7 @@ class Custody(Protocol):
             TaskRefused: It would exceed the budget.
         """
 
-    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
+    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
         """Keep this site's own figures, which the coordinator need not know."""
 
     @property
@@ -186,7 +186,7 @@ class SiteSession:
         if isinstance(header, TrainTask | EvaluateTask):
             self._custody.spend(plan, header, name=task, parameters=self._parameters)
         bare = replace(message, statement=b"")
-        reply = self._work.do(bare, classes=len(plan.data.classes), timeout=seconds)
+        reply = self._work.do(bare, kind=kind_of(plan), timeout=seconds)
         _check_answer(message, reply, site=self._name, digest=digest, parameters=self._parameters)
         self._approve(digest)  # the site may have taken it back while it trained
         if isinstance(header, TrainTask | EvaluateTask):

@@ -266,6 +266,8 @@ def figures(*, folder: Folder = DEFAULT_FOLDER) -> None:
 
 def _bar(figure: "OwnFigure") -> str:
     """Draw an accuracy as a bar of 20 characters."""
+    if figure.value is not None:
+        return f"{figure.figure.replace('_', ' '):20} {figure.value:7.4g} "
     if figure.accuracy is None:
         return f"{'not measured':29}"
     filled = round(20 * figure.accuracy)

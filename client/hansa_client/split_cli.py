@@ -1,15 +1,18 @@
 """``hansa split``: writes the parts of a simulated study as files, one a site, to try a federation with."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hansa_common.errors import UsageError
 
 if TYPE_CHECKING:  # --help must not wait for NumPy
+    import numpy.typing as npt
+
     from hansa_client.data import Dataset
     from hansa_common.contract import TableContract
+    from hansa_common.models.registry import Contract
 
 
 def split(
@@ -37,22 +40,40 @@ def split(
                 )
             path = _write_table(out / f"{name}.csv", part, plan.data)
         else:
-            path = _write_arrays(out / f"{name}.npz", part)
+            path = _write_arrays(out / f"{name}.npz", part, plan.data)
         typer.echo(f"{name}: {len(part)} examples. In its site.toml:\n  [data.{plan.name}]")
         typer.echo(f'  adapter = "{path.suffix[1:]}"\n  path = "{path.resolve()}"')
 
 
-def _write_arrays(path: Path, part: "Dataset") -> Path:
+def _learned(part: "Dataset", contract: "Contract") -> "dict[str, npt.NDArray[Any]]":
+    """Return what is learned as the adapters read it, by column or array."""
     import numpy as np  # noqa: PLC0415
 
-    np.savez(path, x=part.features, y=part.labels)
+    target = contract.target
+    if target is not None and target.kind == "reconstruction":
+        if target.anomaly is None:
+            return {}
+        return {target.anomaly: np.asarray([target.normal[0], target.anomalous[0]])[part.labels]}
+    if target is not None and target.kind == "survival":
+        return {target.time: np.asarray(part.targets), target.event: part.labels}
+    return {"y": part.labels if part.targets is None else part.targets}
+
+
+def _write_arrays(path: Path, part: "Dataset", contract: "Contract") -> Path:
+    import numpy as np  # noqa: PLC0415
+
+    arrays: dict[str, Any] = {"x": part.features, **_learned(part, contract)}
+    np.savez(path, **arrays)
     return path
 
 
 def _write_table(path: Path, part: "Dataset", contract: "TableContract") -> Path:
-    names = [column.name for column in contract.columns]
-    lines = [",".join([*names, contract.label])]
-    for row, label in zip(part.features.tolist(), part.labels.tolist(), strict=True):
-        lines.append(",".join([*map(repr, row), contract.classes[label]]))
+    columns = {name: values.tolist() for name, values in _learned(part, contract).items()}
+    if contract.label:
+        values = columns.pop("y")
+        columns[contract.label] = [contract.classes[label] for label in values] if contract.classes else values
+    lines = [",".join([*(column.name for column in contract.columns), *columns])]
+    for row, *learned in zip(part.features.tolist(), *columns.values(), strict=True):
+        lines.append(",".join([*map(repr, row), *map(str, learned)]))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

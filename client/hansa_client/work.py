@@ -18,6 +18,7 @@ from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
 from hansa_common import __version__
+from hansa_common.contract import label_names
 from hansa_common.errors import MessageError, TaskRefused
 from hansa_common.failpoints import reach
 from hansa_common.messages import (
@@ -33,7 +34,7 @@ from hansa_common.messages import (
     TrainTask,
     Update,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.seeds import derive_seed
@@ -121,7 +122,8 @@ class Work:
 
     def _open(self) -> Message:
         splits, labels = self.site.splits, self.site.dataset.labels[self.site.own]
-        counts = np.bincount(labels, minlength=len(self.plan.data.classes))
+        kinds = len(label_names(self.plan.data))
+        counts = np.bincount(labels if kinds > 1 else np.zeros_like(labels), minlength=kinds)
         header = Opened(
             plan_digest=self.digest,
             site=self.site.name,
@@ -172,7 +174,7 @@ class Work:
         if not STRATEGIES[self.plan.aggregation.strategy].training_loss:
             return None
         counts = self._procedure.evaluate(parameters, "train")
-        return counts.loss_sum / counts.num_examples
+        return counts.mean_loss
 
     def _seed(self, round_number: int) -> int:
         return derive_seed(self.plan.seed, self.site.index, round_number, "train")
@@ -183,10 +185,7 @@ class Work:
         if task.subject == "coordinator":
             holdout = self._simulation().holdout
             procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
-        counts = {
-            "validation": procedure.evaluate(parameters, "validation"),
-            "test": procedure.evaluate(parameters, "test"),
-        }
+        counts = procedure.evaluate_last(parameters)
         seconds = time.perf_counter() - started
         header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
         return Message(header=header, counts=counts)
@@ -221,7 +220,7 @@ class Work:
             current += procedure.train(current, round_number=round_number, seed=self._seed(round_number)).delta
         return current
 
-    def _train_pooled(self, parameters: Vector) -> dict[str, ClassificationCounts]:
+    def _train_pooled(self, parameters: Vector) -> dict[str, Counts]:
         """Train on the union of all sites' training splits; the sample budget is that of all sites together."""
         names = self._simulation().names
         per_site = [site_splits(self.plan, index) for index in range(len(names))]

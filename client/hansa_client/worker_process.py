@@ -22,6 +22,7 @@ from hansa_client.worker_channel import receive, send
 from hansa_common import errors
 from hansa_common.errors import HansaError, MessageError, TaskRefused, TrainingError, TrainingOutOfMemory, WorkerLost
 from hansa_common.messages import Envelope, Message, decode, encode
+from hansa_common.metrics import CountsKind
 from hansa_common.plan import SourcePlan, StudyPlan
 
 _START_SECONDS: Final = 60.0
@@ -120,7 +121,7 @@ class WorkerProcess:
             self._is_open = False
             return self._ensure_open(timeout)
 
-    def do(self, message: Message, *, classes: int, timeout: float) -> Message:
+    def do(self, message: Message, *, kind: CountsKind, timeout: float) -> Message:
         """Do one task of the open study; if the worker dies of itself, a new one tries once more.
 
         Raises:
@@ -136,7 +137,7 @@ class WorkerProcess:
                 envelope = self._do(message, timeout)
         if envelope is None:
             raise WorkerLost("The worker sent no reply.")
-        return decode(envelope, classes=classes)
+        return decode(envelope, kind=kind)
 
     def _do(self, message: Message, timeout: float) -> Envelope | None:
         self._ensure_open(timeout)

@@ -1,5 +1,9 @@
 """The data contract: what every site's data must look like before a study trains on it.
 
+What is learned is part of it: one of K classes where the contract names them, else what ``target`` says. Text is
+learned as classes too: the alphabet is the list of classes, and an example is a window of characters with the one that
+follows.
+
 Shapes: ``N`` examples, ``C`` channels, ``H`` height, ``W`` width, ``F`` features, ``K`` classes.
 """
 
@@ -12,17 +16,85 @@ from hansa_common.settings import Strict
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
-Classes = Annotated[tuple[Text, ...], Field(min_length=2, max_length=10_000)]
+_FEWEST_CLASSES = 2
+
+
+class NumberTarget(Strict):
+    """Regression: each example has a number. The model predicts ``number / scale``."""
+
+    kind: Literal["number"]
+    unit: Annotated[str, Field(max_length=40)] = ""
+    """For people: ``cycles``, ``mg/dl``."""
+    scale: Annotated[float, Field(gt=0.0, lt=1e30)] = 1.0
+    """A typical size of the number. Losses are of ``number / scale``, and so is the fixed point in which errors are
+    counted: an error of more than 32,768 scales counts as so much."""
+    minimum: float | None = None
+    maximum: float | None = None
+    loss: Literal["squared", "huber"] = "squared"
+    """``huber``: squared up to an error of one scale, linear above (Huber, Annals of Mathematical Statistics 1964)."""
+    score: Literal["none", "cmapss"] = "none"
+    """``cmapss``: the asymmetric score of remaining life in cycles (Saxena et al., PHM 2008, equation 1)."""
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        _check_range("target: ", self.minimum, self.maximum)
+        return self
+
+
+class SurvivalTarget(Strict):
+    """Time to an event, or to the end of watching; the model predicts the logarithm of the relative hazard."""
+
+    kind: Literal["survival"]
+    time: Text
+    """The column, or the array of an archive, with the time: a number of at least 0."""
+    event: Text
+    """The column or array that is 1 where the event was seen at that time and 0 where watching ended before it."""
+
+    @model_validator(mode="after")
+    def _are_two(self) -> Self:
+        if self.time == self.event:
+            raise ValueError(f"target: time and event are both '{self.time}'; each needs a column of its own.")
+        return self
+
+
+class ReconstructionTarget(Strict):
+    """The example itself: a model learns what is usual, and what it reconstructs badly is an anomaly."""
+
+    kind: Literal["reconstruction"]
+    anomaly: Text | None = None
+    """A column or array that tells normal examples from anomalies. It is looked at to leave anomalies out of training
+    and to evaluate. Left out: nobody knows, and all examples are trained on."""
+    normal: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)] = ("0",)
+    """Values of that column for a normal example."""
+    anomalous: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)] = ("1",)
+
+    @model_validator(mode="after")
+    def _values_are_distinct(self) -> Self:
+        values = (*self.normal, *self.anomalous)
+        if len(set(values)) != len(values):
+            raise ValueError("target: a value is named twice among normal and anomalous.")
+        return self
+
+
+Target = Annotated[NumberTarget | SurvivalTarget | ReconstructionTarget, Field(discriminator="kind")]
 
 
 class _Labelled(Strict):
-    classes: Classes
+    classes: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
     """Names of the K classes; a label is an index into this list, or the name itself in a table."""
+    target: Target | None = None
+    """What is learned where it is not one of K classes."""
     minimum_examples: Annotated[int, Field(ge=1)] = 10
     """A site with fewer examples does not fulfil the contract."""
 
     @model_validator(mode="after")
-    def _classes_are_distinct(self) -> Self:
+    def _says_what_is_learned(self) -> Self:
+        if self.target is not None and self.classes:
+            raise ValueError(f"classes: target.kind = '{self.target.kind}' has no classes; leave one of the two out.")
+        if self.target is None and len(self.classes) < _FEWEST_CLASSES:
+            raise ValueError(
+                f"classes: found {len(self.classes)}; allowed is at least {_FEWEST_CLASSES}, or a 'target' instead."
+            )
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a class is named twice; each needs a name of its own.")
         return self
@@ -94,8 +166,8 @@ class TableContract(_Labelled):
     """A table with named columns; the model gets ``float32 [N, F]``, columns in the contract's order."""
 
     kind: Literal["table"]
-    label: Text
-    """The column that holds the class name."""
+    label: Annotated[str, Field(max_length=200)] = ""
+    """The column that holds the class name, or the number; a survival or reconstruction target names its own."""
     columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=10_000)]
     standardise: Literal["none", "site"] = "none"
     """``site``: subtract the mean and divide by the standard deviation of the site's own training split."""
@@ -106,8 +178,12 @@ class TableContract(_Labelled):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"columns: named twice: {', '.join(twice)}.")
-        if self.label in names:
-            raise ValueError(f"label: '{self.label}' is a feature column too; a label cannot predict itself.")
+        if _has_label(self) != bool(self.label):
+            fault = "this key is required and missing" if _has_label(self) else "the target names its own columns"
+            raise ValueError(f"label: {fault}.")
+        for name in target_columns(self):
+            if name in names:
+                raise ValueError(f"label: '{name}' is a feature column too; a label cannot predict itself.")
         return self
 
     @property
@@ -127,3 +203,42 @@ def _check_range(prefix: str, minimum: float | None, maximum: float | None) -> N
 def feature_count(contract: "ImageContract | ArrayContract | TableContract") -> int:
     """Return how many numbers one example has."""
     return math.prod(contract.feature_shape)
+
+
+def outputs(contract: "ImageContract | ArrayContract | TableContract") -> int:
+    """Return how many numbers a model gives for one example.
+
+    One logit for each of K classes; one for a number and for a hazard; as many as the example has to reconstruct it.
+    """
+    match contract.target:
+        case None:
+            return len(contract.classes)
+        case ReconstructionTarget():
+            return feature_count(contract)
+    return 1
+
+
+def label_names(contract: "ImageContract | ArrayContract | TableContract") -> tuple[str, ...]:
+    """Return what kinds of examples there are, for people: what a site's examples are counted by."""
+    match contract.target:
+        case None:
+            return contract.classes
+        case SurvivalTarget():
+            return ("no event", "event")
+        case ReconstructionTarget(anomaly=str()):
+            return ("normal", "anomaly")
+    return ("examples",)
+
+
+def target_columns(contract: "ImageContract | ArrayContract | TableContract") -> tuple[str, ...]:
+    """Return the columns of a table, or arrays of an archive, that the target reads; the first is that of ``label``."""
+    match contract.target:
+        case SurvivalTarget() as target:
+            return (target.time, target.event)
+        case ReconstructionTarget() as target:
+            return (target.anomaly,) if target.anomaly is not None else ()
+    return (contract.label,) if isinstance(contract, TableContract) else ()
+
+
+def _has_label(contract: "_Labelled") -> bool:
+    return contract.target is None or contract.target.kind == "number"

@@ -1,6 +1,6 @@
 """Typed messages between server and site; encode and decode, nothing else.
 
-A message is a header (small, JSON), at most one vector ``float32 [P]`` and, by name, classification counts. With secure
+A message is a header (small, JSON), at most one vector ``float32 [P]`` and, by name, counts. With secure
 aggregation it is a masked vector, masked sums and a statement of that protocol instead. On the wire it is an
 ``Envelope``: header bytes and raw little-endian arrays, each with the dtype, shape and length that it must have. There
 is no pickle, no ``.npy`` header and no compression to parse.
@@ -50,7 +50,7 @@ from hansa_common.headers import (
     UnmaskTask,
     Update,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts, CountsKind
 from hansa_common.parameters import MAX_PARAMETERS, Vector
 
 MAX_ARRAYS = 600_000  # arrays of one message: five for each of 100,000 sites, and the vector
@@ -78,7 +78,7 @@ class Message:
 
     header: Task | Reply
     vector: Vector | None = field(default=None, repr=False)
-    counts: Mapping[str, ClassificationCounts] = field(default_factory=dict, repr=False)
+    counts: Mapping[str, Counts] = field(default_factory=dict, repr=False)
     masked: Masked | None = field(default=None, repr=False)
     sums: Sums | None = field(default=None, repr=False)
     statement: bytes = field(default=b"", repr=False)
@@ -129,12 +129,12 @@ def encode(message: Message) -> Envelope:
     return Envelope(header=HEADER.dump_json(header), arrays=arrays)
 
 
-def decode(envelope: Envelope, *, classes: int | None = None) -> Message:
+def decode(envelope: Envelope, *, kind: CountsKind | None = None) -> Message:
     """Parse a message from a peer.
 
     Args:
         envelope: What came in.
-        classes: ``K`` of the study, needed for messages with counts.
+        kind: Of the plan's counts, needed for messages with counts.
 
     Raises:
         MessageError: The bytes are no message of this protocol; the text says which rule they break.
@@ -162,7 +162,7 @@ def decode(envelope: Envelope, *, classes: int | None = None) -> Message:
     message = Message(
         header=header,
         vector=vector,
-        counts=_parse_counts(arrays, classes),
+        counts=_parse_counts(arrays, kind),
         masked=masked,
         sums=sums,
         statement=bytes(envelope.arrays["statement"].data) if statement is not None else b"",
@@ -215,10 +215,10 @@ def _unpack(name: str, array: RawArray) -> _AnyArray:
     return values.reshape(array.shape)
 
 
-def _parse_counts(arrays: Mapping[str, _AnyArray], classes: int | None) -> dict[str, ClassificationCounts]:
+def _parse_counts(arrays: Mapping[str, _AnyArray], kind: CountsKind | None) -> dict[str, Counts]:
     if not arrays:
         return {}
-    if classes is None:
+    if kind is None:
         raise MessageError("Counts came where none are expected.")
     groups: dict[str, dict[str, _AnyArray]] = {}
     for name, values in arrays.items():
@@ -227,7 +227,7 @@ def _parse_counts(arrays: Mapping[str, _AnyArray], classes: int | None) -> dict[
         if prefix != "counts" or not subject or not key:
             raise MessageError("An array has a name that is not allowed.")
         groups.setdefault(subject, {})[key] = values
-    return {subject: ClassificationCounts.from_arrays(group, classes) for subject, group in groups.items()}
+    return {subject: kind.from_arrays(group) for subject, group in groups.items()}
 
 
 __all__ = [

@@ -124,11 +124,35 @@ class RoundsPlan(Strict):
     """A round closes at the latest after this time."""
 
 
+class CostPlan(Strict):
+    """``[evaluation.cost]``: of a wrong decision about two classes, the second of which is the positive one."""
+
+    false_negative: Positive
+    """Of one who is positive and taken for negative."""
+    false_positive: Positive
+
+
+Groups = Annotated[dict[Text, Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)]], Field(max_length=20)]
+
+
 class EvaluationPlan(Strict):
     """``[evaluation]``: how each site splits its own data; the rest is for training."""
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+
+    cost: CostPlan | None = None
+    """What the two kinds of errors cost; the threshold that costs least on all validation examples is reported."""
+    groups: Groups = Field(default_factory=dict)
+    """Columns of the site's data, and the values by which people are compared; other values are in no group."""
+    minimum_group: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    """A group of fewer test examples is left out: at a site whose counts travel alone, and of the sum over sites."""
+
+    @property
+    def decision_rows(self) -> int:
+        """Everybody, and each group; 0 where no decisions are counted."""
+        groups = sum(len(values) for values in self.groups.values())
+        return 1 + groups if groups or self.cost is not None else 0
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -151,6 +175,7 @@ class SourcePlan(Strict):
         return collect_options(values, "adapter", "path")
 
 
+_TWO = 2  # classes: positive and negative
 _MAX_ALPHA = 1e6  # sites are alike to the last example long before
 
 
@@ -263,13 +288,7 @@ class StudyPlan(Strict):
     def _fits_together(self) -> Self:
         check_model(self.model, self.data, self.training, self.privacy.differential)
         self._check_aggregation()
-        if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(
-            self.data.classes
-        ):
-            raise ValueError(
-                f"training.class_weights: {len(self.training.class_weights)} weights for {len(self.data.classes)} "
-                "classes; allowed is one for each."
-            )
+        self._check_target()
         augmentation = self.training.augmentation
         if self.data.kind != "image" and (augmentation.flip or augmentation.crop):
             raise ValueError(f"training.augmentation: flip and crop are for images; data.kind is '{self.data.kind}'.")
@@ -282,6 +301,31 @@ class StudyPlan(Strict):
             self._check_simulation(self.simulation)
         self._check_privacy()
         return self
+
+    def _check_target(self) -> None:
+        weights, target = self.training.class_weights, self.data.target
+        if isinstance(weights, tuple) and len(weights) != len(self.data.classes):
+            raise ValueError(
+                f"training.class_weights: {len(weights)} weights for {len(self.data.classes)} classes; allowed is one "
+                "for each."
+            )
+        noised = self.privacy.differential
+        if self.evaluation.decision_rows:
+            for problem in (
+                "" if len(self.data.classes) == _TWO else "two classes are needed",
+                "differential privacy lets no such counts out" if noised is not None else "",
+            ):
+                if problem:
+                    raise ValueError(f"evaluation: cost and groups are about decisions, and {problem}.")
+        if target is None:
+            return
+        for key, is_set in (
+            ("training.class_weights", weights != "none"),
+            ("training.augmentation.mixup", bool(self.training.augmentation.mixup)),
+            ("privacy.differential.kind = 'example'", noised is not None and noised.kind == "example"),
+        ):
+            if is_set:
+                raise ValueError(f"{key} is for classes; data.target.kind is '{target.kind}'.")
 
     def _check_privacy(self) -> None:
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
@@ -336,7 +380,7 @@ class StudyPlan(Strict):
                 f"rounds.sites_per_round: found {per_round}; allowed is at most {sites}, the sites there are."
             )
         partition = Partition.parse(simulation.partition)
-        if partition.labels_per_site > len(self.data.classes):
+        if self.data.target is None and partition.labels_per_site > len(self.data.classes):
             raise ValueError(
                 f"simulation.partition: '{simulation.partition}' asks for more labels than the "
                 f"{len(self.data.classes)} classes."
@@ -365,6 +409,11 @@ class StudyPlan(Strict):
         values = self.approved().model_dump(mode="json")
         if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
             del values["privacy"]
+        if self.data.target is None:
+            del values["data"]["target"]
+        if not self.evaluation.decision_rows:
+            for key in ("cost", "groups", "minimum_group"):
+                del values["evaluation"][key]
         return digest(values)
 
 

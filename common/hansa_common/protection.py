@@ -11,7 +11,7 @@ import numpy as np
 
 from hansa_common.errors import PlanError
 from hansa_common.messages import Sums, Update
-from hansa_common.metrics import ClassificationCounts, num_sums
+from hansa_common.metrics import ClassificationKind, Counts, CountsKind, counts_kind
 from hansa_common.metrics.counts import LOSS_ONE, MAX_LOSS
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
@@ -171,59 +171,69 @@ def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> Distr
 # --- counts --------------------------------------------------------------------------------------------------------
 
 
+def kind_of(plan: StudyPlan) -> CountsKind:
+    """Return how a plan's counts are read."""
+    return counts_kind(plan.data, rows=plan.evaluation.decision_rows)
+
+
 def counts_leave(privacy: PrivacyPlan) -> bool:
     """Tell whether counts of right and wrong answers leave a site at all, in the open or masked or noised."""
     return privacy.differential is None or privacy.differential.metrics_noise is not None
 
 
-def round_sums(counts: ClassificationCounts, header: Update) -> Sums:
+def round_sums(counts: Counts, header: Update) -> Sums:
     """Return what one site adds to the counts of a round: of the validation split, and of its training.
 
     Returns:
-        ``uint64 [num_round_sums(K)]``: the counts, the training loss times the examples in units of 2**-20, and the
+        ``uint64 [num_round_sums]``: the counts, the training loss times the examples in units of 2**-20, and the
         examples.
     """
     loss = round(min(header.train_loss, MAX_LOSS) * LOSS_ONE) * header.num_examples
     return np.concatenate([counts.to_sums(), np.array([loss, header.num_examples], np.uint64)])
 
 
-def num_round_sums(privacy: PrivacyPlan, classes: int) -> int:
+def num_round_sums(privacy: PrivacyPlan, kind: CountsKind) -> int:
     """Return how many values ``round_sums`` gives; none where no counts leave."""
-    return num_sums(classes, histograms=False) + 2 if counts_leave(privacy) else 0
+    return kind.num_sums(histograms=False) + 2 if counts_leave(privacy) else 0
 
 
-def read_round_sums(sums: Sums, classes: int) -> tuple[ClassificationCounts, float | None]:
+def read_round_sums(sums: Sums, kind: CountsKind) -> tuple[Counts, float | None]:
     """Return the sum of ``round_sums`` over sites: counts, and the mean training loss.
 
     Raises:
         MessageError: The sum is none of counts.
     """
-    counts = ClassificationCounts.from_sums(sums[:-2], classes, histograms=False)
+    counts = kind.from_sums(sums[:-2], histograms=False)
     loss, examples = (float(value) for value in sums[-2:])
     return counts, loss / LOSS_ONE / examples if examples else None
 
 
-def evaluation_sums(validation: ClassificationCounts, test: ClassificationCounts) -> Sums:
+def weighs_costs(kind: CountsKind) -> bool:
+    """Tell whether the last model's validation counts have histograms too: a threshold is chosen from them."""
+    return isinstance(kind, ClassificationKind) and kind.rows > 0
+
+
+def evaluation_sums(validation: Counts, test: Counts) -> Sums:
     """Return what one site adds to the counts of the closing exchange, ``uint64``."""
     return np.concatenate([validation.to_sums(), test.to_sums()])
 
 
-def num_evaluation_sums(privacy: PrivacyPlan, classes: int) -> int:
+def num_evaluation_sums(privacy: PrivacyPlan, kind: CountsKind) -> int:
     """Return how many values ``evaluation_sums`` gives; histograms leave without noise only."""
     if not counts_leave(privacy):
         return 0
-    return num_sums(classes, histograms=False) + num_sums(classes, histograms=privacy.differential is None)
+    histograms = privacy.differential is None
+    return kind.num_sums(histograms=weighs_costs(kind)) + kind.num_sums(histograms=histograms)
 
 
-def read_evaluation_sums(
-    sums: Sums, privacy: PrivacyPlan, classes: int
-) -> tuple[ClassificationCounts, ClassificationCounts]:
+def read_evaluation_sums(sums: Sums, privacy: PrivacyPlan, kind: CountsKind) -> tuple[Counts, Counts]:
     """Return the sum of ``evaluation_sums`` over sites: validation and test.
 
     Raises:
         MessageError: The sum is none of counts.
     """
-    middle = num_sums(classes, histograms=False)
-    validation = ClassificationCounts.from_sums(sums[:middle], classes, histograms=False)
+    decides = weighs_costs(kind)
+    middle = kind.num_sums(histograms=decides)
+    validation = kind.from_sums(sums[:middle], histograms=decides)
     histograms = privacy.differential is None
-    return validation, ClassificationCounts.from_sums(sums[middle:], classes, histograms=histograms)
+    return validation, kind.from_sums(sums[middle:], histograms=histograms)

@@ -20,6 +20,7 @@ from hansa_common.messages import (
     decode,
     encode,
 )
+from hansa_common.metrics import CountsKind
 from hansa_server.exchange import Answer, Deadline, Exchange
 
 _STYPE = "hansa.raw"
@@ -79,7 +80,7 @@ class GridExchange:
             raise StudyFailed(f"{len(found)} of {self._expected} nodes are there after {_NODES_SECONDS:.0f} s.")
         return found
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, kind: CountsKind) -> Iterator[Answer]:
         """See ``Exchange.ask``."""
         self._check_stop()
         contents: dict[int, tuple[RecordDict, int]] = {}
@@ -100,13 +101,13 @@ class GridExchange:
                 if not replies:
                     self._stop.wait(_POLL)
                 while replies:
-                    yield self._take(replies.pop(), waiting, classes)  # no name here: only the caller holds its array
+                    yield self._take(replies.pop(), waiting, kind)  # no name here: only the caller holds its array
         finally:
             if waiting and self._abandon is not None:
                 self._abandon(list(waiting))
 
-    def _take(self, reply: FlowerMessage, waiting: dict[str, int], classes: int) -> Answer:
-        answer = _parse(waiting.pop(reply.metadata.reply_to_message_id), reply, classes)
+    def _take(self, reply: FlowerMessage, waiting: dict[str, int], kind: CountsKind) -> Answer:
+        answer = _parse(waiting.pop(reply.metadata.reply_to_message_id), reply, kind)
         self.bytes_up += answer.num_bytes
         return answer
 
@@ -124,12 +125,12 @@ def _message_type(message: Message) -> str:
     return MessageType.QUERY
 
 
-def _parse(node: int, reply: FlowerMessage, classes: int) -> Answer:
+def _parse(node: int, reply: FlowerMessage, kind: CountsKind) -> Answer:
     if reply.has_error():
         return Answer(node=node, failure=reply.error.reason or f"Flower error {reply.error.code}.")
     try:
         envelope = envelope_from_records(reply.content)
-        return Answer(node=node, message=decode(envelope, classes=classes), num_bytes=envelope.num_bytes)
+        return Answer(node=node, message=decode(envelope, kind=kind), num_bytes=envelope.num_bytes)
     except MessageError as error:
         return Answer(node=node, failure=f"It sent bytes that are no valid message: {error}")
 

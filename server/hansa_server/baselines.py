@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hansa_common.errors import StudyFailed
 from hansa_common.messages import Baseline, BaselineTask, Message
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector
 from hansa_server.exchange import Answer, problem_of
 
@@ -15,8 +15,8 @@ from hansa_server.exchange import Answer, problem_of
 class Baselines:
     """What was reached without federation: counts on each site's test split."""
 
-    local_only: dict[str, ClassificationCounts]
-    pooled: dict[str, ClassificationCounts]
+    local_only: dict[str, Counts]
+    pooled: dict[str, Counts]
     seconds: float
 
 
@@ -39,7 +39,7 @@ def train_baselines(
     )
     requests = [(nodes[min(nodes)], pooled)]  # the longest first
     requests += [(node, local) for node in nodes.values()]
-    found: dict[str, dict[str, ClassificationCounts]] = {"local": {}, "pooled": {}}
+    found: dict[str, dict[str, Counts]] = {"local": {}, "pooled": {}}
     for answer in ask(requests):
         if answer.message is None or not isinstance(header := answer.message.header, Baseline):
             raise StudyFailed(f"A baseline could not be trained: {problem_of(answer)}")

@@ -175,7 +175,7 @@ def _refuse(option: str, given: Mapping[str, object], *, allowed: frozenset[str]
 
 def summarise(console: Console, results: Results, folder: Path) -> None:
     """Print the four figures, or what protection leaves of them, and where the report is."""
-    from hansa_server.report import protection  # noqa: PLC0415 - jinja2 is slow, and --help must not wait for it
+    from hansa_server.report import columns, protection  # noqa: PLC0415 - jinja2 is slow, and --help must not wait for it
 
     final = results.final
     if final is None:
@@ -184,7 +184,8 @@ def summarise(console: Console, results: Results, folder: Path) -> None:
     for name, figure, note in _closing_figures(results, final):
         table.add_row(name, figure, Text(note))
     noised = ", counted with noise" if protection.has_noised_counts(results) else ""
-    console.print(f"Accuracy on the sites' test splits{noised}", style="bold")
+    name = columns.main_name(results)
+    console.print(f"{name[0].upper()}{name[1:]} on the sites' test splits{noised}", style="bold")
     console.print(table)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
 
@@ -194,21 +195,30 @@ def _closing_figures(results: Results, final: Final) -> Iterator[tuple[str, str,
     from hansa_server.report import protection  # noqa: PLC0415 - see summarise
 
     whole = final.weighted_mean
-    yield "weighted mean", _percent(whole), "" if whole else "no counts of right and wrong answers are known"
+    yield (
+        "weighted mean",
+        _written(results, whole),
+        "" if whole else "no counts of right and wrong answers are known",
+    )
     if protection.keeps_site_figures(results):
         yield "site mean, worst site", "-", protection.why_kept(results)
     else:
-        yield "site mean", _percent(final.site_mean), ""
-        yield "worst site", _percent(final.worst_site), final.worst_site.site if final.worst_site else ""
+        yield "site mean", _written(results, final.site_mean), ""
+        yield (
+            "worst site",
+            _written(results, final.worst_site),
+            final.worst_site.site if final.worst_site else "",
+        )
         against = final.worst_site_against_local
         is_simulated = results.engine != "federation"
-        yield (
-            "worst site against its own model",
-            f"{100 * against.difference:+.1f} points" if against else "not measured",
-            "run with --baselines" if not against and is_simulated else "",
-        )
+        if results.target == "classes":
+            yield (
+                "worst site against its own model",
+                f"{100 * against.difference:+.1f} points" if against else "not measured",
+                "run with --baselines" if not against and is_simulated else "",
+            )
     if final.coordinator is not None and protection.is_protected(results):
-        yield "coordinator's own test set", _percent(final.coordinator), ""
+        yield "coordinator's own test set", _written(results, final.coordinator), ""
     noise = protection.noise_of(results)
     if noise is not None and noise.epsilon is not None:
         yield "epsilon spent", protection.spent(noise.epsilon), f"of {noise.epsilon_budget:g}, delta {noise.delta:g}"
@@ -216,5 +226,7 @@ def _closing_figures(results: Results, final: Final) -> Iterator[tuple[str, str,
         yield "epsilon, at most", f"{noise.epsilon_budget:g}", f"delta {noise.delta:g}; each site's ledger knows more"
 
 
-def _percent(scores: Scores | None) -> str:
-    return "-" if scores is None or scores.accuracy is None else f"{scores.accuracy:.1%}"
+def _written(results: Results, scores: Scores | None) -> str:
+    from hansa_server.report import columns  # noqa: PLC0415 - see summarise
+
+    return "-" if columns.main_value(results, scores) is None else columns.written_main(results, scores)

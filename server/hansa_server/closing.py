@@ -7,9 +7,9 @@ from typing import Self
 
 from hansa_common.errors import MessageError
 from hansa_common.messages import Opened
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts, CountsKind
 from hansa_common.privacy_plan import PrivacyPlan
-from hansa_common.protection import counts_leave, read_evaluation_sums
+from hansa_common.protection import counts_leave, read_evaluation_sums, weighs_costs
 from hansa_server.figures import merge
 from hansa_server.masked import MaskedSum
 
@@ -29,15 +29,15 @@ class Closing:
         evaluation_seconds: The sites' own time, added up.
     """
 
-    validation: Mapping[str, ClassificationCounts]
-    test: Mapping[str, ClassificationCounts]
-    overall: tuple[ClassificationCounts, ClassificationCounts] | None
+    validation: Mapping[str, Counts]
+    test: Mapping[str, Counts]
+    overall: tuple[Counts, Counts] | None
     evaluation_seconds: float
-    coordinator: ClassificationCounts | None = None
+    coordinator: Counts | None = None
     seconds: float = 0.0
 
     @classmethod
-    def of_sites(cls, counted: Mapping[str, Mapping[str, ClassificationCounts]], *, evaluation_seconds: float) -> Self:
+    def of_sites(cls, counted: Mapping[str, Mapping[str, Counts]], *, evaluation_seconds: float) -> Self:
         """Return what each site counted for itself; nothing where no counts leave."""
         validation = {site: counts["validation"] for site, counts in counted.items() if counts}
         test = {site: counts["test"] for site, counts in counted.items() if counts}
@@ -49,10 +49,10 @@ class Closing:
         )
 
     @classmethod
-    def of_sum(cls, total: MaskedSum, privacy: PrivacyPlan, classes: int) -> Self:
+    def of_sum(cls, total: MaskedSum, privacy: PrivacyPlan, kind: CountsKind) -> Self:
         """Return what the sites counted together, and by itself what all of them let out."""
         try:
-            overall = read_evaluation_sums(total.sums, privacy, classes)
+            overall = read_evaluation_sums(total.sums, privacy, kind)
         except MessageError as error:
             _log.warning("The sites' counts add up to nothing possible; one of them lied: %s", error)
             overall = None
@@ -65,7 +65,7 @@ class Closing:
         )
 
 
-def are_declared(opened: Opened, counts: Mapping[str, ClassificationCounts], privacy: PrivacyPlan) -> bool:
+def are_declared(opened: Opened, counts: Mapping[str, Counts], privacy: PrivacyPlan, kind: CountsKind) -> bool:
     """Tell whether a site's counts are those that the plan lets out, of the splits that it declared."""
     if privacy.differential is not None:
         return set(counts) == ({"validation", "test"} if counts_leave(privacy) else set())
@@ -73,5 +73,6 @@ def are_declared(opened: Opened, counts: Mapping[str, ClassificationCounts], pri
         set(counts) == {"validation", "test"}
         and counts["validation"].num_examples == opened.validation
         and counts["test"].num_examples == opened.test
-        and counts["test"].has_histograms
+        and counts["validation"].has_histograms == weighs_costs(kind)
+        and counts["test"].has_histograms == kind.zero(histograms=True).has_histograms
     )

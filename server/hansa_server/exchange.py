@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hansa_common.messages import Message, Refusal
+from hansa_common.metrics import CountsKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,12 @@ class Exchange(Protocol):
     def nodes(self) -> Sequence[int]:
         """Return the nodes that are there."""
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, kind: CountsKind) -> Iterator[Answer]:
         """Send each node its message and yield the answers, one for each request, in order of arrival.
 
         Ends when all have answered or the deadline has passed; the others are not waited for any more. Requests that
-        share one ``Message`` object share its bytes too. ``classes`` is ``K``, to parse counts.
+        share one ``Message`` object share its bytes too. ``kind`` is that of the counts in
+        the answers.
 
         Raises:
             StudyInterrupted: The operator stopped the study.
@@ -77,7 +79,7 @@ def problem_of(answer: Answer) -> str:
 
 
 def ask_each(
-    exchange: Exchange, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int
+    exchange: Exchange, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, kind: CountsKind
 ) -> Iterator[Answer]:
     """Yield one answer for each request; a node that is silent until the deadline has failed."""
     silent = Counter(node for node, _message in requests)
@@ -87,6 +89,6 @@ def ask_each(
         return answer
 
     # no name for an answer here: its array may be as large as the model, and only the caller may hold it
-    yield from map(heard, exchange.ask(requests, deadline=deadline, classes=classes))
+    yield from map(heard, exchange.ask(requests, deadline=deadline, kind=kind))
     for node in silent.elements():
         yield Answer(node=node, failure="It did not reply before the deadline.")

@@ -31,7 +31,7 @@ from hansa_common.messages import (
     Unmasked,
     UnmaskTask,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector, sha256_of
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import terms_of
@@ -92,7 +92,7 @@ class MaskedSum:
     vector: Words = field(repr=False)
     sums: Sums = field(repr=False)
     headers: Mapping[str, MaskedUpdate | MaskedEvaluated]
-    shown: Mapping[str, Mapping[str, ClassificationCounts]] = field(repr=False)
+    shown: Mapping[str, Mapping[str, Counts]] = field(repr=False)
     missing: Mapping[str, str]
     void: tuple[str, ...]
 
@@ -275,10 +275,10 @@ class MaskedRounds:
         attempt: int,
         announcement: Announcement,
         missing: dict[str, str],
-    ) -> tuple[dict[str, MaskedUpdate | MaskedEvaluated], dict[str, Mapping[str, ClassificationCounts]]]:
+    ) -> tuple[dict[str, MaskedUpdate | MaskedEvaluated], dict[str, Mapping[str, Counts]]]:
         task = Message(header=job.task(attempt, self._first), vector=job.parameters, statement=announcement.to_bytes())
         headers: dict[str, MaskedUpdate | MaskedEvaluated] = {}
-        shown: dict[str, Mapping[str, ClassificationCounts]] = {}
+        shown: dict[str, Mapping[str, Counts]] = {}
         requests = [(site, task) for site in announcement.sites]
         for site, answer in self._ask(requests, self._deadline()):
             with _concerning(site, missing):
@@ -289,7 +289,7 @@ class MaskedRounds:
 
     def _take_masked(
         self, session: ServerSession, job: Job, site: str, answer: Reply
-    ) -> tuple[MaskedUpdate | MaskedEvaluated, Mapping[str, ClassificationCounts]]:
+    ) -> tuple[MaskedUpdate | MaskedEvaluated, Mapping[str, Counts]]:
         message = answer.message
         header = message.header if message is not None else None
         if message is None or not isinstance(header, MaskedUpdate | MaskedEvaluated) or message.sums is None:

@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Literal
 
+from hansa_common.contract import label_names
 from hansa_common.messages import Opened
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, Counts
 from hansa_common.parameters import sha256_of
 from hansa_common.plan import StudyPlan, dump_plan
 from hansa_server.closing import Closing
-from hansa_server.figures import baseline_summary, mean_over_sites, scores_of, summary, summary_of_sum, worst
+from hansa_server.decisions import decisions_of
+from hansa_server.figures import (
+    baseline_summary,
+    main_figure_of,
+    mean_over_sites,
+    scores_of,
+    summary,
+    summary_of_sum,
+    worst,
+)
 from hansa_server.protected import protection_of
 from hansa_server.report import metrics_csv, model_card, partition_svg, render
 from hansa_server.results import (
@@ -49,7 +59,9 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
         strategy=plan.aggregation.strategy,
         partition=plan.simulation.partition if plan.simulation else None,
         data_origin=next((opened.origin for opened in study.sites.values()), ""),
-        classes=plan.data.classes,
+        classes=label_names(plan.data),
+        target=plan.data.target.kind if plan.data.target is not None else "classes",
+        unit=getattr(plan.data.target, "unit", ""),
         rounds_planned=plan.rounds.count,
         started_at=study.started_at,
         sites=_sites(study, federated),
@@ -94,7 +106,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
             federated=federated.get(site),
             local_only=_optional_scores(local, site),
             pooled=_optional_scores(pooled, site),
-            confusion=_confusion(test[site]) if site in test else None,
+            confusion=(_confusion(test[site]) or None) if site in test else None,
             rounds_contributed=contributed[site],
         )
         for site, opened in sorted(study.sites.items())
@@ -106,7 +118,7 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
     if closing is None:
         return None
     overall = closing.overall[1] if closing.overall else None
-    lowest = worst(federated) if federated else None
+    lowest = worst(federated, main_figure_of(closing.test)) if federated else None
     against = None
     if study.baselines is not None and lowest is not None:
         alone = scores_of(study.baselines.local_only[lowest.site]).accuracy
@@ -125,6 +137,7 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
         confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
         validation=_validation(study.plan, closing),
+        decisions=decisions_of(study.plan.evaluation, *closing.overall) if closing.overall else None,
     )
 
 
@@ -151,11 +164,14 @@ def _dimension(study: Study) -> int:
     return study.spec.size if study.spec is not None else 0
 
 
-def _optional_scores(counts: Mapping[str, ClassificationCounts], site: str) -> Scores | None:
+def _optional_scores(counts: Mapping[str, Counts], site: str) -> Scores | None:
     return scores_of(counts[site]) if site in counts else None
 
 
-def _confusion(counts: ClassificationCounts) -> tuple[tuple[int, ...], ...]:
+def _confusion(counts: Counts) -> tuple[tuple[int, ...], ...]:
+    """Return the confusion matrix of a classifier; empty for other models."""
+    if not isinstance(counts, ClassificationCounts):
+        return ()
     return tuple(tuple(row) for row in counts.confusion.tolist())
 
 

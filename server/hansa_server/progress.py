@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hansa_common.messages import Opened
+from hansa_server.figures import NAMES
+from hansa_server.figures import write as write_figure
 from hansa_server.results import Notice, RoundResult
 
 _MOST_SITES = 12  # rows of the live table
@@ -159,7 +162,10 @@ class Display(Quiet):
         for site, state in self._status.items():
             style = {"done": "green", "working": "dim", "missing": "yellow"}[state]
             figures = before.get(site)
-            accuracy = f"{figures.accuracy:.1%}" if figures and figures.accuracy is not None else ""
+            accuracy = ""
+            if self._last is not None and figures is not None:
+                value = figures.value if figures.accuracy is None else figures.accuracy
+                accuracy = "" if value is None else write_figure(self._last.incoming.figure, value)
             loss = f"loss {figures.train_loss:.4f}" if figures and figures.train_loss is not None else ""
             table.add_row(Text(site), Text(state, style=style), Text(accuracy), Text(loss))
         return table
@@ -201,10 +207,11 @@ def _figures(result: RoundResult) -> str:
     """The round's figures, as far as there are: training loss now, validation of the model it started from."""
     incoming = result.incoming
     parts = [f"train loss {result.train_loss:.4f}"] if result.train_loss is not None else []
-    if incoming.weighted_mean_accuracy is not None:
-        parts.append(f"validation of model {result.round - 1}: accuracy {incoming.weighted_mean_accuracy:.1%}")
-        if incoming.worst_site is not None and incoming.worst_site_accuracy is not None:
-            parts.append(f"worst {incoming.worst_site} {incoming.worst_site_accuracy:.1%}")
+    if incoming.overall_value is not None:
+        name, write = NAMES[incoming.figure], partial(write_figure, incoming.figure)
+        parts.append(f"validation of model {result.round - 1}: {name} {write(incoming.overall_value)}")
+        if incoming.worst_site is not None and incoming.worst_value is not None:
+            parts.append(f"worst {incoming.worst_site} {write(incoming.worst_value)}")
     if result.void_attempts:
         parts.append(
             f"repeated {len(result.void_attempts)} times" if len(result.void_attempts) > 1 else "repeated once"

@@ -6,11 +6,17 @@ Evolution: ``format`` counts up when a meaning changes; keys are added, never re
 
 from typing import Literal
 
+from pydantic import Field
+
+from hansa_common.metrics import MainFigure
 from hansa_common.settings import Strict
 
 
 class Scores(Strict):
-    """Figures of one model on one set of examples; precision, recall, F1 and ROC AUC are means over classes."""
+    """Figures of one model on one set of examples; precision, recall, F1 and ROC AUC are means over classes.
+
+    Which there are depends on what was learned (``Results.target``); the others are ``null``.
+    """
 
     num_examples: int
     loss: float | None
@@ -21,6 +27,25 @@ class Scores(Strict):
     f1: float | None
     roc_auc: float | None
     calibration_error: float | None
+    average_precision: float | None = None
+    """Mean over classes; of the second class where there are two, of anomalies where they are known."""
+    rmse: float | None = None
+    """Root of the mean squared error, in the unit of the number; so are the next two."""
+    mae: float | None = None
+    bias: float | None = None
+    """Mean of predicted minus true."""
+    r2: float | None = None
+    cmapss_score: float | None = None
+    """Sum over the examples, 0 is best; only where the plan asks for it."""
+    c_index: float | None = None
+    """Harrell's, over pairs of people of one site."""
+    events: int | None = None
+    reconstruction_error: float | None = None
+    """Mean squared error of the features of normal examples."""
+    anomaly_error: float | None = None
+    """The same of known anomalies."""
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """Figure -> ends of its 95 % interval, where there is a method; docs/results.md names it."""
 
 
 class SiteRound(Strict):
@@ -33,6 +58,8 @@ class SiteRound(Strict):
     accuracy: float | None
     """Of the model that came in, on the site's validation split."""
     loss: float | None
+    value: float | None = None
+    """Where it is no accuracy: the main figure of that model on that split."""
     seconds: float
     """The site's own time: evaluation and training."""
     train_seconds: float
@@ -56,13 +83,30 @@ class Notice(Strict):
 
 
 class Summary(Strict):
-    """Accuracy and loss of one model over the sites' validation splits."""
+    """Main figure and loss of one model over the sites' validation splits."""
 
     weighted_mean_accuracy: float | None
     site_mean_accuracy: float | None
     worst_site_accuracy: float | None
     worst_site: str | None
     weighted_mean_loss: float | None
+    figure: MainFigure = "accuracy"
+    """What the models are compared by. Where it is no accuracy, the three accuracies are ``null`` and these say it:"""
+    weighted_mean: float | None = None
+    """Over all examples together; of the C-index over all pairs."""
+    site_mean: float | None = None
+    worst: float | None = None
+    """Of ``worst_site``."""
+
+    @property
+    def overall_value(self) -> float | None:
+        """The main figure over all examples."""
+        return self.weighted_mean_accuracy if self.figure == "accuracy" else self.weighted_mean
+
+    @property
+    def worst_value(self) -> float | None:
+        """The main figure of the worst site."""
+        return self.worst_site_accuracy if self.figure == "accuracy" else self.worst
 
 
 class RoundResult(Strict):
@@ -91,7 +135,7 @@ class SiteResult(Strict):
     examples: dict[Literal["train", "validation", "test"], int]
     """Empty where the plan's protection or the site's policy keeps the sizes at the site."""
     class_counts: tuple[int, ...]
-    """Examples of each class, all three splits together; empty as ``examples``."""
+    """Examples of each of ``Results.classes``, all three splits together; empty as ``examples``."""
     federated: Scores | None
     local_only: Scores | None = None
     """The site's own model, trained alone with the same budget (``--baselines``)."""
@@ -102,8 +146,55 @@ class SiteResult(Strict):
     rounds_contributed: int
 
 
+class DecisionScores(Strict):
+    """What becomes of test examples at one threshold: the second class is the positive one."""
+
+    threshold: float
+    """A probability of the second class of at least this is taken for positive."""
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+    cost: float | None
+    """Of all wrong decisions together; ``null`` where the plan names no costs."""
+
+
+class GroupScores(Strict):
+    """How one group fares at the threshold; ``null`` where it has too few people."""
+
+    group: str
+    num_examples: int | None
+    accuracy: float | None
+    selection_rate: float | None
+    true_positive_rate: float | None
+    false_positive_rate: float | None
+
+
+class FairnessResult(Strict):
+    """The groups of one column beside each other."""
+
+    column: str
+    groups: tuple[GroupScores, ...]
+    demographic_parity_gap: float | None
+    """Largest difference of selection rates."""
+    equalised_odds_gap: float | None
+    """The larger of the largest differences of true-positive and of false-positive rates."""
+    worst_group: str | None
+    """With the lowest accuracy."""
+
+
+class Decisions(Strict):
+    """What the last model decides on all sites' test examples, and how groups of people fare."""
+
+    chosen: DecisionScores
+    """At the threshold that cost least on all sites' validation examples; at 1/2 where the plan names no costs."""
+    at_half: DecisionScores
+    fairness: tuple[FairnessResult, ...]
+    minimum_group: int
+
+
 class WorstSite(Scores):
-    """The scores of the site with the lowest accuracy."""
+    """The scores of the site with the lowest accuracy, or the worst main figure."""
 
     site: str
 
@@ -134,6 +225,8 @@ class Final(Strict):
     coordinator: Scores | None
     """On the coordinator's own test set, where there is one."""
     validation: Summary
+    decisions: Decisions | None = None
+    """Where the plan names costs or groups."""
 
 
 class Masks(Strict):
@@ -229,6 +322,11 @@ class Results(Strict):
     partition: str | None
     data_origin: str
     classes: tuple[str, ...]
+    """What examples are counted by: the classes; of other targets what there is, as ``normal`` and ``anomaly``."""
+    target: Literal["classes", "number", "survival", "reconstruction"] = "classes"
+    """What was learned."""
+    unit: str = ""
+    """Of a number."""
     rounds_planned: int
     started_at: str
     """ISO 8601, UTC."""

@@ -4,10 +4,10 @@ import logging
 
 from hansa_common.errors import MessageError
 from hansa_common.messages import MaskedUpdate, Update
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts, main_figure
 from hansa_common.plan import StudyPlan
-from hansa_common.protection import counts_leave, read_round_sums
-from hansa_server.figures import scores_of, summary, summary_of_sum
+from hansa_common.protection import counts_leave, kind_of, read_round_sums
+from hansa_server.figures import no_summary, scores_of, summary, summary_of_sum
 from hansa_server.masked import MaskedSum
 from hansa_server.results import RoundResult, SiteRound
 from hansa_server.rounds import Round
@@ -42,13 +42,14 @@ def masked_result(
     plan: StudyPlan, number: int, total: MaskedSum, *, seconds: float, bytes_up: int, bytes_down: int
 ) -> RoundResult:
     """Return the entry of a round whose updates came masked: what the sites have in common, and what some let out."""
-    incoming, loss = summary({}), None
+    kind = kind_of(plan)
+    incoming, loss = no_summary(main_figure(kind.zero(histograms=False))), None
     if counts_leave(plan.privacy):
         try:
-            counts, loss = read_round_sums(total.sums, len(plan.data.classes))
+            counts, loss = read_round_sums(total.sums, kind)
         except MessageError as error:
             _log.warning("The sites' counts add up to nothing possible; one of them lied: %s", error)
-            counts = ClassificationCounts.zero(len(plan.data.classes), histograms=False)
+            counts = kind.zero(histograms=False)
         shown = {site: counts["validation"] for site, counts in total.shown.items() if "validation" in counts}
         incoming = summary(shown) if len(shown) == len(total.survivors) else summary_of_sum(counts)
     if plan.privacy.differential is not None:  # noised counts hold no losses
@@ -71,8 +72,15 @@ def masked_result(
     )
 
 
+def _value(counts: Counts) -> float | None:
+    """Return the main figure where it is no accuracy."""
+    figure = main_figure(counts)
+    value: float | None = None if figure == "accuracy" else getattr(scores_of(counts), figure)
+    return value
+
+
 def _site_round(
-    site: str, header: Update | MaskedUpdate, counts: ClassificationCounts | None, *, norm: float | None = None
+    site: str, header: Update | MaskedUpdate, counts: Counts | None, *, norm: float | None = None
 ) -> SiteRound:
     figures = scores_of(counts) if counts is not None else None
     told = isinstance(header, Update) and header.num_examples > 0
@@ -82,6 +90,7 @@ def _site_round(
         num_examples=header.num_examples if isinstance(header, Update) and told else None,
         train_loss=header.train_loss if isinstance(header, Update) and told else None,
         accuracy=figures.accuracy if figures else None,
+        value=_value(counts) if counts is not None else None,
         loss=figures.loss if figures and (told or masked) else None,
         seconds=header.seconds,
         train_seconds=header.train_seconds,

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from hansa_common.errors import StudyFailed, UpdateRefused
 from hansa_common.messages import Message, Update
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector, l2_norm, largest
 from hansa_common.privacy_plan import PrivacyPlan
 from hansa_common.protection import counted_examples, counts_leave
@@ -52,7 +52,7 @@ class Accepted:
     """An update that counts, without its delta."""
 
     header: Update
-    counts: ClassificationCounts | None = field(repr=False)
+    counts: Counts | None = field(repr=False)
     norm: float | None = None
     """L2 norm of its delta; not kept with differential privacy, which nobody accounted it to."""
 
@@ -270,7 +270,7 @@ class Round:
             )
         return norm
 
-    def _counts_fit(self, counts: Mapping[str, ClassificationCounts], validation: int) -> bool:
+    def _counts_fit(self, counts: Mapping[str, Counts], validation: int) -> bool:
         """Tell whether these are the counts that the plan lets out."""
         if not counts_leave(self._privacy):
             return not counts

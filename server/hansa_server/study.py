@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from hansa_common.contract import label_names
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
 from hansa_common.messages import (
@@ -26,10 +27,10 @@ from hansa_common.messages import (
     Refusal,
     TrainTask,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
-from hansa_common.protection import counts_leave, num_evaluation_sums, num_round_sums
+from hansa_common.protection import counts_leave, kind_of, num_evaluation_sums, num_round_sums
 from hansa_common.strategies import STRATEGIES
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
@@ -85,7 +86,8 @@ class Study:
         self._strategy = build_strategy(plan.aggregation, plan.training)
         self._traits = STRATEGIES[plan.aggregation.strategy]
         self._nodes: dict[str, int] = {}
-        self._classes = len(plan.data.classes)
+        self._kind = kind_of(plan)
+        self._labels = len(label_names(plan.data))
         self._bytes = {"up": 0, "down": 0}  # before a resume
         self._exchange: Exchange | None = None
         self.names = tuple(names)
@@ -194,7 +196,7 @@ class Study:
             return header.train >= 1 if privacy.weights == "examples" else header.train == 0
         if header.train < 1 and (privacy.weights == "examples" or not kept):
             return False
-        return len(header.class_counts) == self._classes
+        return len(header.class_counts) == self._labels
 
     def _masked_rounds(self, exchange: Exchange) -> MaskedRounds:
         """Return what conducts this study's masked rounds."""
@@ -282,7 +284,7 @@ class Study:
                 number=number,
                 parameters=self.parameters,
                 size=self.parameters.size,
-                counts=num_round_sums(self.plan.privacy, self._classes),
+                counts=num_round_sums(self.plan.privacy, self._kind),
                 task=partial(self._train_task, number),
             )
         )
@@ -327,7 +329,7 @@ class Study:
 
     def _plain_closing(self, exchange: Exchange) -> Closing:
         task = Message(header=EvaluateTask(plan_digest=self.digest), vector=self.parameters)
-        counted: dict[str, Mapping[str, ClassificationCounts]] = {}
+        counted: dict[str, Mapping[str, Counts]] = {}
         failed: dict[str, str] = {}
         seconds = 0.0
         names = {node: site for site, node in self._nodes.items()}
@@ -335,7 +337,7 @@ class Study:
             site, message = names[answer.node], answer.message
             if not message or not isinstance(message.header, Evaluated):
                 failed[site] = problem_of(answer)
-            elif not are_declared(self.sites[site], message.counts, self.plan.privacy):
+            elif not are_declared(self.sites[site], message.counts, self.plan.privacy, self._kind):
                 failed[site] = "It sent other counts than those of the splits that it declared."
             else:
                 counted[site] = message.counts
@@ -351,12 +353,12 @@ class Study:
             number=number,
             parameters=self.parameters,
             size=0,
-            counts=num_evaluation_sums(privacy, self._classes),
+            counts=num_evaluation_sums(privacy, self._kind),
             task=lambda attempt, _following: EvaluateTask(plan_digest=self.digest, round=number, attempt=attempt),
         )
         total = masked.sum(job)
         self._need(len(total.survivors), len(self.sites), total.missing, "The last model could not be evaluated")
-        return Closing.of_sum(total, privacy, self._classes)
+        return Closing.of_sum(total, privacy, self._kind)
 
     def deliver(self, exchange: Exchange, *, card: str, sha256: str) -> None:
         """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""
@@ -370,7 +372,7 @@ class Study:
             self.delivered[names[answer.node]] = "" if got_it else problem_of(answer)
             self._observer.site_done(names[answer.node], self.delivered[names[answer.node]])
 
-    def _coordinator(self, exchange: Exchange) -> ClassificationCounts | None:
+    def _coordinator(self, exchange: Exchange) -> Counts | None:
         """Evaluate on the test set that no site has; in a simulation any node can."""
         if self.plan.simulation is None or not self.plan.simulation.holdout:
             return None
@@ -403,7 +405,7 @@ class Study:
     ) -> Iterator[Answer]:
         """Yield one answer for each request; by default within a round's time."""
         deadline = deadline or Deadline(self.plan.rounds.deadline_seconds * rounds)
-        return ask_each(exchange, requests, deadline=deadline, classes=self._classes)
+        return ask_each(exchange, requests, deadline=deadline, kind=self._kind)
 
     def _need(self, found: int, asked: int, failed: Mapping[str, str], what: str) -> None:
         """Stop below the quorum, and say who is missing and why."""

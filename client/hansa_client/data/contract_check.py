@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from hansa_client.data.learned import check_learned, unlabelled
 from hansa_client.data.source import Dataset
 from hansa_common.contract import ArrayContract, ImageContract, TableContract, feature_count
 from hansa_common.errors import ContractViolation
@@ -18,7 +19,11 @@ def check(dataset: Dataset, contract: Contract) -> Dataset:
     Raises:
         ContractViolation: It does not; the message says what was found and what the study asks for.
     """
-    _check_labels(dataset, contract)
+    dataset = unlabelled(dataset, contract)
+    if contract.target is None:
+        _check_labels(dataset, contract)
+    elif problem := check_learned(dataset, contract):
+        raise _violation(dataset, problem)
     _check_shape(dataset, contract)
     if dataset.features.dtype == np.float32:
         _check_values(dataset, contract)

@@ -9,7 +9,7 @@ from hansa_client.data.contract_check import check
 from hansa_client.data.files import require_path
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 from hansa_client.data.table import require_table, to_dataset
-from hansa_common.contract import TableContract
+from hansa_common.contract import TableContract, target_columns
 from hansa_common.errors import DataUnavailable
 from hansa_common.models.registry import Contract
 from hansa_common.settings import Strict, parse
@@ -81,7 +81,10 @@ def _read_texts(path: Path, options: CsvOptions) -> "pd.DataFrame":
 def _use_point(frame: "pd.DataFrame", contract: TableContract, options: CsvOptions) -> "pd.DataFrame":
     if options.decimal == ".":
         return frame
-    numbers = {column.name for column in contract.columns if column.type != "category"} & set(frame.columns)
+    numbers = {column.name for column in contract.columns if column.type != "category"}
+    if contract.target is not None and contract.target.kind != "reconstruction":
+        numbers |= {target_columns(contract)[0]}  # the number, or the time
+    numbers &= set(frame.columns)
     # "1.234,5" stays no number: which of the two separates is not guessed
     return frame.assign(
         **{name: frame[name].str.replace(".", "?", regex=False).str.replace(",", ".", regex=False) for name in numbers}

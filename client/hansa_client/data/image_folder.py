@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hansa_client.data.class_names import index_names
 from hansa_client.data.contract_check import check
 from hansa_client.data.files import require_path
+from hansa_client.data.learned import require_classes
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 from hansa_common.contract import ImageContract
 from hansa_common.errors import ContractViolation, DataUnavailable
@@ -66,7 +67,10 @@ def read(source: Source, contract: Contract) -> Dataset:
             advice="Choose another data adapter.",
         )
     entries = _list(root, options)
-    labels = index_names([entry.label for entry in entries], contract.classes, origin=str(root))
+    require_classes(contract, adapter="image_folder")
+    names = [entry.label for entry in entries]
+    known = contract.classes or tuple(sorted(set(names)))  # what is reconstructed needs no class
+    labels = index_names(names, known, origin=str(root))
     features = _read_images(entries, contract, options)
     groups = np.asarray([entry.group for entry in entries])
     columns = {str(options.columns): groups} if options.columns != "none" else {}

@@ -14,9 +14,10 @@ from pydantic import Field
 from hansa_client.data.class_names import index_names, reorder
 from hansa_client.data.contract_check import check
 from hansa_client.data.files import require_path
+from hansa_client.data.learned import strata
 from hansa_client.data.source import ADAPTERS, Dataset, Source
-from hansa_common.contract import ImageContract, TableContract
-from hansa_common.errors import ContractViolation, DataUnavailable
+from hansa_common.contract import ImageContract, NumberTarget, SurvivalTarget, TableContract, target_columns
+from hansa_common.errors import ContractViolation, DataUnavailable, SettingsError
 from hansa_common.models.registry import Contract
 from hansa_common.registry import suggest
 from hansa_common.settings import Strict, parse
@@ -57,14 +58,17 @@ def read(source: Source, contract: Contract) -> Dataset:
     path = require_path(source, adapter="npz", folder=False)
     names = array_names(path)
     features_key = _choose(options.features, _FEATURES, names, path)
-    labels_key = _choose(options.labels, _LABELS, names, path)
+    labels_key = _labels_key(options, contract, names, path)
     further = dict.fromkeys((*options.columns, *(name for name in source.columns if name in names)))
-    wanted = dict.fromkeys((features_key, labels_key, *further, *({"classes"} & names)))
+    learned = target_columns(contract) if labels_key is None else (labels_key,)
+    wanted = dict.fromkeys((features_key, *learned, *further, *({"classes"} & names)))
     arrays = read_arrays(path, wanted)
-    labels = _to_labels(arrays[labels_key], arrays.get("classes"), contract, origin=str(path))
+    labels, targets = _to_learned(arrays, learned, contract, count=len(arrays[features_key]), origin=str(path))
     columns = {name: _to_column(arrays[name], name, len(labels), path) for name in further}
     features = to_features(arrays[features_key], contract, origin=f"{path} ({features_key})")
-    return check(Dataset(features=features, labels=labels, columns=columns, origin=str(path)), contract)
+    return check(
+        Dataset(features=features, labels=labels, targets=targets, columns=columns, origin=str(path)), contract
+    )
 
 
 def array_names(path: Path) -> set[str]:
@@ -162,6 +166,61 @@ def _choose(option: str | None, usual: tuple[str, ...], names: set[str], path: P
         f"{path} has none of the arrays {', '.join(usual)}.",
         advice=f"Name the array by an option (features, labels); the file has: {', '.join(sorted(names))}.",
     )
+
+
+def _labels_key(options: NpzOptions, contract: Contract, names: set[str], path: Path) -> str | None:
+    """Return the array with classes or numbers; ``None`` where the contract's target names its own."""
+    if contract.target is None or contract.target.kind == "number":
+        return _choose(options.labels, _LABELS, names, path)
+    if options.labels is not None:
+        raise SettingsError(
+            f"data.target.kind = '{contract.target.kind}' names its own arrays; the option 'labels' is for classes and "
+            "numbers.",
+            path="labels",
+            advice="Leave the option out.",
+        )
+    return None
+
+
+def _to_learned(
+    arrays: Arrays, names: tuple[str, ...], contract: Contract, *, count: int, origin: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:
+    """Return labels and targets as ``Dataset`` has them."""
+    match contract.target:
+        case None:
+            return _to_labels(arrays[names[0]], arrays.get("classes"), contract, origin=origin), None
+        case NumberTarget():
+            numbers = _to_numbers(arrays[names[0]], names[0], origin=origin)
+            return strata(numbers), numbers
+        case SurvivalTarget():
+            events = _to_positions(arrays[names[1]], names[1], ("0", "1"), origin=origin)
+            return events, _to_numbers(arrays[names[0]], names[0], origin=origin)
+    if not names:
+        return np.zeros(count, np.int64), None
+    normal = contract.target.normal
+    positions = _to_positions(arrays[names[0]], names[0], (*normal, *contract.target.anomalous), origin=origin)
+    return (positions >= len(normal)).astype(np.int64), None
+
+
+def _to_numbers(array: npt.NDArray[Any], name: str, *, origin: str) -> npt.NDArray[np.float32]:
+    array = array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 else array  # noqa: PLR2004 one column [N, 1]
+    if array.ndim != 1 or array.dtype.kind not in "fiub":
+        raise ContractViolation(
+            f"{origin}: '{name}' is {array.dtype} {list(array.shape)}; expected numbers [examples]."
+        )
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and the check says so
+        return array.astype(np.float32)
+
+
+def _to_positions(
+    array: npt.NDArray[Any], name: str, allowed: tuple[str, ...], *, origin: str
+) -> npt.NDArray[np.int64]:
+    if array.ndim != 1 or array.dtype.kind not in "iubU":
+        raise ContractViolation(
+            f"{origin}: '{name}' is {array.dtype} {list(array.shape)}; expected texts or whole numbers [examples]."
+        )
+    texts = array.astype(np.int64).astype(np.str_) if array.dtype.kind == "b" else array.astype(np.str_)
+    return index_names(texts.tolist(), allowed, origin=f"{origin} ({name})")
 
 
 def _to_labels(

@@ -59,9 +59,13 @@ class Persons:
 
 
 def unit_columns(plan: StudyPlan) -> tuple[str, ...]:
-    """Return the column that a study needs to know whose each row is, if any: what ``Source.columns`` asks for."""
+    """Return the columns that a study needs beside the contract's, as ``Source.columns`` asks for them.
+
+    One says whose each row is; the others are those by which groups are compared.
+    """
     privacy = plan.privacy.differential
-    return (privacy.unit,) if privacy is not None and privacy.unit is not None else ()
+    unit = (privacy.unit,) if privacy is not None and privacy.unit is not None else ()
+    return tuple(dict.fromkeys((*unit, *plan.evaluation.groups)))
 
 
 def unit_column(dataset: Dataset, unit: str) -> npt.NDArray[np.str_]:

@@ -23,7 +23,9 @@ class Dataset:
 
     Attributes:
         features: Images ``uint8 [N, H, W, C]``, or ``float32 [N, *shape]`` for arrays and tables ``[N, F]``.
-        labels: ``int64 [N]``, each an index into the contract's classes.
+        labels: ``int64 [N]``, what partitions and splits are stratified by: the index into the contract's classes; 1
+            where an event was seen or an example is an anomaly, else 0; of a number which tenth of the data it is in.
+        targets: ``float32 [N]``, the number or the time that is learned; ``None`` where it is neither.
         columns: Further columns by name, ``[N]`` each, that a ``column:NAME`` partition may split by, or that say whose
             a row is; an empty text where a row has no value.
         origin: Where it came from, for people: a path or the name of a bundled data set.
@@ -31,6 +33,7 @@ class Dataset:
 
     features: npt.NDArray[np.uint8] | npt.NDArray[np.float32] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
+    targets: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     columns: Mapping[str, npt.NDArray[np.str_]] = field(default_factory=dict, repr=False)
     origin: str = ""
 
@@ -42,6 +45,7 @@ class Dataset:
         return Dataset(
             features=self.features[indices],
             labels=self.labels[indices],
+            targets=None if self.targets is None else self.targets[indices],
             columns={name: values[indices] for name, values in self.columns.items()},
             origin=self.origin,
         )

@@ -19,7 +19,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """Positions of examples, ascending; no example is in two splits, and each is in one."""
+    """Positions of examples, ascending; no example is in two splits, and each is in one, but for known anomalies."""
 
     train: Indices = field(repr=False)
     validation: Indices = field(repr=False)
@@ -42,7 +42,15 @@ def split_site(plan: StudyPlan, dataset: Dataset, own: Indices, seed: int) -> Sp
     if privacy is not None and privacy.kind == "example":
         return split_persons(dataset, privacy.unit, own, plan.evaluation, seed)
     splits = split(dataset.labels[own], plan.evaluation, seed)
-    return Splits(train=own[splits.train], validation=own[splits.validation], test=own[splits.test])
+    train = own[splits.train]
+    if plan.data.target is not None and plan.data.target.kind == "reconstruction":
+        train = train[dataset.labels[train] == 0]  # what is unusual must not be learned; it is in no other split either
+        if not len(train):
+            raise ContractViolation(
+                "All examples for training are anomalies; what is usual is learned from normal ones.",
+                advice="Check data.target.normal and data.target.anomalous in the plan against the data.",
+            )
+    return Splits(train=train, validation=own[splits.validation], test=own[splits.test])
 
 
 def split_persons(dataset: Dataset, unit: str | None, own: Indices, evaluation: EvaluationPlan, seed: int) -> Splits:

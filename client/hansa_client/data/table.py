@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa_client.data.contract_check import describe_range
+from hansa_client.data.learned import strata
 from hansa_client.data.source import Dataset
-from hansa_common.contract import Column, TableContract
+from hansa_common.contract import Column, NumberTarget, SurvivalTarget, TableContract, target_columns
 from hansa_common.errors import ContractViolation
 from hansa_common.models.registry import Contract
 
@@ -91,7 +92,7 @@ def to_dataset(
         origin += f" ({dropped} of {len(kept)} rows left out for missing values)"
     problems = _Problems(rows=frame.index.to_numpy(dtype=np.int64))
     parts = [_read_column(frame[column.name], column, problems) for column in contract.columns]
-    labels = _read_names(frame[contract.label], contract.label, contract.classes, problems)
+    labels, targets = _read_learned(frame, contract, problems)
     if problems.lines:
         raise ContractViolation(
             f"{origin} does not fulfil the data contract (rows are counted as in the file, {counting}):\n"
@@ -99,7 +100,31 @@ def to_dataset(
             advice="Correct these rows, or declare what stands for a missing value (option missing_values).",
         )
     features = np.concatenate(parts, axis=1)
-    return Dataset(features=features, labels=labels, columns=_further_columns(frame, columns), origin=origin)
+    if isinstance(contract.target, NumberTarget) and targets is not None:
+        labels = strata(targets)
+    further = _further_columns(frame, columns)
+    return Dataset(features=features, labels=labels, targets=targets, columns=further, origin=origin)
+
+
+def _read_learned(
+    frame: "pd.DataFrame", contract: TableContract, problems: _Problems
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:
+    """Return labels and targets as ``Dataset`` has them; those of a number are stratified once all rows are right."""
+    match contract.target:
+        case None:
+            return _read_names(frame[contract.label], contract.label, contract.classes, problems), None
+        case NumberTarget() as number:
+            column = Column(name=contract.label, minimum=number.minimum, maximum=number.maximum)
+            return np.zeros(len(frame), np.int64), _read_numbers(frame[column.name], column, problems)[:, 0]
+        case SurvivalTarget() as survival:
+            events = _read_names(frame[survival.event], survival.event, ("0", "1"), problems)
+            time = Column(name=survival.time, minimum=0.0)
+            return events, _read_numbers(frame[time.name], time, problems)[:, 0]
+    name, normal = contract.target.anomaly, contract.target.normal
+    if name is None:
+        return np.zeros(len(frame), np.int64), None
+    found = _read_names(frame[name], name, (*normal, *contract.target.anomalous), problems)
+    return (found >= len(normal)).astype(np.int64), None
 
 
 def _require_columns(frame: "pd.DataFrame", contract: TableContract, origin: str) -> None:
@@ -110,7 +135,7 @@ def _require_columns(frame: "pd.DataFrame", contract: TableContract, origin: str
             f"{origin}: more than one column is named '{twice[0]}'.", advice="Give each column a name of its own."
         )
     lines = []
-    for name in (*(column.name for column in contract.columns), contract.label):
+    for name in (*(column.name for column in contract.columns), *target_columns(contract)):
         if name not in found:
             close = difflib.get_close_matches(name, found, n=1)
             lines.append(f"column '{name}' is missing." + (f" Did you mean '{close[0]}'?" if close else ""))

@@ -57,6 +57,11 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
     names = divide(plan).names
     bare = changed_plan(plan, {"privacy": {}})
     asked = plan.privacy != bare.privacy
+    if plan.data.target is not None:
+        raise UsageError(
+            f"Leakage is measured for classes; data.target.kind is '{plan.data.target.kind}'.",
+            advice="Measure a study with classes on the same features.",
+        )
     if not asked and len(names) < FEWEST_MASKED:
         raise UsageError(
             "The plan asks for no protection, and secure aggregation needs three sites.",

@@ -6,15 +6,24 @@ Shapes: ``N`` examples, ``K`` classes.
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from hansa_client.training.examples import Examples, model_input
 from hansa_client.training.flat_model import FlatModel
+from hansa_client.training.losses import cox_losses, number_losses, reconstruction_losses
 from hansa_client.training.memory import exhaustion_named
-from hansa_common.contract import feature_count
+from hansa_common.contract import NumberTarget, ReconstructionTarget, SurvivalTarget, feature_count
 from hansa_common.errors import TrainingError
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import (
+    ClassificationCounts,
+    Counts,
+    ReconstructionCounts,
+    SurvivalCounts,
+    counts_kind,
+    empty_regression,
+)
 from hansa_common.models.registry import Contract
 from hansa_common.parameters import Vector
 
@@ -33,8 +42,15 @@ def evaluation_batch(contract: Contract, device: torch.device) -> int:
 
 
 def count_answers(
-    model: FlatModel, parameters: Vector, examples: Examples, contract: Contract, *, batch: int, histograms: bool
-) -> ClassificationCounts:
+    model: FlatModel,
+    parameters: Vector,
+    examples: Examples,
+    contract: Contract,
+    *,
+    batch: int,
+    histograms: bool,
+    members: npt.NDArray[np.bool_] | None = None,
+) -> Counts:
     """Count what the model with these parameters gets right.
 
     Losses are not weighted by class.
@@ -46,27 +62,77 @@ def count_answers(
         contract: Of the data; it has the classes.
         batch: How many examples at once.
         histograms: Whether ROC AUC and calibration are wanted too.
+        members: ``bool [N, G]``, who is in which group, where decisions are counted.
 
     Raises:
         TrainingOutOfMemory: The device has too little memory.
         TrainingError: The model's outputs are not finite.
     """
-    counts = ClassificationCounts.zero(len(contract.classes), histograms=histograms)
     model.load(parameters)
     model.module.eval()
     with (
         exhaustion_named(f"evaluation with batches of {batch}", advice="Take a smaller model."),
         torch.inference_mode(),
     ):
-        for features, labels in examples.batches(batch):
+        if contract.target is not None:
+            if not len(examples):
+                return counts_kind(contract).zero(histograms=histograms)
+            return _count_target(model, examples, contract.target, batch=batch, histograms=histograms)
+        rows = 0 if members is None else 1 + members.shape[1]
+        counts = ClassificationCounts.zero(len(contract.classes), histograms=histograms, rows=rows)
+        for number, (features, labels) in enumerate(examples.batches(batch)):
             if len(labels):
-                counts = counts + _count(model, features, labels, histograms=histograms)
+                there = None if members is None else members[number * batch :][: len(labels)]
+                counts = counts + _count(model, features, labels, histograms=histograms, members=there)
     return counts
 
 
-def _count(model: FlatModel, features: torch.Tensor, labels: torch.Tensor, *, histograms: bool) -> ClassificationCounts:
+def _count(
+    model: FlatModel,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    histograms: bool,
+    members: npt.NDArray[np.bool_] | None,
+) -> ClassificationCounts:
     logs = functional.log_softmax(model.module(model_input(features)), dim=1)
-    losses = functional.nll_loss(logs, labels, reduction="none").cpu().numpy()
-    if not np.isfinite(losses).all():
+    losses = _finite(functional.nll_loss(logs, labels, reduction="none"))
+    scores = logs.exp().cpu().numpy()
+    return ClassificationCounts.of(scores, labels.cpu().numpy(), losses, histograms=histograms, members=members)
+
+
+def _count_target(
+    model: FlatModel,
+    examples: Examples,
+    target: NumberTarget | SurvivalTarget | ReconstructionTarget,
+    *,
+    batch: int,
+    histograms: bool,
+) -> Counts:
+    """Count what is no class: of the whole split at once, because pairs of people are not in one batch."""
+    found = []
+    for features, _ in examples.batches(batch):
+        inputs = model_input(features)
+        outputs = model.module(inputs).float()
+        is_input = isinstance(target, ReconstructionTarget)
+        found.append(reconstruction_losses(outputs, inputs) if is_input else outputs.reshape(-1))
+    outputs = torch.cat(found)
+    labels = examples.labels
+    match target:
+        case NumberTarget():
+            losses = _finite(number_losses(target, outputs, labels))
+            return empty_regression(target).of(outputs.cpu().numpy(), labels.cpu().numpy(), losses)
+        case SurvivalTarget():
+            times, events = labels.unbind(dim=1)
+            losses = _finite(cox_losses(outputs.double(), times, events))
+            seen = events.cpu().numpy().astype(np.int64)
+            return SurvivalCounts.of(_finite(outputs), times.cpu().numpy(), seen, losses)
+    anomalies, labelled = labels.cpu().numpy(), target.anomaly is not None
+    return ReconstructionCounts.of(_finite(outputs), anomalies, labelled=labelled, histograms=histograms)
+
+
+def _finite(values: torch.Tensor) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = values.cpu().numpy()
+    if not np.isfinite(found).all():
         raise TrainingError("The model's loss on the site's data is not finite: training diverged.", advice=DIVERGED)
-    return ClassificationCounts.of(logs.exp().cpu().numpy(), labels.cpu().numpy(), losses, histograms=histograms)
+    return found

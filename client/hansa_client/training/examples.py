@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from hansa_client.data.source import Dataset, Indices
-from hansa_common.contract import TableContract
+from hansa_common.contract import NumberTarget, SurvivalTarget, TableContract
 from hansa_common.models.registry import Contract
 
 Floats = npt.NDArray[np.float64]
@@ -24,7 +24,8 @@ class Examples:
 
     Attributes:
         features: Images ``uint8 [N, H, W, C]``, a quarter of the memory of what the model gets; otherwise ``float32``.
-        labels: ``int64 [N]``.
+        labels: ``int64 [N]``; for numbers ``float32 [N]``, in scales of the contract's target; for times
+            ``float32 [N, 2]``: the time, and 1 where the event was seen.
     """
 
     features: torch.Tensor = field(repr=False)
@@ -82,6 +83,7 @@ class Loader:
     """
 
     def __init__(self, contract: Contract, dataset: Dataset, train: Indices, device: torch.device) -> None:
+        self._contract = contract
         self._dataset = dataset
         self._device = device
         by_site = isinstance(contract, TableContract) and contract.standardise == "site"
@@ -94,8 +96,17 @@ class Loader:
             features = self._standardisation.apply(features)
         return Examples(
             features=torch.from_numpy(np.ascontiguousarray(features)).to(self._device),
-            labels=torch.from_numpy(self._dataset.labels[indices]).to(self._device),
+            labels=torch.from_numpy(self._learned(indices)).to(self._device),
         )
+
+    def _learned(self, indices: Indices) -> npt.NDArray[np.generic]:
+        labels, targets = self._dataset.labels[indices], self._dataset.targets
+        match self._contract.target:
+            case NumberTarget() as number if targets is not None:
+                return (targets[indices] / number.scale).astype(np.float32)
+            case SurvivalTarget() if targets is not None:
+                return np.stack((targets[indices], labels.astype(np.float32)), axis=1)
+        return labels
 
 
 def class_weights(

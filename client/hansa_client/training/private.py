@@ -51,7 +51,7 @@ from hansa_client.training.procedure import Procedure, Split, Trained
 from hansa_client.training.schedule import learning_rate
 from hansa_client.training.secure_random import Randomness, SecureRandomness
 from hansa_common.errors import TaskRefused, TrainingError
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, of_classes
 from hansa_common.parameters import ParameterSpec, Vector, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan
@@ -241,7 +241,7 @@ class PrivateTraining(Procedure):
             batch=evaluation_batch(self._plan.data, self._device),
             histograms=False,
         )
-        return noised_counts(counts, self._privacy.metrics_noise, randomness)
+        return noised_counts(of_classes(counts), self._privacy.metrics_noise, randomness)
 
 
 def _norms(parts: list[Tensor]) -> Tensor:

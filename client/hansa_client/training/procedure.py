@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector
 
 Split = Literal["train", "validation", "test"]
@@ -51,6 +51,10 @@ class Procedure(ABC):
             TrainingError: Training diverged (a loss that is not finite) or failed.
         """
 
+    def evaluate_last(self, parameters: Vector) -> dict[str, Counts]:
+        """Count the study's last model on validation and test split; by name."""
+        return {"validation": self.evaluate(parameters, "validation"), "test": self.evaluate(parameters, "test")}
+
     @abstractmethod
-    def evaluate(self, parameters: Vector, split: Split) -> ClassificationCounts:
+    def evaluate(self, parameters: Vector, split: Split) -> Counts:
         """Count what the model with these parameters gets right on one split."""

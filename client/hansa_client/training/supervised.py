@@ -12,10 +12,13 @@ Shapes: ``N`` examples, ``K`` classes, ``P`` parameters.
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from hansa_client.data.groups import memberships
 from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.device import seed_device
@@ -23,12 +26,13 @@ from hansa_client.training.augmentation import add_noise, augment_images, mixup
 from hansa_client.training.evaluation import DIVERGED, count_answers, evaluation_batch
 from hansa_client.training.examples import Loader, class_weights, model_input
 from hansa_client.training.flat_model import initial_parameters, shared_model
+from hansa_client.training.losses import batch_loss
 from hansa_client.training.memory import exhaustion_named
 from hansa_client.training.optimizer import Optimizer, build_optimizer
 from hansa_client.training.procedure import Procedure, Split, Trained
 from hansa_client.training.schedule import learning_rate
 from hansa_common.errors import TrainingError
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector, is_finite
 from hansa_common.plan import StudyPlan
 
@@ -61,6 +65,13 @@ class SupervisedTraining(Procedure):
                 "test": loader.load(splits.test),
             }
             self._model = shared_model(plan, device)
+        self._members: dict[Split, npt.NDArray[np.bool_]] = {}
+        if plan.evaluation.decision_rows:
+            groups = plan.evaluation.groups
+            self._members = {
+                "validation": np.zeros((len(splits.validation), plan.evaluation.decision_rows - 1), dtype=np.bool_),
+                "test": memberships(dataset, groups, splits.test),
+            }
         weights = class_weights(plan.training.class_weights, dataset.labels[splits.train], len(plan.data.classes))
         self._class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         self._evaluation_batch = evaluation_batch(plan.data, device)
@@ -136,11 +147,15 @@ class SupervisedTraining(Procedure):
         return total.item(), len(order)
 
     def _loss(self, features: Tensor, labels: Tensor, generator: Generator) -> Tensor:
-        """Return the batch's mean cross-entropy after augmentation."""
+        """Return the batch's mean loss after augmentation: the cross-entropy of classes."""
         augmentation = self._training.augmentation
         inputs = model_input(augment_images(features, augmentation, generator))
         if augmentation.noise:
             inputs = add_noise(inputs, augmentation.noise, generator)
+        if self._plan.data.target is not None:
+            reduced = self._training.precision == "bfloat16"
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=reduced):
+                return batch_loss(self._plan.data.target, self._model.module, inputs, labels)
         if not augmentation.mixup:
             return self._cross_entropy(self._logits(inputs), labels)
         mixed = mixup(inputs, labels, augmentation.mixup, generator)
@@ -158,7 +173,7 @@ class SupervisedTraining(Procedure):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels, weight=self._class_weights)
 
-    def evaluate(self, parameters: Vector, split: Split) -> ClassificationCounts:
+    def evaluate(self, parameters: Vector, split: Split) -> Counts:
         """Count what the model with these parameters gets right on one split, in float32.
 
         Losses are not weighted by class. Histograms, for ROC AUC and calibration, are counted on the test split only.
@@ -167,11 +182,23 @@ class SupervisedTraining(Procedure):
             TrainingOutOfMemory: The device has too little memory.
             TrainingError: The model's outputs are not finite.
         """
+        return self._count(parameters, split, histograms=split == "test")
+
+    def evaluate_last(self, parameters: Vector) -> dict[str, Counts]:
+        """See ``Procedure``; where the plan weighs errors by cost, the threshold is chosen on the validation split."""
+        decides = self._plan.evaluation.decision_rows > 0
+        return {
+            "validation": self._count(parameters, "validation", histograms=decides),
+            "test": self._count(parameters, "test", histograms=True),
+        }
+
+    def _count(self, parameters: Vector, split: Split, *, histograms: bool) -> Counts:
         return count_answers(
             self._model,
             parameters,
             self._splits[split],
             self._plan.data,
             batch=self._evaluation_batch,
-            histograms=split == "test",
+            histograms=histograms,
+            members=self._members.get(split) if histograms else None,
         )

@@ -1,331 +1,128 @@
-"""Counts of how a classifier did, which merge across sites exactly: integers only, so no order of merging matters.
+"""Counts: what is known of one model on one set of examples, as integers that sites can add up exactly.
 
-Shapes: ``N`` examples, ``K`` classes, ``B = score_bins(K)`` score bins, ``M`` = 15 calibration bins.
-
-Sums of real numbers are fixed-point integers. A loss is counted in units of 2**-20 (9.5e-7) up to 2**20 (1,048,576) an
-example, where it saturates; a confidence in units of 2**-24. The merge of the sites' counts is therefore bit for
-bit what one site with all examples would have counted.
-
-On the wire a histogram is a list of its occupied cells, because a site has far fewer test examples than cells. The
-histograms of a site with few examples say nearly as much as a list of their scores; confusion and loss do not.
+One implementation for each kind of target. Sums of real numbers are fixed-point integers, so the merge of the sites'
+counts is bit for bit what one site with all examples would have counted, in whatever order.
 
 Evolution: arrays are never renamed and never change their meaning; unknown arrays are refused.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa_common.errors import MessageError
-from hansa_common.metrics.bins import (
-    CALIBRATION_BINS,
-    CONFIDENCE_ONE,
-    Floats,
-    Integers,
-    confidence_bin,
-    fixed_confidence,
-    score_bin,
-    score_bins,
-)
+from hansa_common.metrics.bins import Floats, Integers
 
 LOSS_ONE = 1 << 20  # units of one nat
 MAX_LOSS = float(1 << 20)  # nats; what a single example can add to the sum
 MAX_EXAMPLES = 1 << 30  # in one message
 MAX_MERGED_EXAMPLES = 1 << 38  # keeps every int64 sum below 2**63
-_ALWAYS = frozenset({"confusion", "loss"})
-_WITH_HISTOGRAMS = frozenset({"positives", "negatives", "calibration"})
-_INT64 = np.dtype("<i8")
-_MAX_INT64 = 2**63 - 1
+MAX_INT64 = 2**63 - 1
+INT64 = np.dtype("<i8")
+LIMB = 32  # bits; a sum of the limbs of 2**31 sites fits into 64
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+Sums = npt.NDArray[np.uint64]
+
+C = TypeVar("C", bound="Counts")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ClassificationCounts:
-    """What is known of one model on one set of examples.
+class Counts(ABC):
+    """What is known of one model on one set of examples."""
 
-    Attributes:
-        confusion: ``int64 [K, K]``, rows are true classes, columns predicted ones (the most probable class).
-        loss_units: Sum of the losses in units of 2**-20.
-        positives: ``int64 [K, B]``; row ``k`` is the histogram of class ``k``'s probability over the examples of class
-            ``k``. ``None`` where only confusion and loss were asked for; so are the next two.
-        negatives: ``int64 [K, B]``; the same over the examples of all other classes.
-        calibration: ``int64 [M, 3]``; for each bin of the most probable class's probability: examples, sum of that
-            probability in units of 2**-24, examples where the class is right.
-    """
-
-    confusion: Integers = field(repr=False)
-    loss_units: int
-    positives: Integers | None = field(default=None, repr=False)
-    negatives: Integers | None = field(default=None, repr=False)
-    calibration: Integers | None = field(default=None, repr=False)
-
-    @classmethod
-    def zero(cls, classes: int, *, histograms: bool = True) -> Self:
-        """Return the counts of no examples, the neutral element of ``merge``."""
-        confusion = np.zeros((classes, classes), np.int64)
-        if not histograms:
-            return cls(confusion=confusion, loss_units=0)
-        shape = (classes, score_bins(classes))
-        return cls(
-            confusion=confusion,
-            loss_units=0,
-            positives=np.zeros(shape, np.int64),
-            negatives=np.zeros(shape, np.int64),
-            calibration=np.zeros((CALIBRATION_BINS, 3), np.int64),
-        )
-
-    @classmethod
-    def of(cls, probabilities: Floats, labels: Integers, losses: Floats, *, histograms: bool = True) -> Self:
-        """Count a model's predictions.
-
-        Args:
-            probabilities: ``float32 [N, K]``, the softmax of the logits.
-            labels: ``int64 [N]``, each in ``0..K-1``.
-            losses: ``float32`` or ``float64`` ``[N]``, one for each example, not negative.
-            histograms: Whether ROC AUC and calibration are wanted too.
-
-        Raises:
-            ValueError: A shape does not fit, a label is out of range, a probability is not in 0..1, a loss is negative,
-                or a value is NaN or infinite.
-        """
-        _check(probabilities, labels, losses)
-        classes = probabilities.shape[1]
-        predicted = probabilities.argmax(axis=1)
-        confusion = _count(labels * classes + predicted, (classes, classes))
-        units = int(np.rint(np.minimum(losses.astype(np.float64), MAX_LOSS) * LOSS_ONE).astype(np.int64).sum())
-        if not histograms:
-            return cls(confusion=confusion, loss_units=units)
-        positives, negatives = _histograms(probabilities, labels)
-        return cls(
-            confusion=confusion,
-            loss_units=units,
-            positives=positives,
-            negatives=negatives,
-            calibration=_calibration(np.minimum(probabilities.max(axis=1), 1.0), predicted == labels),
-        )
+    __slots__ = ()
 
     @property
-    def classes(self) -> int:
-        """``K``."""
-        return len(self.confusion)
-
-    @property
+    @abstractmethod
     def num_examples(self) -> int:
         """``N``."""
-        return int(self.confusion.sum())
 
     @property
-    def loss_sum(self) -> float:
-        """Sum of the losses, in nats."""
-        return self.loss_units / LOSS_ONE
+    @abstractmethod
+    def mean_loss(self) -> float | None:
+        """The mean loss; ``None`` where there is nothing to take the mean of."""
 
     @property
+    @abstractmethod
     def has_histograms(self) -> bool:
-        """Whether ROC AUC and calibration can be computed."""
-        return self.positives is not None
+        """Whether figures that need the distribution of scores can be computed."""
 
-    def histograms(self) -> tuple[Integers, Integers, Integers]:
-        """Return positives, negatives and calibration.
-
-        Raises:
-            RuntimeError: These counts were made without them.
-        """
-        if self.positives is None or self.negatives is None or self.calibration is None:
-            raise RuntimeError("These counts hold confusion and loss only; count with histograms=True.")
-        return self.positives, self.negatives, self.calibration
-
-    def merge(self, other: "ClassificationCounts") -> "ClassificationCounts":
+    @abstractmethod
+    def merge(self, other: "Counts") -> Self:
         """Return the counts of both sets of examples together; exact, associative and commutative.
 
         Raises:
-            RuntimeError: The numbers of classes differ, or one has histograms and the other has not.
+            RuntimeError: They are counts of another kind.
             MessageError: Together they claim more examples than can be counted.
         """
-        if self.classes != other.classes or self.has_histograms != other.has_histograms:
-            raise RuntimeError(f"Cannot merge {self.describe()} with {other.describe()}.")
-        if self.num_examples + other.num_examples > MAX_MERGED_EXAMPLES:
-            raise MessageError(f"The sites' counts add up to more than {MAX_MERGED_EXAMPLES:,} examples.")
-        confusion, units = self.confusion + other.confusion, self.loss_units + other.loss_units
-        if not self.has_histograms:
-            return ClassificationCounts(confusion=confusion, loss_units=units)
-        positives, negatives, calibration = (
-            mine + theirs for mine, theirs in zip(self.histograms(), other.histograms(), strict=True)
-        )
-        return ClassificationCounts(
-            confusion=confusion, loss_units=units, positives=positives, negatives=negatives, calibration=calibration
-        )
 
-    __add__ = merge
+    def __add__(self, other: "Counts") -> Self:
+        """Merge."""
+        return self.merge(other)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ClassificationCounts):
-            return NotImplemented
-        return (self.classes, self.loss_units, self.has_histograms) == (
-            other.classes,
-            other.loss_units,
-            other.has_histograms,
-        ) and all(np.array_equal(mine, theirs) for mine, theirs in zip(self._dense(), other._dense(), strict=True))
+    @abstractmethod
+    def to_arrays(self) -> dict[str, Integers]:
+        """Return the counts as little-endian int64 arrays for the wire."""
 
-    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+    @abstractmethod
+    def to_sums(self) -> Sums:
+        """Return the counts as one ``uint64`` vector whose sum over sites is that of the merged counts."""
 
-    def _dense(self) -> tuple[Integers, ...]:
-        return (self.confusion, *self.histograms()) if self.has_histograms else (self.confusion,)
-
+    @abstractmethod
     def describe(self) -> str:
         """Return what kind of counts these are, for a message."""
-        return f"counts of {self.classes} classes {'with' if self.has_histograms else 'without'} histograms"
 
-    def to_arrays(self) -> dict[str, Integers]:
-        """Return the counts as little-endian int64 arrays for the wire.
 
-        ``confusion [K, K]``, ``loss [1]``, and with histograms ``positives [cells, 2]`` and ``negatives [cells, 2]``
-        (index in the flattened histogram, count; occupied cells only, ascending) and ``calibration [M, 3]``. A sum of
-        losses beyond int64 (8.8e12 nats) saturates.
-        """
-        arrays = {
-            "confusion": self.confusion.astype(_INT64),
-            "loss": np.array([min(self.loss_units, _MAX_INT64)], _INT64),
-        }
-        if self.has_histograms:
-            positives, negatives, calibration = self.histograms()
-            arrays |= {
-                "positives": _occupied(positives),
-                "negatives": _occupied(negatives),
-                "calibration": calibration.astype(_INT64),
-            }
-        return arrays
+class CountsKind(Protocol):
+    """What a plan's counts are: how those that come in are read."""
 
-    def to_sums(self) -> npt.NDArray[np.uint64]:
-        """Return the counts as one ``uint64`` vector whose sum over sites is that of the merged counts.
+    def zero(self, *, histograms: bool) -> Counts:
+        """Return the counts of no examples, the neutral element of ``merge``."""
 
-        Confusion, loss, and with histograms positives, negatives and calibration, each row by row; ``num_sums`` values.
-        """
-        parts = [self.confusion.ravel(), np.array([min(self.loss_units, _MAX_INT64)], np.int64)]
-        if self.has_histograms:
-            parts += [part.ravel() for part in self.histograms()]
-        return np.concatenate(parts).astype(np.uint64)
-
-    @classmethod
-    def from_sums(cls, sums: npt.NDArray[np.uint64], classes: int, *, histograms: bool) -> Self:
-        """Read a sum of ``to_sums`` over sites, any of which may have lied.
-
-        Args:
-            sums: ``uint64 [num_sums]``.
-            classes: ``K``, as the plan says.
-            histograms: Whether the sites counted with them.
-
-        Raises:
-            MessageError: The sum is none of counts: of another length, too large, or it contradicts itself.
-        """
-        if sums.shape != (num_sums(classes, histograms=histograms),):
-            raise MessageError(f"The sum of the counts has {sums.size:,} values.")
-        if sums.size and int(sums.max()) > _MAX_INT64:
-            raise MessageError("The sum of the counts holds a value that no counts add up to.")
-        values = sums.astype(np.int64)
-        square, cells = classes * classes, classes * score_bins(classes)
-        arrays = {"confusion": values[:square].reshape(classes, classes), "loss": values[square : square + 1]}
-        if histograms:
-            positives, negatives, calibration = np.split(values[square + 1 :], [cells, 2 * cells])
-            arrays |= {
-                "positives": _occupied(positives),
-                "negatives": _occupied(negatives),
-                "calibration": calibration.reshape(CALIBRATION_BINS, 3),
-            }
-        return cls.from_arrays(arrays, classes)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]], classes: int) -> Self:
-        """Read what ``to_arrays`` wrote, from a peer that may lie.
-
-        Args:
-            arrays: The message's arrays.
-            classes: ``K``, as the plan says.
+    def from_arrays(self, arrays: Arrays) -> Counts:
+        """Read what ``Counts.to_arrays`` wrote, from a peer that may lie.
 
         Raises:
             MessageError: An array is missing, unknown, of another type or shape, negative or too large, or the arrays
                 contradict each other.
         """
-        if set(arrays) not in (_ALWAYS, _ALWAYS | _WITH_HISTOGRAMS):
-            raise MessageError("The counts hold other arrays than 'confusion', 'loss' and, all or none, histograms.")
-        confusion = _read(arrays, "confusion", (classes, classes), limit=MAX_EXAMPLES)
-        total = int(confusion.sum())
-        if total > MAX_EXAMPLES:
-            raise MessageError(f"The counts claim {total:,} examples; allowed are {MAX_EXAMPLES:,}.")
-        units = int(_read(arrays, "loss", (1,), limit=_MAX_INT64)[0])
-        if units > total * int(MAX_LOSS) * LOSS_ONE:
-            raise MessageError(f"'loss' holds a sum of {units / LOSS_ONE:g} nats for {total:,} examples.")
-        if "positives" not in arrays:
-            return cls(confusion=confusion, loss_units=units)
-        rows = confusion.sum(axis=1)
-        return cls(
-            confusion=confusion,
-            loss_units=units,
-            positives=_read_histogram(arrays, "positives", rows),
-            negatives=_read_histogram(arrays, "negatives", total - rows),
-            calibration=_read_calibration(arrays, total=total, correct=int(np.trace(confusion))),
-        )
+
+    def from_sums(self, sums: Sums, *, histograms: bool) -> Counts:
+        """Read a sum of ``Counts.to_sums`` over sites, any of which may have lied.
+
+        Raises:
+            MessageError: The sum is none of counts: of another length, too large, or it contradicts itself.
+        """
+
+    def num_sums(self, *, histograms: bool) -> int:
+        """Return how many values ``Counts.to_sums`` gives."""
 
 
-def num_sums(classes: int, *, histograms: bool) -> int:
-    """Return how many values ``to_sums`` gives for ``K`` classes."""
-    dense = 2 * classes * score_bins(classes) + 3 * CALIBRATION_BINS if histograms else 0
-    return classes * classes + 1 + dense
+def require_same(mine: C, other: Counts) -> C:
+    """Return the other counts if they can be merged with these.
+
+    Raises:
+        RuntimeError: They are of another kind.
+        MessageError: Together they claim more examples than can be counted.
+    """
+    if not isinstance(other, type(mine)) or mine.describe() != other.describe():
+        raise RuntimeError(f"Cannot merge {mine.describe()} with {other.describe()}.")
+    if mine.num_examples + other.num_examples > MAX_MERGED_EXAMPLES:
+        raise MessageError(f"The sites' counts add up to more than {MAX_MERGED_EXAMPLES:,} examples.")
+    return other
 
 
-def _check(probabilities: Floats, labels: Integers, losses: Floats) -> None:
-    if probabilities.ndim != 2 or probabilities.shape[1] < 2:  # noqa: PLR2004  # [N, K], and one class needs no model
-        raise ValueError(f"Probabilities have the shape {probabilities.shape}; expected [N, K] with K >= 2.")
-    examples, classes = probabilities.shape
-    if labels.shape != (examples,) or losses.shape != (examples,):
-        raise ValueError(f"There are {examples} rows of probabilities, labels {labels.shape}, losses {losses.shape}.")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Labels are {labels.dtype}; expected integers.")
-    if examples == 0:
-        return
-    if not (np.isfinite(probabilities).all() and np.isfinite(losses).all()):
-        raise ValueError("A probability or loss is NaN or infinite.")
-    rounding = 1e-6  # of a float32 softmax
-    if probabilities.min() < 0.0 or probabilities.max() > 1.0 + rounding:
-        raise ValueError("A probability is outside 0..1; are these logits?")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"A label is outside 0..{classes - 1}.")
-    if losses.min() < 0.0:
-        raise ValueError("A loss is negative.")
+def read_array(arrays: Arrays, name: str, shape: tuple[int | None, ...], *, limit: int) -> Integers:
+    """Return one array as int64, each value in ``0..limit``; ``None`` in a shape stands for any length.
 
-
-def _count(cells: Integers, shape: tuple[int, int]) -> Integers:
-    return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64, copy=False)
-
-
-def _histograms(probabilities: Floats, labels: Integers) -> tuple[Integers, Integers]:
-    examples, classes = probabilities.shape
-    bins = score_bins(classes)
-    cells = score_bin(probabilities, bins) + np.arange(classes) * bins
-    positives = _count(cells[np.arange(examples), labels], (classes, bins))
-    return positives, _count(cells.ravel(), (classes, bins)) - positives
-
-
-def _calibration(confidences: Floats, correct: npt.NDArray[np.bool_]) -> Integers:
-    fixed = fixed_confidence(confidences)
-    bins = confidence_bin(fixed)
-    calibration = np.zeros((CALIBRATION_BINS, 3), np.int64)
-    np.add.at(calibration, bins, np.stack((np.ones_like(fixed), fixed, correct.astype(np.int64)), axis=1))
-    return calibration
-
-
-def _occupied(histogram: Integers) -> Integers:
-    cells = np.flatnonzero(histogram)
-    return np.stack((cells, histogram.ravel()[cells]), axis=1).astype(_INT64)
-
-
-def _read(
-    arrays: Mapping[str, npt.NDArray[np.generic]], name: str, shape: tuple[int | None, ...], *, limit: int
-) -> Integers:
-    """Return one array as int64, each value in ``0..limit``; ``None`` in a shape stands for any length."""
+    Raises:
+        MessageError: It is of another type or shape, or a value is outside.
+    """
     array = arrays[name]
-    if array.dtype != _INT64:
+    if array.dtype != INT64:
         raise MessageError(f"'{name}' is {array.dtype.str}; expected little-endian int64.")
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if not fits:
@@ -336,35 +133,147 @@ def _read(
     return values
 
 
-def _read_histogram(arrays: Mapping[str, npt.NDArray[np.generic]], name: str, totals: Integers) -> Integers:
-    """Return the dense ``int64 [K, B]`` whose row ``k`` must add up to ``totals[k]``."""
-    bins = score_bins(len(totals))
-    cells, counts = _read(arrays, name, (None, 2), limit=max(MAX_EXAMPLES, len(totals) * bins)).T
-    if cells.size and (cells[-1] >= len(totals) * bins or (np.diff(cells) <= 0).any()):
-        raise MessageError(f"'{name}' names cells that do not ascend within {len(totals)} x {bins}.")
+def require_sums(sums: Sums, length: int) -> None:
+    """Return if a masked sum has the right length.
+
+    Raises:
+        MessageError: It has another one.
+    """
+    if sums.shape != (length,):
+        raise MessageError(f"The sum of the counts has {sums.size:,} values.")
+
+
+def loss_units(losses: Floats) -> int:
+    """Return the sum of losses in units of 2**-20, each cut off at ``MAX_LOSS``."""
+    return int(np.rint(np.minimum(losses.astype(np.float64), MAX_LOSS) * LOSS_ONE).astype(np.int64).sum())
+
+
+def occupied(histogram: Integers) -> Integers:
+    """Return the occupied cells of a histogram, ``int64 [cells, 2]``: index in the flattened one, count; ascending."""
+    cells = np.flatnonzero(histogram)
+    return np.stack((cells, histogram.ravel()[cells]), axis=1).astype(INT64)
+
+
+def read_cells(arrays: Arrays, name: str, shape: tuple[int, int]) -> Integers:
+    """Return the dense histogram of what ``occupied`` wrote.
+
+    Raises:
+        MessageError: Cells are outside, out of order or empty.
+    """
+    size = shape[0] * shape[1]
+    cells, counts = read_array(arrays, name, (None, 2), limit=max(MAX_EXAMPLES, size)).T
+    if cells.size and (cells[-1] >= size or (np.diff(cells) <= 0).any()):
+        raise MessageError(f"'{name}' names cells that do not ascend within {shape[0]} x {shape[1]}.")
     if (counts == 0).any():
         raise MessageError(f"'{name}' lists an empty cell.")
-    histogram = np.zeros((len(totals), bins), np.int64)
+    histogram = np.zeros(shape, np.int64)
     histogram.ravel()[cells] = counts
-    wrong = np.flatnonzero(histogram.sum(axis=1) != totals)
-    if wrong.size:
-        raise MessageError(f"'{name}' and 'confusion' disagree on how many examples class {wrong[0]} has.")
     return histogram
 
 
-def _read_calibration(arrays: Mapping[str, npt.NDArray[np.generic]], *, total: int, correct: int) -> Integers:
-    calibration = _read(arrays, "calibration", (CALIBRATION_BINS, 3), limit=total * CONFIDENCE_ONE)
-    counts, confidences, hits = calibration.T
-    if counts.max() > total or counts.sum() != total:
-        raise MessageError("'calibration' and 'confusion' disagree on how many examples there are.")
-    if (hits > counts).any() or hits.sum() != correct:
-        raise MessageError("'calibration' and 'confusion' disagree on how many examples are right.")
-    edges = np.arange(CALIBRATION_BINS + 1) * CONFIDENCE_ONE
-    scaled = confidences * CALIBRATION_BINS
-    if (
-        (confidences > counts * CONFIDENCE_ONE).any()
-        or (scaled < counts * edges[:-1]).any()
-        or (scaled > counts * edges[1:]).any()
-    ):
-        raise MessageError("'calibration' holds a sum of confidences that its bin cannot have.")
-    return calibration
+def sum_of_squares(values: Integers) -> int:
+    """Return the exact sum of squares of int64 values as a Python integer."""
+    exact = values.astype(object)
+    return int(exact @ exact) if values.size else 0
+
+
+CONSTANT = {"constant": True}
+"""Metadata of a field of ``Moments`` that is no sum: it comes from the plan and is the same at every site."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments(Counts):
+    """Counts that are a list of sums, each a non-negative integer of any size.
+
+    On the wire a sum is ``LIMBS`` limbs of 32 bits, the lowest first. Each limb is summed by itself under masks, and
+    the carries are done afterwards.
+    """
+
+    LIMBS: ClassVar[int] = 6  # 192 bits: the sum of 2**38 fourth powers of 2**31
+
+    num_examples: int = 0
+
+    @property
+    def has_histograms(self) -> bool:
+        """Sums have none."""
+        return False
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the sums, in the order of the wire."""
+        return tuple(field.name for field in fields(cls) if field.metadata != CONSTANT)
+
+    def check(self) -> None:
+        """Return if some examples could have these sums, each of which is at least 0.
+
+        Raises:
+            MessageError: They contradict each other.
+        """
+
+    def merge(self, other: Counts) -> Self:
+        """See ``Counts``."""
+        theirs = require_same(self, other)
+        return replace(self, **{name: getattr(self, name) + getattr(theirs, name) for name in self.names()})
+
+    def _limbs(self) -> npt.NDArray[np.int64]:
+        mask, places = (1 << LIMB) - 1, range(self.LIMBS)
+        return np.array(
+            [[(getattr(self, name) >> (LIMB * place)) & mask for place in places] for name in self.names()], INT64
+        )
+
+    def to_arrays(self) -> dict[str, Integers]:
+        """Return ``sums [names, LIMBS]``."""
+        return {"sums": self._limbs()}
+
+    def to_sums(self) -> Sums:
+        """Return the limbs of all sums."""
+        return self._limbs().ravel().astype(np.uint64)
+
+    def of_limbs(self, limbs: npt.NDArray[Any], *, most: int) -> Self:
+        """Return counts like these with other sums: those of limbs, normalised or added up over sites.
+
+        Raises:
+            MessageError: No examples have these sums, or more than ``most``.
+        """
+        rows = limbs.reshape(len(self.names()), self.LIMBS).tolist()
+        values = [sum(limb << (LIMB * place) for place, limb in enumerate(row)) for row in rows]
+        counts = replace(self, **dict(zip(self.names(), values, strict=True)))
+        if counts.num_examples > most:
+            raise MessageError(f"The counts claim {counts.num_examples:,} examples; allowed are {most:,}.")
+        if counts.num_examples == 0 and any(values):
+            raise MessageError("The counts claim sums over no examples.")
+        counts.check()
+        return counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentsKind:
+    """How counts that are a list of sums are read.
+
+    Attributes:
+        empty: Counts of no examples, with the plan's constants.
+    """
+
+    empty: Moments
+
+    def zero(self, *, histograms: bool) -> Moments:
+        """Return the counts of no examples."""
+        del histograms
+        return self.empty
+
+    def from_arrays(self, arrays: Arrays) -> Moments:
+        """See ``CountsKind``."""
+        if set(arrays) != {"sums"}:
+            raise MessageError("The counts hold other arrays than 'sums'.")
+        limbs = read_array(arrays, "sums", (len(self.empty.names()), self.empty.LIMBS), limit=(1 << LIMB) - 1)
+        return self.empty.of_limbs(limbs, most=MAX_EXAMPLES)
+
+    def from_sums(self, sums: Sums, *, histograms: bool) -> Moments:
+        """See ``CountsKind``."""
+        require_sums(sums, self.num_sums(histograms=histograms))
+        return self.empty.of_limbs(sums, most=MAX_MERGED_EXAMPLES)
+
+    def num_sums(self, *, histograms: bool) -> int:
+        """See ``CountsKind``."""
+        del histograms
+        return len(self.empty.names()) * self.empty.LIMBS

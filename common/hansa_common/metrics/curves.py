@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa_common.metrics.bins import CONFIDENCE_ONE, Integers
-from hansa_common.metrics.counts import ClassificationCounts
+from hansa_common.metrics.classification import ClassificationCounts
 
 Points = npt.NDArray[np.float64]
 

@@ -1,18 +1,32 @@
 """The figures of a report, each computed from merged counts; ``None`` where a figure is undefined, never NaN.
 
+Which figures there are depends on what was learned; the others are ``None``.
+
 Macro averages are as scikit-learn takes them with ``zero_division=0``: over the classes that occur among the labels or
 among the predictions.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa_common.metrics.bins import CONFIDENCE_ONE, Integers
-from hansa_common.metrics.counts import ClassificationCounts
+from hansa_common.metrics.classification import ClassificationCounts
+from hansa_common.metrics.counts import LOSS_ONE, Counts
+from hansa_common.metrics.intervals import (
+    Interval,
+    concordance_interval,
+    delong_interval,
+    rmse_interval,
+    wilson_interval,
+)
+from hansa_common.metrics.reconstruction import ReconstructionCounts
+from hansa_common.metrics.regression import VALUE_ONE, RegressionCounts
+from hansa_common.metrics.survival import SurvivalCounts
 
+_BINARY = 2
 Figures = npt.NDArray[np.float64]
 
 
@@ -21,18 +35,53 @@ class ScoreValues:
     """Figures of one model on one set of examples; the fields are those of the server's ``results.Scores``."""
 
     num_examples: int
-    loss: float | None
-    accuracy: float | None
-    balanced_accuracy: float | None
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    roc_auc: float | None
-    calibration_error: float | None
+    loss: float | None = None
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    roc_auc: float | None = None
+    calibration_error: float | None = None
+    average_precision: float | None = None
+    rmse: float | None = None
+    mae: float | None = None
+    bias: float | None = None
+    r2: float | None = None
+    cmapss_score: float | None = None
+    c_index: float | None = None
+    events: int | None = None
+    reconstruction_error: float | None = None
+    anomaly_error: float | None = None
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
 
-def scores(counts: ClassificationCounts) -> ScoreValues:
-    """Return every figure; ROC AUC and calibration error are ``None`` for counts without histograms."""
+def scores(counts: Counts) -> ScoreValues:
+    """Return every figure that the counts give, and how sure those are for which there is an interval.
+
+    Raises:
+        TypeError: Nobody wrote the figures of such counts.
+    """
+    match counts:
+        case ClassificationCounts():
+            return _classification(counts)
+        case RegressionCounts():
+            return _regression(counts)
+        case SurvivalCounts():
+            return _survival(counts)
+        case ReconstructionCounts():
+            return _reconstruction(counts)
+    raise TypeError(f"There are no figures of {counts.describe()}.")
+
+
+def _intervals(**found: Interval | None) -> dict[str, Interval]:
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _classification(counts: ClassificationCounts) -> ScoreValues:
+    area = None
+    if counts.has_histograms and counts.classes == _BINARY:
+        area = delong_interval(*(histogram[1] for histogram in counts.histograms()[:2]))
     return ScoreValues(
         num_examples=counts.num_examples,
         loss=loss(counts),
@@ -43,12 +92,62 @@ def scores(counts: ClassificationCounts) -> ScoreValues:
         f1=f1(counts),
         roc_auc=roc_auc(counts) if counts.has_histograms else None,
         calibration_error=calibration_error(counts) if counts.has_histograms else None,
+        average_precision=average_precision(counts) if counts.has_histograms else None,
+        intervals=_intervals(
+            accuracy=wilson_interval(int(np.trace(counts.confusion)), counts.num_examples), roc_auc=area
+        ),
     )
 
 
-def loss(counts: ClassificationCounts) -> float | None:
-    """Return the mean loss in nats."""
-    return counts.loss_sum / counts.num_examples if counts.num_examples else None
+def _regression(counts: RegressionCounts) -> ScoreValues:
+    number = counts.num_examples
+    if not number:
+        return ScoreValues(num_examples=0)
+    unit = counts.scale / VALUE_ONE
+    # n times the sum of squares minus the square of the sum: whole numbers, so nothing cancels away
+    spread = number * counts.number_squared - (counts.above - counts.below) ** 2
+    return ScoreValues(
+        num_examples=number,
+        loss=counts.mean_loss,
+        rmse=(counts.squared / number) ** 0.5 * unit,
+        mae=(counts.over + counts.under) / number * unit,
+        bias=(counts.over - counts.under) / number * unit,
+        r2=1.0 - number * counts.squared / spread if spread else None,
+        cmapss_score=counts.score_units / LOSS_ONE if counts.scored else None,
+        intervals=_intervals(rmse=rmse_interval(counts)),
+    )
+
+
+def _survival(counts: SurvivalCounts) -> ScoreValues:
+    return ScoreValues(
+        num_examples=counts.num_examples,
+        loss=counts.mean_loss,
+        c_index=(counts.concordant + counts.tied / 2) / counts.pairs if counts.pairs else None,
+        events=counts.events,
+        intervals=_intervals(c_index=concordance_interval(counts)),
+    )
+
+
+def _reconstruction(counts: ReconstructionCounts) -> ScoreValues:
+    area = precise = sure = None
+    if counts.histogram is not None:
+        usual, unusual = counts.histogram
+        area, precise, sure = _area(unusual, usual), _average_precision(unusual, usual), delong_interval(unusual, usual)
+    anomalous = counts.examples[1]
+    return ScoreValues(
+        num_examples=counts.num_examples,
+        loss=counts.mean_loss,
+        reconstruction_error=counts.mean_loss,
+        anomaly_error=counts.units[1] / LOSS_ONE / anomalous if anomalous else None,
+        roc_auc=area,
+        average_precision=precise,
+        intervals=_intervals(roc_auc=sure),
+    )
+
+
+def loss(counts: Counts) -> float | None:
+    """Return the mean loss; that of a classifier in nats."""
+    return counts.mean_loss
 
 
 def accuracy(counts: ClassificationCounts) -> float | None:
@@ -88,10 +187,23 @@ def roc_auc(counts: ClassificationCounts) -> float | None:
         RuntimeError: The counts have no histograms.
     """
     positives, negatives, _ = counts.histograms()
-    binary = 2
-    classes = [1] if counts.classes == binary else range(counts.classes)
-    areas = [area for k in classes if (area := _area(positives[k], negatives[k])) is not None]
+    areas = [area for k in _curves(counts) if (area := _area(positives[k], negatives[k])) is not None]
     return _mean(np.array(areas))
+
+
+def average_precision(counts: ClassificationCounts) -> float | None:
+    """Return the average precision: one class against the rest, mean over classes; of class 1 if there are two.
+
+    The sum over thresholds of the precision times the step in recall, as scikit-learn has it, without interpolation
+    (Zhu: Recall, Precision and Average Precision, 2004). Scores of one bin are taken as equal. A class without
+    positives has none and is left out.
+
+    Raises:
+        RuntimeError: The counts have no histograms.
+    """
+    positives, negatives, _ = counts.histograms()
+    means = [mean for k in _curves(counts) if (mean := _average_precision(positives[k], negatives[k])) is not None]
+    return _mean(np.array(means))
 
 
 def calibration_error(counts: ClassificationCounts) -> float | None:
@@ -114,6 +226,19 @@ def _area(positives: Integers, negatives: Integers) -> float | None:
         return None
     above = positives.sum() - positives.cumsum()
     return float(np.dot(negatives.astype(np.float64), above + positives / 2)) / pairs
+
+
+def _curves(counts: ClassificationCounts) -> range:
+    return range(1, _BINARY) if counts.classes == _BINARY else range(counts.classes)
+
+
+def _average_precision(positives: Integers, negatives: Integers) -> float | None:
+    occupied = np.flatnonzero(positives | negatives)[::-1]  # the highest scores first
+    hits, alarms = positives[occupied], negatives[occupied]
+    if not hits.any():
+        return None
+    found = hits.cumsum()
+    return float(np.dot(hits / hits.sum(), found / (found + alarms.cumsum())))
 
 
 def _macro(counts: ClassificationCounts, figure: Callable[[Integers, Integers, Integers], Figures]) -> float | None:

@@ -41,7 +41,7 @@ def check(options: CNNOptions, contract: Contract) -> None:
 
 
 def build(options: CNNOptions, contract: Contract) -> "nn.Module":
-    """Return the network: ``float32 [N, C, H, W]`` to logits ``[N, K]``."""
+    """Return the network: ``float32 [N, C, H, W]`` to ``[N, outputs]``."""
     from torch import nn
 
     channels, height, width = contract.feature_shape

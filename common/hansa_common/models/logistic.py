@@ -36,7 +36,7 @@ def check(options: LogisticOptions, contract: Contract) -> None:
 
 
 def build(options: LogisticOptions, contract: Contract) -> "nn.Module":
-    """Return the model: ``float32 [N, ...]`` to logits ``[N, K]``."""
+    """Return the model: ``float32 [N, ...]`` to ``[N, outputs]``."""
     from torch import nn
 
     sigmoid = options.outputs == "sigmoid"

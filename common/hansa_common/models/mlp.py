@@ -28,7 +28,7 @@ class MLPOptions(Strict):
 
 
 def build(options: MLPOptions, contract: Contract) -> "nn.Module":
-    """Return the network: ``float32 [N, ...]`` to logits ``[N, K]``."""
+    """Return the network: ``float32 [N, ...]`` to ``[N, outputs]``."""
     from torch import nn
 
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[options.activation]

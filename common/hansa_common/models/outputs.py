@@ -1,6 +1,8 @@
-"""What a contract wants learned, and how many outputs that takes: the one place where models ask for it."""
+"""What a contract wants learned, in words that a model's entry in the registry can list."""
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+from hansa_common.contract import outputs
 
 if TYPE_CHECKING:
     from hansa_common.models.registry import Contract
@@ -12,11 +14,7 @@ PREDICTED: Final[frozenset[Target]] = frozenset({"classes", "number", "survival"
 
 def target_kind(contract: "Contract") -> Target:
     """Return what is learned from data of this contract."""
-    target: Any = getattr(contract, "target", None)
-    kind: Target = "classes" if target is None else target.kind
-    return kind
+    return "classes" if contract.target is None else contract.target.kind
 
 
-def outputs(contract: "Contract") -> int:
-    """Return how many numbers a model predicts for one example: K for classes, 1 for a number or a hazard."""
-    return len(contract.classes) if target_kind(contract) == "classes" else 1
+__all__ = ["PREDICTED", "Target", "outputs", "target_kind"]

@@ -3,13 +3,21 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from hansa_server.report import notation
+from hansa_server.report import columns, notation
 from hansa_server.report.charts import Point, Series, line_chart
 from hansa_server.report.protection import has_noised_counts, noise_of
 from hansa_server.results import Results, Summary
 
 AXIS = "rounds of training"
-Figure = Literal["weighted_mean_accuracy", "site_mean_accuracy", "worst_site_accuracy", "weighted_mean_loss"]
+Figure = Literal[
+    "weighted_mean_accuracy",
+    "site_mean_accuracy",
+    "worst_site_accuracy",
+    "weighted_mean_loss",
+    "weighted_mean",
+    "site_mean",
+    "worst",
+]
 
 
 def accuracy_curves(results: Results, width: float) -> str:
@@ -27,6 +35,25 @@ def accuracy_curves(results: Results, width: float) -> str:
         write=notation.percent,
         write_tick=lambda share: f"{100 * share:g}%",
         highest=1.0,
+    )
+
+
+def main_curves(results: Results, width: float) -> str:
+    """Draw what models are compared by on validation splits; see ``accuracy_curves``."""
+    if results.target == "classes":
+        return accuracy_curves(results, width)
+    drawn = _measured(
+        Series(name="Over all examples", points=_validated(results, "weighted_mean"), style="first"),
+        Series(name="Site mean", points=_validated(results, "site_mean"), style="second"),
+        Series(name="Worst site", points=_validated(results, "worst"), style="third"),
+    )
+    return line_chart(
+        f"Validation {columns.main_name(results)} of the shared model over the rounds: {_listed(drawn)}",
+        drawn,
+        width=width,
+        x_label=AXIS,
+        write=lambda value: columns.write_main(results, value),
+        write_tick=lambda value: f"{value:g}",
     )
 
 
@@ -123,7 +150,7 @@ def _validated(results: Results, figure: Figure) -> tuple[Point, ...]:
         Point(
             x=rounds,
             y=getattr(summary, figure),
-            note=(summary.worst_site or "") if figure == "worst_site_accuracy" else "",
+            note=(summary.worst_site or "") if figure in ("worst_site_accuracy", "worst") else "",
         )
         for rounds, summary in _summaries(results)
     )

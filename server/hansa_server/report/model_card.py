@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from hansa_common.contract import ArrayContract, ImageContract
+from hansa_common.contract import ArrayContract, ImageContract, outputs
 from hansa_common.plan import StudyPlan
 from hansa_server.report import notation, protection
+from hansa_server.report.columns import EXPLAINED, FIGURES, Column, written_main
 from hansa_server.report.comparison import compare_all
 from hansa_server.report.narrative import headlines, result_sentences
 from hansa_server.results import Results, Scores, SiteResult
@@ -62,11 +63,22 @@ def _what(results: Results) -> str:
         "failed": "**The study failed before its end.** " + _plain(results.reason),
     }[results.status]
     return (
-        f"A classifier of {notation.plural(len(results.classes), 'class')}: the architecture `{results.model}` with "
+        f"{_kind(results)}: the architecture `{results.model}` with "
         f"{notation.plural(results.parameters, 'parameter')}, trained by federated learning at "
         f"{notation.plural(len(results.sites), 'site')} in {notation.plural(len(results.rounds), 'round')}. "
         f"{ended.strip()}"
     )
+
+
+def _kind(results: Results) -> str:
+    match results.target:
+        case "number":
+            return "A predictor of a number" + (f" in {_plain(results.unit)}" if results.unit else "")
+        case "survival":
+            return "A model of the relative hazard of an event"
+        case "reconstruction":
+            return "A model that reconstructs what is usual; its error is an anomaly score"
+    return f"A classifier of {notation.plural(len(results.classes), 'class')}"
 
 
 def _data(results: Results, plan: StudyPlan) -> str:
@@ -89,7 +101,8 @@ def _data(results: Results, plan: StudyPlan) -> str:
     if results.sites and not any(site.examples for site in results.sites):
         names = ", ".join(_plain(site.site) for site in results.sites)
         table = f"The sites kept their numbers of examples at home: {names}."
-    return f"{kind}; classes: {classes}. {origin}\n\n{table}"
+    learned = f"; classes: {classes}" if results.target == "classes" else ""
+    return f"{kind}{learned}. {origin}\n\n{table}"
 
 
 def _sizes(site: SiteResult) -> Iterator[str]:
@@ -108,25 +121,24 @@ def _metrics(results: Results) -> str:
         lines.append(f"* {headline.name}: **{headline.figure}{unit}**{site}, {_plain(headline.note)}{command}")
     if protection.keeps_site_figures(results) and not any(site.federated for site in results.sites):
         return "\n".join([*lines, "", f"The sites' own figures are {protection.why_kept(results)}."])
-    lines += ["", "| site | test examples | accuracy | balanced accuracy | F1 | ROC AUC | ECE |", "|---|" + "--:|" * 6]
-    lines += [f"| {_plain(site.site)} | {_cells(site.federated)} |" for site in results.sites]
-    lines += ["", "Balanced accuracy, F1 and ROC AUC are means over classes; ECE is the expected calibration error."]
+    shown = _shown(results)
+    names = [column.name if column.name[:2].isupper() else column.name.lower() for column in shown]
+    lines += ["", f"| site | test examples | {' | '.join(names)} |", "|---|" + "--:|" * (1 + len(shown))]
+    lines += [f"| {_plain(site.site)} | {_cells(results, site.federated)} |" for site in results.sites]
+    lines += ["", f"{EXPLAINED[results.target]}."]
     return "\n".join(lines)
 
 
-def _cells(scores: Scores | None) -> str:
+def _shown(results: Results) -> list[Column]:
+    return [column for column in FIGURES[results.target] if column.in_card]
+
+
+def _cells(results: Results, scores: Scores | None) -> str:
+    shown = _shown(results)
     if scores is None:
-        return " | ".join([notation.MISSING] * 6)
-    return " | ".join(
-        (
-            notation.count(scores.num_examples),
-            notation.percent(scores.accuracy),
-            notation.percent(scores.balanced_accuracy),
-            notation.percent(scores.f1),
-            notation.loss(scores.roc_auc),
-            notation.percent(scores.calibration_error),
-        )
-    )
+        return " | ".join([notation.MISSING] * (1 + len(shown)))
+    written = (column.write(getattr(scores, column.figure)) for column in shown)
+    return " | ".join((notation.count(scores.num_examples), *written))
 
 
 def _training(results: Results, plan: StudyPlan) -> str:
@@ -195,7 +207,7 @@ def _tested(results: Results) -> str:
     if final.weighted_mean is None:
         only = "; only the coordinator's own test set says something" if final.coordinator else ""
         return f"**How good it is at the sites is not known**: no counts of right and wrong answers are{only}."
-    whole = notation.percent(final.weighted_mean.accuracy)
+    whole = written_main(results, final.weighted_mean)
     if final.worst_site is None:
         return (
             f"It may be much worse at one site than the {whole} over all test examples: the sites' own figures are "
@@ -203,7 +215,7 @@ def _tested(results: Results) -> str:
         )
     worst = final.worst_site
     return (
-        f"It is not equally good everywhere: {whole} over all test examples, but {notation.percent(worst.accuracy)} at "
+        f"It is not equally good everywhere: {whole} over all test examples, but {written_main(results, worst)} at "
         f"{_plain(worst.site)}."
     )
 
@@ -223,6 +235,16 @@ def _provenance(results: Results) -> str:
 def _inputs(plan: StudyPlan) -> str:
     shape = ", ".join(str(length) for length in plan.data.feature_shape)
     scale = " with values in 0..1" if isinstance(plan.data, ImageContract) else ""
+    if plan.data.target is not None:
+        given = {
+            "number": "the number divided by the plan's `scale`",
+            "survival": "the logarithm of the relative hazard",
+            "reconstruction": "the reconstruction of each feature; its mean squared error is the anomaly score",
+        }[plan.data.target.kind]
+        return (
+            f"It takes `float32 [N, {shape}]`{scale}, as the plan's data contract says, and returns "
+            f"`float32 [N, {outputs(plan.data)}]`: {given}."
+        )
     return (
         f"It takes `float32 [N, {shape}]`{scale}, as the plan's data contract says, and returns logits "
         f"`float32 [N, {len(plan.data.classes)}]`; their softmax is the probability of each class, in the plan's order."

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hansa_server.report import notation, protection
+from hansa_server.report import columns, notation, protection
 from hansa_server.report.comparison import Comparison
 from hansa_server.results import Final, Noise, Results, Summary
 
@@ -40,11 +40,17 @@ def result_sentences(results: Results, comparisons: tuple[Comparison, ...]) -> s
         return f"{start} there is a shared model. {_untested(results, final)}"
     about = "about " if protection.has_noised_counts(results) else ""
     tested = notation.plural(whole.num_examples, "test example")
-    sentence = (
-        f"{start}, the shared model classifies {about}{notation.percent(whole.accuracy)} of {about}{tested} correctly"
-    )
+    figure = columns.written_main(results, whole)
+    if results.target == "classes":
+        sentence = f"{start}, the shared model classifies {about}{figure} of {about}{tested} correctly"
+    else:
+        sentence = (
+            f"{start}, the shared model has {_article(results)} {columns.main_name(results)} of {figure} on {tested}"
+        )
     if worst is not None:
-        sentence += f", and {about}{notation.percent(worst.accuracy)} at {worst.site}, the site where it does worst."
+        sentence += (
+            f", and {about}{columns.written_main(results, worst)} at {worst.site}, the site where it does worst."
+        )
     else:
         sentence += "."
         if protection.keeps_site_figures(results):
@@ -64,8 +70,14 @@ def _untested(results: Results, final: Final) -> str:
     if final.coordinator is None:
         return why
     tested = notation.plural(final.coordinator.num_examples, "example")
-    share = notation.percent(final.coordinator.accuracy)
+    share = columns.written_main(results, final.coordinator)
+    if results.target != "classes":
+        return f"{why} Its {columns.main_name(results)} on the coordinator's own {tested} is {share}."
     return f"{why} It classifies {share} of the coordinator's own {tested} correctly."
+
+
+def _article(results: Results) -> str:
+    return "an" if columns.main_figure(results) == "rmse" else "a"
 
 
 def verdicts(comparisons: tuple[Comparison, ...]) -> str:
@@ -97,18 +109,24 @@ def headlines(results: Results) -> tuple[Headline, ...]:
     final, noise = results.final, protection.noise_of(results)
     if final is None:
         note = _not_measured(results)
-        names = ("Weighted mean accuracy", "Site mean accuracy", "Worst site", "Worst site against training alone")
+        figure = columns.main_name(results)
+        names = (f"Weighted mean {figure}", f"Site mean {figure}", "Worst site", *_against_names(results))
         return tuple(Headline(name=name, figure=notation.MISSING, note=note) for name in names)
     return (
         _weighted_mean(results, final),
         _site_mean(results, final),
         _worst_site(results, final),
-        _epsilon(noise) if noise is not None else _against_local(results),
+        *([_epsilon(noise)] if noise is not None else [_against_local(results)] if _against_names(results) else []),
     )
 
 
+def _against_names(results: Results) -> tuple[str, ...]:
+    """Return the name of the fourth headline: there is a verdict on accuracies only."""
+    return ("Worst site against training alone",) if results.target == "classes" else ()
+
+
 def _weighted_mean(results: Results, final: Final) -> Headline:
-    name, whole = "Weighted mean accuracy", final.weighted_mean
+    name, whole = f"Weighted mean {columns.main_name(results)}", final.weighted_mean
     if whole is None:
         why = (
             "no counts left the sites" if protection.lets_no_counts_out(results) else "the counts could not be added up"
@@ -118,13 +136,16 @@ def _weighted_mean(results: Results, final: Final) -> Headline:
     note = (
         f"about {examples}, counted with noise" if protection.has_noised_counts(results) else f"all {examples} together"
     )
-    return Headline(name=name, figure=notation.percent(whole.accuracy), note=note)
+    interval = columns.written_interval(results, whole)
+    if interval and not protection.has_noised_counts(results):
+        note += f"; 95% interval {interval}"
+    return Headline(name=name, figure=columns.written_main(results, whole), note=note)
 
 
 def _site_mean(results: Results, final: Final) -> Headline:
     return Headline(
-        name="Site mean accuracy",
-        figure=notation.percent(final.site_mean.accuracy if final.site_mean else None),
+        name=f"Site mean {columns.main_name(results)}",
+        figure=columns.written_main(results, final.site_mean),
         note=f"each of {notation.plural(len(results.sites), 'site')} counts the same",
     )
 
@@ -136,7 +157,7 @@ def _worst_site(results: Results, final: Final) -> Headline:
     noised = ", counted with noise" if protection.has_noised_counts(results) else ""
     return Headline(
         name=name,
-        figure=notation.percent(worst.accuracy),
+        figure=columns.written_main(results, worst),
         note=f"on {'about ' if noised else ''}{notation.plural(worst.num_examples, 'test example')}{noised}",
         site=worst.site,
     )
@@ -145,13 +166,15 @@ def _worst_site(results: Results, final: Final) -> Headline:
 def _protected_headlines(results: Results) -> Iterator[Headline]:
     final, noise = results.final, protection.noise_of(results)
     if final is None:
-        yield Headline(name="Weighted mean accuracy", figure=notation.MISSING, note=_not_measured(results))
+        yield Headline(
+            name=f"Weighted mean {columns.main_name(results)}", figure=notation.MISSING, note=_not_measured(results)
+        )
     else:
         yield _weighted_mean(results, final)
         if final.coordinator is not None:
             yield Headline(
-                name="Accuracy on the coordinator's own test set",
-                figure=notation.percent(final.coordinator.accuracy),
+                name=f"{_capital(columns.main_name(results))} on the coordinator's own test set",
+                figure=columns.written_main(results, final.coordinator),
                 note=f"on {notation.plural(final.coordinator.num_examples, 'example')} that no site holds",
             )
     yield Headline(name="Site mean and worst site", figure=notation.MISSING, note=protection.why_kept(results))
@@ -187,7 +210,7 @@ def _against_local(results: Results) -> Headline:
 def latest_validation(results: Results) -> tuple[int, Summary] | None:
     """Return the last model that the sites evaluated while training, and how many rounds it had."""
     for entry in reversed(results.rounds):
-        if entry.incoming.weighted_mean_accuracy is not None:
+        if entry.incoming.overall_value is not None:
             return entry.round - 1, entry.incoming
     return None
 
@@ -208,7 +231,17 @@ def _unfinished(results: Results) -> str:
     rounds, summary = latest
     trained = f"after {notation.plural(rounds, 'round')}" if rounds else "before the first round"
     about = "about " if protection.has_noised_counts(results) else ""
+    if results.target != "classes":
+        value = columns.write_main(results, summary.overall_value)
+        return (
+            f"{start} The latest model that the sites validated, {trained}, had {_article(results)} "
+            f"{columns.main_name(results)} of {value} on their validation examples."
+        )
     return (
         f"{start} The latest model that the sites validated, {trained}, classified "
         f"{about}{notation.percent(summary.weighted_mean_accuracy)} of their validation examples correctly."
     )
+
+
+def _capital(name: str) -> str:
+    return name[0].upper() + name[1:]

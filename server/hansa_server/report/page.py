@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hansa_server.report import curves, narrative, notation, protection
+from hansa_common.metrics import IS_HIGHER_BETTER
+from hansa_server.report import columns, curves, narrative, notation, protection
 from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart
 from hansa_server.report.comparison import compare_all
 from hansa_server.results import Results, Scores, SiteResult
@@ -83,7 +84,9 @@ def render(results: Results, plan_toml: str) -> str:
         outcome=narrative.outcome(results),
         sentences=narrative.result_sentences(results, comparisons),
         headlines=narrative.headlines(results),
-        curves=_curves(results, {"Validation accuracy": curves.accuracy_curves, "Loss": curves.loss_curves}),
+        curves=_curves(
+            results, {f"Validation {columns.main_name(results)}": curves.main_curves, "Loss": curves.loss_curves}
+        ),
         bars=_bars(results),
         many=many,
         elided=len(_measured(results)) > FEW_SITES,
@@ -94,6 +97,9 @@ def render(results: Results, plan_toml: str) -> str:
         partition=_partition(results),
         confusion=_confusion(results),
         confusions=_most_frequent(results),
+        columns=columns.FIGURES[results.target],
+        explained=columns.EXPLAINED[results.target],
+        main_name=columns.main_name(results),
         absent_classes=_absent_classes(results),
         overall=_overall(results),
         by_site=_by_site(results),
@@ -121,12 +127,8 @@ def _charts(*charts: str) -> list[str]:
     return [chart for chart in charts if chart]
 
 
-def _accuracy(scores: Scores | None) -> float | None:
-    return None if scores is None else scores.accuracy
-
-
 def _measured(results: Results) -> list[SiteResult]:
-    return [site for site in results.sites if _accuracy(site.federated) is not None]
+    return [site for site in results.sites if columns.main_value(results, site.federated) is not None]
 
 
 def _bars(results: Results) -> list[str]:
@@ -137,21 +139,39 @@ def _bars(results: Results) -> list[str]:
     models = ["Federated"]
     if results.baselines is not None:
         models += ["Local-only", "Pooled"]
-    entries: list[Group | str] = [_group(site, len(models)) for site in measured]
+    entries: list[Group | str] = [_group(results, site, len(models)) for site in measured]
     if len(measured) > FEW_SITES:
-        ordered = sorted(measured, key=lambda site: _accuracy(site.federated) or 0.0)
+        ordered = sorted(
+            measured,
+            key=lambda site: columns.main_value(results, site.federated) or 0.0,
+            reverse=not IS_HIGHER_BETTER[columns.main_figure(results)],
+        )
         between = notation.plural(len(ordered) - WORST_SHOWN - BEST_SHOWN, "site")
         entries = [
-            *(_group(site, len(models)) for site in ordered[:WORST_SHOWN]),
+            *(_group(results, site, len(models)) for site in ordered[:WORST_SHOWN]),
             f"{between} in between",
-            *(_group(site, len(models)) for site in ordered[-BEST_SHOWN:]),
+            *(_group(results, site, len(models)) for site in ordered[-BEST_SHOWN:]),
         ]
-    label = f"Accuracy on each site's test split: {', '.join(models)}"
-    return _charts(*(bar_chart(label, models, entries, width=width) for width in (WIDE, NARROW)))
+    name = columns.main_name(results)
+    label = f"{name[0].upper()}{name[1:]} on each site's test split: {', '.join(models)}"
+    if results.target == "classes":
+        return _charts(*(bar_chart(label, models, entries, width=width) for width in (WIDE, NARROW)))
+    found = [value for entry in entries if isinstance(entry, Group) for value in entry.values if value is not None]
+    highest = 1.0 if columns.main_figure(results) == "c_index" else 1.1 * max(found)
+
+    def write(value: float | None) -> str:
+        return notation.MISSING if value is None else f"{value:.3g}"
+
+    return _charts(
+        *(
+            bar_chart(label, models, entries, width=width, highest=highest, write=write, write_tick=write)
+            for width in (WIDE, NARROW)
+        )
+    )
 
 
-def _group(site: SiteResult, num_models: int) -> Group:
-    values = (_accuracy(site.federated), _accuracy(site.local_only), _accuracy(site.pooled))
+def _group(results: Results, site: SiteResult, num_models: int) -> Group:
+    values = tuple(columns.main_value(results, scores) for scores in (site.federated, site.local_only, site.pooled))
     return Group(name=site.site, values=values[:num_models])
 
 

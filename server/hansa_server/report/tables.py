@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from hansa_server.report.columns import FIGURES
 from hansa_server.report.protection import has_noised_counts, noise_of
 from hansa_server.results import BaselineSummary, Final, Results, RoundResult, Scores, SiteResult, Summary
 
@@ -40,21 +41,22 @@ def _rows(results: Results) -> Iterator[Row]:
         yield from _round(entry)
     last = results.rounds[-1].round if results.rounds else 0
     for site in results.sites:
-        yield from _site(site, results.classes, last)
+        yield from _site(site, results, last)
     if results.final is not None:
         final = results.final
         yield from _summary(final.validation, last)
-        yield from _three("", final, last)
+        yield from _three(results, "", final, last)
         if final.worst_site_against_local is not None:
             against = final.worst_site_against_local
             yield last, against.site, "test", "worst_site_against_local", against.difference
-        yield from _scores("", "coordinator", "", final.coordinator, last)
+        yield from _scores(results, (last, "", "coordinator"), "", final.coordinator)
+        yield from _decisions(final, last)
     noise = noise_of(results)
     if noise is not None and noise.epsilon is not None:
         yield last, "", "", "epsilon", noise.epsilon
     if results.baselines is not None:
-        yield from _three("local_only_", results.baselines.local_only, last)
-        yield from _three("pooled_", results.baselines.pooled, last)
+        yield from _three(results, "local_only_", results.baselines.local_only, last)
+        yield from _three(results, "pooled_", results.baselines.pooled, last)
 
 
 def _round(entry: RoundResult) -> Iterator[Row]:
@@ -64,7 +66,8 @@ def _round(entry: RoundResult) -> Iterator[Row]:
     for figure in ("seconds", "bytes_up", "bytes_down"):
         yield number, "", "", figure, getattr(entry, figure)
     for site in entry.sites:
-        yield number - 1, site.site, "validation", "accuracy", site.accuracy
+        main = entry.incoming.figure
+        yield number - 1, site.site, "validation", main, site.accuracy if main == "accuracy" else site.value
         yield number - 1, site.site, "validation", "loss", site.loss
         yield number, site.site, "train", "loss", site.train_loss
         yield number, site.site, "train", "num_examples", site.num_examples
@@ -77,32 +80,53 @@ def _round(entry: RoundResult) -> Iterator[Row]:
 
 
 def _summary(summary: Summary, number: int) -> Iterator[Row]:
-    for figure in ("weighted_mean_accuracy", "site_mean_accuracy", "worst_site_accuracy", "weighted_mean_loss"):
+    main = ("weighted_mean_accuracy", "site_mean_accuracy", "worst_site_accuracy")
+    if summary.figure != "accuracy":
+        main = ("weighted_mean", "site_mean", "worst")
+    for figure in (*main, "weighted_mean_loss"):
         yield number, "", "validation", figure, getattr(summary, figure)
 
 
-def _site(site: SiteResult, classes: tuple[str, ...], last: int) -> Iterator[Row]:
+def _site(site: SiteResult, results: Results, last: int) -> Iterator[Row]:
     for split, examples in site.examples.items():
         yield last, site.site, split, "examples", examples
-    held = zip(classes, site.class_counts, strict=True) if site.class_counts else ()  # none where they stay at the site
+    held = (
+        zip(results.classes, site.class_counts, strict=True) if site.class_counts else ()
+    )  # none where they stay at the site
     for name, examples in held:
         yield last, site.site, "", f"examples:{name}", examples
     yield last, site.site, "", "rounds_contributed", site.rounds_contributed
-    yield from _scores(site.site, "test", "", site.federated, last)
-    yield from _scores(site.site, "test", "local_only_", site.local_only, last)
-    yield from _scores(site.site, "test", "pooled_", site.pooled, last)
+    yield from _scores(results, (last, site.site, "test"), "", site.federated)
+    yield from _scores(results, (last, site.site, "test"), "local_only_", site.local_only)
+    yield from _scores(results, (last, site.site, "test"), "pooled_", site.pooled)
 
 
-def _three(prefix: str, summary: BaselineSummary | Final, last: int) -> Iterator[Row]:
+def _three(results: Results, prefix: str, summary: BaselineSummary | Final, last: int) -> Iterator[Row]:
     """Write weighted mean, site mean and worst site."""
     for which in ("weighted_mean", "site_mean", "worst_site"):
-        yield from _scores("", "test", f"{prefix}{which}_", getattr(summary, which), last)
+        yield from _scores(results, (last, "", "test"), f"{prefix}{which}_", getattr(summary, which))
 
 
-def _scores(site: str, split: str, prefix: str, scores: Scores | None, last: int) -> Iterator[Row]:
+def _scores(results: Results, place: tuple[int, str, str], prefix: str, scores: Scores | None) -> Iterator[Row]:
+    """Write the figures that there are for what was learned, and the ends of their intervals."""
     if scores is not None:
-        for figure in Scores.model_fields:
-            yield last, site, split, f"{prefix}{figure}", getattr(scores, figure)
+        for figure in ("num_examples", *(column.figure for column in FIGURES[results.target])):
+            yield *place, f"{prefix}{figure}", getattr(scores, figure)
+            if figure in scores.intervals:
+                low, high = scores.intervals[figure]
+                yield *place, f"{prefix}{figure}_low", low
+                yield *place, f"{prefix}{figure}_high", high
+
+
+def _decisions(final: Final, last: int) -> Iterator[Row]:
+    """Write the chosen threshold, what it costs, and the gaps between groups."""
+    if final.decisions is None:
+        return
+    yield last, "", "test", "threshold", final.decisions.chosen.threshold
+    yield last, "", "test", "threshold_cost", final.decisions.chosen.cost
+    for found in final.decisions.fairness:
+        yield last, "", "test", f"demographic_parity_gap:{found.column}", found.demographic_parity_gap
+        yield last, "", "test", f"equalised_odds_gap:{found.column}", found.equalised_odds_gap
 
 
 def _defused(name: str) -> str:

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from hansa_client.app import answer, envelope_from_records, envelope_to_records
 from hansa_common import messages
 from hansa_common.messages import TrainTask, Update
+from hansa_common.metrics import ClassificationKind
 
 app = ClientApp()
 
@@ -45,7 +46,7 @@ def train(message: Message, context: Context) -> Message:
         threading.Event().wait()
     reply = answer(message, context)
     if fault == "nan":
-        update = messages.decode(envelope_from_records(reply.content), classes=10)
+        update = messages.decode(envelope_from_records(reply.content), kind=ClassificationKind(classes=10))
         assert isinstance(update.header, Update)
         assert update.vector is not None
         poisoned = messages.Message(

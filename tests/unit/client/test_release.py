@@ -16,7 +16,7 @@ from hansa_common.messages import (
     Update,
     decode,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, ClassificationKind
 from hansa_common.parameters import CHUNK, Vector, l2_norm
 from hansa_common.plan import StudyPlan
 
@@ -54,7 +54,7 @@ def release(plan: StudyPlan, *, parameters: int = 3, max_bytes: int = 10_000) ->
 
 
 def released(plan: StudyPlan, delta: Vector) -> Message:
-    return decode(release(plan, parameters=delta.size).reply(TRAIN, update(delta)), classes=2)
+    return decode(release(plan, parameters=delta.size).reply(TRAIN, update(delta)), kind=ClassificationKind(classes=2))
 
 
 def test_a_good_update_leaves_as_it_is(small_plan: StudyPlan) -> None:
@@ -152,9 +152,9 @@ def test_counts_of_the_last_model_stay_at_home_with_noise(make_plan: Make) -> No
     task = Message(header=EvaluateTask(plan_digest=DIGEST), vector=np.zeros(3, np.float32))
     header = Evaluated(plan_digest=DIGEST, site="a", seconds=3.0)
     counted = Message(header=header, counts={"validation": COUNTS, "test": COUNTS})
-    told = decode(release(make_plan()).reply(task, counted), classes=2)
+    told = decode(release(make_plan()).reply(task, counted), kind=ClassificationKind(classes=2))
     assert set(told.counts) == {"validation", "test"}
-    kept = decode(release(make_plan(privacy=SITES)).reply(task, counted), classes=2)
+    kept = decode(release(make_plan(privacy=SITES)).reply(task, counted), kind=ClassificationKind(classes=2))
     assert kept.counts == {}
     assert isinstance(kept.header, Evaluated)
     assert kept.header.seconds == 0.0

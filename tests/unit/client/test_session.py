@@ -24,11 +24,12 @@ from hansa_common.messages import (
     decode,
     encode,
 )
+from hansa_common.metrics import ClassificationKind, of_classes
 from hansa_common.plan import StudyPlan
 
 
 def ask(state: SiteState, message: Message) -> Message:
-    return decode(handle(encode(message), state), classes=10)
+    return decode(handle(encode(message), state), kind=ClassificationKind(classes=10))
 
 
 def opened(plan: StudyPlan, index: int = 0) -> SiteState:
@@ -186,7 +187,7 @@ def test_baselines_cover_the_sites_own_test_splits(small_plan: StudyPlan) -> Non
     assert set(local.counts) == {"site-3"}
     assert set(pooled.counts) == {"site-1", "site-2", "site-3", "site-4"}
     assert pooled.counts["site-3"].num_examples == local.counts["site-3"].num_examples
-    accuracy = [np.trace(counts.confusion) / counts.num_examples for counts in pooled.counts.values()]
+    accuracy = [np.trace(of_classes(counts).confusion) / counts.num_examples for counts in pooled.counts.values()]
     assert min(accuracy) > 0.6
 
 

@@ -35,7 +35,7 @@ from hansa_common.messages import (
     decode,
     encode,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationKind, Counts, CountsKind
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import SourcePlan, StudyPlan
 
@@ -57,7 +57,7 @@ class InProcess:
         self._work = Work(plan, real_site(plan, name=name, index=index, source=source), "cpu")
         return self._work.parameters
 
-    def do(self, message: Message, *, classes: int, timeout: float) -> Message:
+    def do(self, message: Message, *, kind: CountsKind, timeout: float) -> Message:
         self.calls.append(message.header.kind)
         if self.failure is not None:
             raise self.failure
@@ -83,7 +83,7 @@ class Custody:
         if self.refuses is not None:
             raise self.refuses
 
-    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
+    def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
         self.figures[round_number] = sorted(counts)
 
 
@@ -107,7 +107,7 @@ class Site:
             raise NotApproved("No.")
 
     def handle(self, message: Message, plan: StudyPlan | None = None) -> Message:
-        return decode(self.raw(encode(message), plan), classes=10)
+        return decode(self.raw(encode(message), plan), kind=ClassificationKind(classes=10))
 
     def raw(self, envelope: Envelope, plan: StudyPlan | None = None) -> Envelope:
         return self._session.handle(envelope, plan or self.plan, task="run:1", seconds=60.0)

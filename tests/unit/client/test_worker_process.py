@@ -24,6 +24,7 @@ from hansa_client.worker_process import WorkerProcess
 from hansa_common.errors import ContractViolation, TaskRefused, TrainingOutOfMemory, WorkerLost
 from hansa_common.messages import Envelope, InitialTask, OpenTask, RawArray, TrainTask, Update
 from hansa_common.messages import Message as Task
+from hansa_common.metrics import ClassificationKind
 from hansa_common.plan import SourcePlan, StudyPlan
 
 SOURCE = SourcePlan(adapter="digits")
@@ -39,7 +40,9 @@ def worker(tmp_path: Path) -> Iterator[WorkerProcess]:
 
 def opened(worker: WorkerProcess, plan: StudyPlan) -> np.ndarray:
     worker.open(plan, name="a", index=0, source=SOURCE, timeout=60.0)
-    vector = worker.do(Task(header=InitialTask(plan_digest=plan.digest())), classes=CLASSES, timeout=60.0).vector
+    vector = worker.do(
+        Task(header=InitialTask(plan_digest=plan.digest())), kind=ClassificationKind(classes=CLASSES), timeout=60.0
+    ).vector
     assert vector is not None
     return vector
 
@@ -56,9 +59,9 @@ def pid_of(worker: WorkerProcess) -> int:
 @pytest.mark.slow
 def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, small_plan: StudyPlan) -> None:
     vector = opened(worker, small_plan)
-    first = worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0)
+    first = worker.do(train(small_plan, vector), kind=ClassificationKind(classes=CLASSES), timeout=60.0)
     os.kill(pid_of(worker), signal.SIGKILL)
-    again = worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0)
+    again = worker.do(train(small_plan, vector), kind=ClassificationKind(classes=CLASSES), timeout=60.0)
     assert isinstance(first.header, Update)
     assert first.vector is not None
     assert again.vector is not None
@@ -70,8 +73,8 @@ def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, s
 def test_the_first_round_starts_from_the_plans_initial_parameters(worker: WorkerProcess, small_plan: StudyPlan) -> None:
     vector = opened(worker, small_plan)
     with pytest.raises(TaskRefused, match="initial parameters"):
-        worker.do(train(small_plan, vector + np.float32(0.01)), classes=CLASSES, timeout=60.0)
-    worker.do(train(small_plan, vector + np.float32(0.01), 2), classes=CLASSES, timeout=60.0)
+        worker.do(train(small_plan, vector + np.float32(0.01)), kind=ClassificationKind(classes=CLASSES), timeout=60.0)
+    worker.do(train(small_plan, vector + np.float32(0.01), 2), kind=ClassificationKind(classes=CLASSES), timeout=60.0)
 
 
 @pytest.mark.slow
@@ -83,9 +86,12 @@ def test_an_interrupted_task_fails_by_name_and_the_next_one_works(
     begun = threading.Timer(0.3, worker.interrupt)
     begun.start()
     with pytest.raises(WorkerLost, match="interrupted"):
-        worker.do(train(plan, vector), classes=CLASSES, timeout=60.0)
+        worker.do(train(plan, vector), kind=ClassificationKind(classes=CLASSES), timeout=60.0)
     begun.join()
-    assert worker.do(Task(header=OpenTask(plan="{}")), classes=CLASSES, timeout=60.0).header.kind == "opened"
+    assert (
+        worker.do(Task(header=OpenTask(plan="{}")), kind=ClassificationKind(classes=CLASSES), timeout=60.0).header.kind
+        == "opened"
+    )
 
 
 def test_a_worker_that_takes_too_long_is_replaced(worker: WorkerProcess, make_plan: Callable[..., StudyPlan]) -> None:
@@ -93,8 +99,8 @@ def test_a_worker_that_takes_too_long_is_replaced(worker: WorkerProcess, make_pl
     vector = opened(worker, plan)
     before = pid_of(worker)
     with pytest.raises(WorkerLost, match="took longer"):
-        worker.do(train(plan, vector), classes=CLASSES, timeout=0.5)
-    worker.do(Task(header=OpenTask(plan="{}")), classes=CLASSES, timeout=60.0)
+        worker.do(train(plan, vector), kind=ClassificationKind(classes=CLASSES), timeout=0.5)
+    worker.do(Task(header=OpenTask(plan="{}")), kind=ClassificationKind(classes=CLASSES), timeout=60.0)
     assert pid_of(worker) != before
 
 
@@ -280,7 +286,9 @@ def test_a_process_that_leaves_the_workers_group_does_not_hold_the_agent(hostile
 def test_an_interrupt_without_a_task_costs_no_task(worker: WorkerProcess, small_plan: StudyPlan) -> None:
     vector = opened(worker, small_plan)
     worker.interrupt()
-    assert isinstance(worker.do(train(small_plan, vector), classes=CLASSES, timeout=60.0).header, Update)
+    assert isinstance(
+        worker.do(train(small_plan, vector), kind=ClassificationKind(classes=CLASSES), timeout=60.0).header, Update
+    )
 
 
 @pytest.mark.slow
@@ -320,7 +328,9 @@ def test_it_trains_with_privacy_in_confinement(worker: WorkerProcess, make_plan:
     training = {"optimizer": "sgd", "learning_rate": 0.5, "batch_size": 16, "steps": 3}
     plan = make_plan(privacy={"weights": "equal", "differential": differential}, replaced={"training": training})
     vector = opened(worker, plan)
-    first, second = (worker.do(train(plan, vector), classes=CLASSES, timeout=60.0).vector for _ in range(2))
+    first, second = (
+        worker.do(train(plan, vector), kind=ClassificationKind(classes=CLASSES), timeout=60.0).vector for _ in range(2)
+    )
     assert first is not None
     assert second is not None
     assert first.tobytes() != second.tobytes()

@@ -24,7 +24,7 @@ from hansa_common.messages import (
     decode,
     encode,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, ClassificationKind, of_classes
 
 DIGEST = "ab" * 32
 
@@ -63,9 +63,9 @@ def test_a_vector_comes_back_bit_for_bit(vector: Any) -> None:
 
 
 def test_counts_come_back_equal() -> None:
-    back = decode(encode(update_message()), classes=3)
-    assert back.counts["validation"].confusion.tolist() == counts().confusion.tolist()
-    assert back.counts["validation"].loss_sum == counts().loss_sum
+    back = decode(encode(update_message()), kind=ClassificationKind(classes=3))
+    assert of_classes(back.counts["validation"]).confusion.tolist() == counts().confusion.tolist()
+    assert of_classes(back.counts["validation"]).loss_sum == counts().loss_sum
 
 
 @given(st.text(min_size=0, max_size=500), st.text(max_size=64))
@@ -137,16 +137,16 @@ HOSTILE: dict[str, Callable[[Envelope], Envelope]] = {
 def test_hostile_bytes_are_refused_with_the_one_error(tamper: Callable[[Envelope], Envelope]) -> None:
     envelope = tamper(encode(update_message()))
     with pytest.raises(MessageError):
-        decode(envelope, classes=3)
+        decode(envelope, kind=ClassificationKind(classes=3))
 
 
 def test_the_untampered_message_is_accepted() -> None:
-    assert decode(encode(update_message()), classes=3).header == update()
+    assert decode(encode(update_message()), kind=ClassificationKind(classes=3)).header == update()
 
 
 def test_counts_of_other_classes_are_refused() -> None:
     with pytest.raises(MessageError):
-        decode(encode(update_message()), classes=4)
+        decode(encode(update_message()), kind=ClassificationKind(classes=4))
 
 
 def test_counts_are_refused_where_nobody_expects_them() -> None:
@@ -170,7 +170,7 @@ def test_an_error_message_holds_no_value_from_the_message() -> None:
     envelope = encode(update_message())
     tampered = replace(envelope, header=envelope.header.replace(b'"round":3', b'"round":"canary"'))
     with pytest.raises(MessageError) as caught:
-        decode(tampered, classes=3)
+        decode(tampered, kind=ClassificationKind(classes=3))
     assert "canary" not in str(caught.value)
 
 
@@ -183,9 +183,9 @@ def test_carrying_what_the_header_does_not_announce_is_a_bug_of_the_sender() -> 
 
 def test_protection_may_keep_the_counts_of_an_update_and_of_an_evaluation_at_the_site() -> None:
     envelope = encode(replace(update_message(), counts={}))
-    assert decode(envelope, classes=3).counts == {}
+    assert decode(envelope, kind=ClassificationKind(classes=3)).counts == {}
     evaluated = Message(header=Evaluated(plan_digest=DIGEST, site="a", seconds=1.0))
-    assert decode(encode(evaluated), classes=3).counts == {}
+    assert decode(encode(evaluated), kind=ClassificationKind(classes=3)).counts == {}
 
 
 def test_no_repr_shows_parameters() -> None:
@@ -223,7 +223,7 @@ def test_what_is_masked_comes_back_bit_for_bit(dtype: str) -> None:
 
 def test_the_counts_of_a_site_may_lie_beside_the_masked_ones() -> None:
     message = replace(masked_message(), counts={"validation": counts()})
-    assert decode(encode(message), classes=3).counts == {"validation": counts()}
+    assert decode(encode(message), kind=ClassificationKind(classes=3)).counts == {"validation": counts()}
 
 
 def test_a_statement_may_come_with_a_train_task_and_with_nothing_that_has_none() -> None:
@@ -250,7 +250,7 @@ _MASKED_HOSTILE: dict[str, Callable[[Envelope], Envelope]] = {
 @pytest.mark.parametrize("tamper", _MASKED_HOSTILE.values(), ids=_MASKED_HOSTILE.keys())
 def test_hostile_masked_bytes_are_refused_with_the_one_error(tamper: Callable[[Envelope], Envelope]) -> None:
     with pytest.raises(MessageError):
-        decode(tamper(encode(masked_message())), classes=3)
+        decode(tamper(encode(masked_message())), kind=ClassificationKind(classes=3))
 
 
 def test_a_statement_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,4 +263,4 @@ def test_a_statement_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_an_update_without_masks_has_no_masked_arrays() -> None:
     envelope = _with_array(encode(update_message()), "masked", RawArray(dtype="<u4", shape=(1,), data=b"\0" * 4))
     with pytest.raises(MessageError, match="has no masked update"):
-        decode(envelope, classes=3)
+        decode(envelope, kind=ClassificationKind(classes=3))

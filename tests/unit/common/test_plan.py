@@ -2,6 +2,7 @@ import copy
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hansa_common.contract import NumberTarget
 from hansa_common.errors import PlanError, SettingsError
 from hansa_common.models.cnn import CNNOptions
 from hansa_common.plan import AggregationPlan, Partition, StudyPlan, dump_plan, parse_plan, read_plan
@@ -101,7 +103,12 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
         "unknown key. Did you mean 'name'? Allowed: aggregation, data, evaluation, federation, format, model, name",
     ),
     ("model.filterz", [1, 2, 3], "", "unknown key. Did you mean 'filters'? Allowed: dense, filters."),
-    ("data.hight", 32, "", "Did you mean 'height'? Allowed: channels, classes, height, kind, minimum_examples, width."),
+    (
+        "data.hight",
+        32,
+        "",
+        "Did you mean 'height'? Allowed: channels, classes, height, kind, minimum_examples, target, ",
+    ),
     ("data.columns", [], "", "unknown key. Allowed: channels, classes, height"),
     ("training.epoch", 1, "", "unknown key. Did you mean 'epochs'?"),
     ("training.augmentation.flipp", True, "", "Did you mean 'flip'? Allowed: crop, flip, mixup, noise."),
@@ -145,7 +152,7 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
     ("data.height", 17, "model.name", "images of 17x32 are too small for three 3x3 convolutions; the least is 18x18."),
     ("data.width", 65_537, "", "allowed is at most 65536."),
     ("data.channels", 65, "", "allowed is at most 64."),
-    ("data.classes", ["cat"], "", "found ['cat']; allowed is a list of length 2 or more."),
+    ("data.classes", ["cat"], "", "found 1; allowed is at least 2, or a 'target' instead."),
     ("data.classes", ["cat", ""], "data.classes[1]", "found ''; allowed is text of length 1 or more."),
     ("data.classes", ["cat", "cat", "owl"], "", "a class is named twice"),
     ("data.classes", "cat", "", "found 'cat'; allowed is a list."),
@@ -204,7 +211,12 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
 _WRONG_TABLE: list[tuple[str, object, str, str]] = [
     ("model.name", "cnn", "", "'cnn' does not learn from data.kind = 'table'; allowed is image."),
     ("model.dense", 3, "", "unknown key. Allowed: initial, outputs."),
-    ("data.height", 3, "", "unknown key. Allowed: classes, columns, kind, label, minimum_examples, standardise."),
+    (
+        "data.height",
+        3,
+        "",
+        "unknown key. Allowed: classes, columns, kind, label, minimum_examples, standardise, target.",
+    ),
     ("data.standardize", "site", "", "Did you mean 'standardise'?"),
     ("data.label", _GONE, "", "required and missing"),
     ("data.label", "age", "", "'age' is a feature column too; a label cannot predict itself."),
@@ -229,7 +241,12 @@ _WRONG_ARRAYS: list[tuple[str, object, str, str]] = [
     ("model", {"name": "cox"}, "model.name", "'cox' does not learn classes, which the data contract asks for; it lear"),
     ("model", {"name": "vae"}, "model.name", "'vae' does not learn classes"),
     ("model", {"name": "gru", "vocabulary": 3}, "model.name", "token ids are an array of shape [steps]"),
-    ("data.shap", [1], "", "Did you mean 'shape'? Allowed: classes, kind, maximum, minimum, minimum_examples, shape."),
+    (
+        "data.shap",
+        [1],
+        "",
+        "Did you mean 'shape'? Allowed: classes, kind, maximum, minimum, minimum_examples, shape, target.",
+    ),
 ]
 _WRONG = [
     *((_IMAGES, *case) for case in _WRONG_IMAGES),
@@ -535,3 +552,49 @@ def test_a_coordinator_reads_plans_without_torch() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
+
+
+_NUMBER = _TABLE | {
+    "data": {"kind": "table", "label": "y", "columns": [{"name": "x"}], "target": {"kind": "number"}},
+    "training": {"epochs": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"training": {"epochs": 1, "class_weights": "balanced"}}, "training.class_weights is for classes"),
+        ({"training": {"epochs": 1, "augmentation": {"mixup": 0.2}}}, "training.augmentation.mixup is for classes"),
+        (
+            {
+                "training": {"steps": 1},
+                "privacy": {
+                    "weights": "equal",
+                    "differential": {
+                        "kind": "example",
+                        "clipping_bound": 1.0,
+                        "noise_multiplier": 1.0,
+                        "epsilon": 8.0,
+                        "delta": 1e-5,
+                        "sampling_rate": 0.1,
+                    },
+                },
+            },
+            "privacy.differential.kind = 'example' is for classes",
+        ),
+    ],
+)
+def test_what_is_for_classes_is_refused_where_a_number_is_learned(changes: dict[str, Any], found: str) -> None:
+    plan = {key: value for key, value in _NUMBER.items() if key not in ("privacy", "simulation")}
+    assert parse_plan(plan).data.target is not None
+    with pytest.raises(PlanError, match=found):
+        parse_plan(plan | changes)
+
+
+def test_a_target_is_in_the_digest_and_in_the_file() -> None:
+    plan = parse_plan({key: value for key, value in _NUMBER.items() if key != "simulation"})
+    scaled = plan.model_copy(
+        update={"data": plan.data.model_copy(update={"target": NumberTarget(kind="number", scale=2.0)})}
+    )
+    assert plan.digest() != scaled.digest()
+    assert parse_plan(tomllib.loads(dump_plan(scaled))) == scaled

@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from hansa_common.messages import Opened
+from hansa_server.figures import no_summary
 from hansa_server.progress import Display, Plain, Quiet
 from hansa_server.results import Notice, RoundResult, SiteRound, Summary
 
@@ -96,7 +97,7 @@ def test_what_stays_at_the_sites_is_left_out() -> None:
     nothing = masked.model_copy(
         update={
             "train_loss": None,
-            "incoming": Summary(**dict.fromkeys(Summary.model_fields)),
+            "incoming": no_summary(),
             "sites": (masked.sites[0].model_copy(update={"train_loss": None, "accuracy": None}),),
             "void_attempts": (),
         }

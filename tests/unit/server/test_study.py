@@ -22,7 +22,7 @@ from hansa_common.messages import (
     TrainTask,
     Update,
 )
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, CountsKind
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan
 from hansa_server.exchange import Answer, Deadline
@@ -102,7 +102,7 @@ class Sites:
     def nodes(self) -> list[int]:
         return [1, 2, 3, 4]
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, kind: CountsKind) -> Iterator[Answer]:
         for node, message in requests[::-1] if self._reverse else requests:
             self.asked.append(f"{message.header.kind} {node}")
             self.bytes_down += 1

@@ -1,6 +1,6 @@
-"""Bar chart: groups of horizontal bars, one group a site, one bar a model, from 0 to 100 %."""
+"""Bar chart: groups of horizontal bars, one group a site, one bar a model, from 0 to 100 % or another highest value."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hansa_server.report import notation
@@ -19,13 +19,25 @@ class Group:
     values: tuple[float | None, ...]
 
 
-def bar_chart(label: str, models: Sequence[str], groups: Sequence[Group | str], *, width: float) -> str:
+def bar_chart(
+    label: str,
+    models: Sequence[str],
+    groups: Sequence[Group | str],
+    *,
+    width: float,
+    highest: float = 1.0,
+    write: Callable[[float | None], str] = notation.percent,
+    write_tick: Callable[[float], str] = lambda share: f"{100 * share:g}%",
+) -> str:
     """Draw groups of bars below each other.
 
     Args:
         label: What the chart shows, for those who cannot see it.
         models: Name of each bar in a group, at most three.
         groups: In this order; a string is a remark between two groups.
+        highest: Value of the longest possible bar.
+        write: Writes a value.
+        write_tick: Writes a value below the axis.
         width: Natural width; a page shows a narrow one on a phone, where a wide one would be shrunk beyond reading.
     """
     names = [group.name for group in groups if isinstance(group, Group)]
@@ -43,15 +55,21 @@ def bar_chart(label: str, models: Sequence[str], groups: Sequence[Group | str], 
             continue
         middle = y + group_height / 2 + 4
         name = text(shorten(group.name, label_width), left - 12, middle, class_="label", text_anchor="end")
-        parts += [element("g", title(group.name), name), *_bars(group, models, left, y, span)]
+        parts += [
+            element("g", title(group.name), name),
+            *_bars(group, models, (left, y, span / (highest or 1.0)), write),
+        ]
         y += group_height + GROUP_GAP
     bottom = y - GROUP_GAP + 6
-    grid = _grid(left, span, top, bottom)
+    grid = _grid(left, span, top, bottom, [write_tick(highest * quarter / 4) for quarter in range(5)])
     legend = _legend(models) if len(models) > 1 else []
     return drawing(label, width, bottom + AXIS_HEIGHT, *grid, *legend, *parts)
 
 
-def _bars(group: Group, models: Sequence[str], left: float, top: float, span: float) -> list[str]:
+def _bars(
+    group: Group, models: Sequence[str], place: tuple[float, float, float], write: Callable[[float | None], str]
+) -> list[str]:
+    left, top, span = place
     parts = []
     for index, (model, value) in enumerate(zip(models, group.values, strict=True)):
         y = top + index * (BAR + BAR_GAP)
@@ -59,7 +77,7 @@ def _bars(group: Group, models: Sequence[str], left: float, top: float, span: fl
         parts += [
             element(
                 "rect",
-                title(f"{group.name}, {model}: {notation.percent(value)}"),
+                title(f"{group.name}, {model}: {write(value)}"),
                 class_=f"bar model-{index + 1}",
                 x=left,
                 y=y,
@@ -67,19 +85,19 @@ def _bars(group: Group, models: Sequence[str], left: float, top: float, span: fl
                 height=BAR,
                 rx=1.5,
             ),
-            text(notation.percent(value), left + length + 6, y + BAR - 2.5, class_="value"),
+            text(write(value), left + length + 6, y + BAR - 2.5, class_="value"),
         ]
     return parts
 
 
-def _grid(left: float, span: float, top: float, bottom: float) -> list[str]:
+def _grid(left: float, span: float, top: float, bottom: float, ticks: Sequence[str]) -> list[str]:
     parts = []
-    for quarter in range(5):
+    for quarter, tick in enumerate(ticks):
         x = left + span * quarter / 4
         kind = "grid" if quarter else "axis"
         parts += [
             element("line", class_=kind, x1=x, x2=x, y1=top - 4, y2=bottom),
-            text(f"{25 * quarter}%", x, bottom + 16, class_="tick", text_anchor="middle"),
+            text(tick, x, bottom + 16, class_="tick", text_anchor="middle"),
         ]
     return parts
 

@@ -6,6 +6,7 @@ import pytest
 
 from hansa_client.leaks.observation import observed
 from hansa_client.leaks.pipeline import SiteUpdate, changed_plan
+from hansa_common.metrics import ClassificationKind
 from hansa_common.plan import StudyPlan
 
 UPDATES = (
@@ -55,7 +56,9 @@ def test_the_updates_are_those_of_a_simulation(
         state = SiteState(index=index)
         handle(encode(Message(header=OpenTask(plan=run.plan.model_dump_json()))), state)
         task = TrainTask(plan_digest=run.plan.digest(), round=1, attempt=1)
-        reply = decode(handle(encode(Message(header=task, vector=run.parameters)), state), classes=10)
+        reply = decode(
+            handle(encode(Message(header=task, vector=run.parameters)), state), kind=ClassificationKind(classes=10)
+        )
         assert reply.vector is not None
         assert np.array_equal(reply.vector, update.delta)
 

@@ -18,6 +18,7 @@ from hansa_client.training.per_example import example_gradients
 from hansa_client.training.private import GRID, PrivateTraining
 from hansa_client.training.secure_random import SecureRandomness
 from hansa_common.errors import ContractViolation, TaskRefused, TrainingError
+from hansa_common.metrics import of_classes
 from hansa_common.models import ARCHITECTURES, Architecture
 from hansa_common.models.cnn import CNNOptions, build
 from hansa_common.parameters import Vector
@@ -531,7 +532,7 @@ def test_one_row_of_each_person_is_counted_with_noise() -> None:
     assert sorted(draws.limits[0]) == [1, 1, 1, 1, 6]
     rows = Splits(train=np.arange(40), validation=np.array([45, 46, 47, 48, 49]), test=np.arange(50, 60))
     plain = SupervisedTraining(plan=plan, dataset=data, splits=rows, device=CPU)
-    np.testing.assert_array_equal(exact.confusion, plain.evaluate(start, "validation").confusion)
+    np.testing.assert_array_equal(exact.confusion, of_classes(plain.evaluate(start, "validation")).confusion)
     assert exact.loss_units == 0
     noised = make_site(plan, data).evaluate(start, "validation")
     assert noised.num_examples != 5 or not np.array_equal(noised.confusion, exact.confusion)

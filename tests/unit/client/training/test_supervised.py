@@ -14,7 +14,7 @@ from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.training import SupervisedTraining
 from hansa_common.errors import TrainingError, TrainingOutOfMemory
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import ClassificationCounts, of_classes
 from hansa_common.models import ARCHITECTURES, Architecture
 from hansa_common.models.cnn import CNNOptions, build
 from hansa_common.parameters import Vector
@@ -292,7 +292,7 @@ def test_evaluation_agrees_with_scikit_learn() -> None:
     for split, part in {"validation": slice(1000, 2000), "test": slice(2000, 3000)}.items():
         logits = data.features[part].astype(np.float64) @ weight.T + bias
         probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        counts = site.evaluate(parameters, split)  # type: ignore[arg-type]
+        counts = of_classes(site.evaluate(parameters, split))  # type: ignore[arg-type]
         predicted = probabilities.argmax(axis=1)
         assert np.array_equal(counts.confusion, confusion_matrix(data.labels[part], predicted))
         assert np.trace(counts.confusion) / 1000 == accuracy_score(data.labels[part], predicted)
@@ -397,5 +397,5 @@ def test_digits_are_learnt_in_a_few_epochs(model: dict[str, Any], data: dict[str
     plan = make_plan(model, {**data, "classes": [str(digit) for digit in range(10)]}, epochs=4, **keys)
     site = make_site(plan, Dataset(features=features, labels=labels), train=1300)
     start = site.initial(0)
-    counts = site.evaluate(start + site.train(start, round_number=1, seed=1).delta, "test")
+    counts = of_classes(site.evaluate(start + site.train(start, round_number=1, seed=1).delta, "test"))
     assert np.trace(counts.confusion) / counts.num_examples > 0.9

@@ -10,6 +10,7 @@ from sklearn import metrics as oracle
 from hansa_common.metrics import (
     ClassificationCounts,
     accuracy,
+    average_precision,
     balanced_accuracy,
     calibration_error,
     f1,
@@ -99,6 +100,25 @@ def test_federated_roc_auc_is_the_pooled_one(classes: int, scale: float, skill: 
     assert roc_auc(_federated(probabilities, labels)) == pytest.approx(_macro_auc(probabilities, labels), abs=1e-4)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scale", [0.5, 5.0, 20.0])
+@pytest.mark.parametrize("skill", [0.0, 2.0])
+def test_federated_average_precision_is_the_pooled_one(classes: int, scale: float, skill: float) -> None:
+    probabilities, labels = _predictions(13, 2_000, classes, scale=scale, skill=skill)
+    curves = [1] if classes == 2 else range(classes)
+    expected = np.mean([oracle.average_precision_score(labels == k, probabilities[:, k]) for k in curves])
+    assert average_precision(_federated(probabilities, labels)) == pytest.approx(expected, abs=5e-4)
+
+
+def test_rare_positives_are_counted_as_exactly() -> None:
+    rng = np.random.default_rng(14)
+    labels = (rng.random(6_000) < 0.01).astype(np.int64)
+    scores = 1 / (1 + np.exp(5.0 - 2.0 * labels - rng.normal(0, 1, 6_000)))
+    found = _federated(np.stack((1 - scores, scores), axis=1).astype(np.float32), labels)
+    assert average_precision(found) == pytest.approx(oracle.average_precision_score(labels, scores), abs=5e-4)
+    assert roc_auc(found) == pytest.approx(oracle.roc_auc_score(labels, scores), abs=1e-4)
+
+
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_federated_roc_auc_is_what_scikit_learn_calls_macro_one_versus_rest(scale: float) -> None:
     probabilities, labels = _predictions(12, 3_000, 10, scale=scale)
@@ -148,6 +168,7 @@ def test_federated_calibration_error_is_that_of_the_paper(scale: float, skill: f
 def test_every_figure_is_none_without_examples() -> None:
     values = dataclasses.asdict(scores(ClassificationCounts.zero(3)))
     assert values.pop("num_examples") == 0
+    assert values.pop("intervals") == {}
     assert set(values.values()) == {None}
 
 
@@ -155,8 +176,8 @@ def test_counts_without_histograms_give_every_other_figure() -> None:
     probabilities, labels = _predictions(6, 100, 3)
     full = scores(_of(probabilities, labels))
     small = scores(ClassificationCounts.of(probabilities, labels, np.zeros(100), histograms=False))
-    assert (small.roc_auc, small.calibration_error) == (None, None)
-    assert dataclasses.replace(full, roc_auc=None, calibration_error=None) == small
+    assert (small.roc_auc, small.calibration_error, small.average_precision) == (None, None, None)
+    assert dataclasses.replace(full, roc_auc=None, calibration_error=None, average_precision=None) == small
 
 
 def test_the_server_can_take_the_values_over() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hansa_common.errors import MessageError
 from hansa_common.messages import Envelope, Message, RawArray, TrainTask, decode, encode
+from hansa_common.metrics import ClassificationKind
 from hansa_common.wire.codec import Kind, Parcel, parse, read_parcel
 from hansa_common.wire.protocol import CHUNK
 
@@ -232,7 +233,7 @@ def _fuzz(number: int, read: Callable[[bytes], Any]) -> int:
 
 
 def _read_whole(content: bytes) -> None:
-    decode(parse(content).envelope, classes=2)
+    decode(parse(content).envelope, kind=ClassificationKind(classes=2))
 
 
 def test_20_000_mutated_parcels_give_one_typed_error() -> None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from hansa_common.plan import StudyPlan, parse_plan
+from hansa_server.figures import no_summary
 from hansa_server.results import (
     Baselines,
     BaselineSummary,
@@ -243,7 +244,6 @@ def plan() -> StudyPlan:
 
 
 MASKS = Masks(ring_bits=32, coordinate_range=0.5, cohort="fixed", sites=4, threshold=3, colluders=1)
-UNMEASURED = dict.fromkeys(Summary.model_fields)
 NOT_FROM_CONFUSION = {"loss": 0.0, "roc_auc": None, "calibration_error": None}
 
 
@@ -280,11 +280,7 @@ def protect(results: Results, *, masks: Masks | None, noise: Noise | None) -> Re
     rounds = tuple(
         entry.model_copy(
             update={
-                "incoming": Summary(**UNMEASURED)
-                if no_counts
-                else _over_all(entry.incoming)
-                if kept
-                else entry.incoming,
+                "incoming": no_summary() if no_counts else _over_all(entry.incoming) if kept else entry.incoming,
                 "train_loss": entry.train_loss if noise is None else None,
                 "sites": tuple(
                     site.model_copy(
@@ -307,7 +303,7 @@ def protect(results: Results, *, masks: Masks | None, noise: Noise | None) -> Re
         if kept:
             changes |= {"site_mean": None, "worst_site": None, "validation": _over_all(final.validation)}
         if no_counts:
-            changes |= {"weighted_mean": None, "confusion": (), "validation": Summary(**UNMEASURED)}
+            changes |= {"weighted_mean": None, "confusion": (), "validation": no_summary()}
         final = final.model_copy(update=changes)
     protection = Protection(
         weights="examples" if noise is None else "equal", clipping_bound=None, masks=masks, noise=noise

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from hansa_server.report import metrics_csv
-from hansa_server.results import Results, Scores
+from hansa_server.report.columns import FIGURES
+from hansa_server.results import Results
 
 Make = Callable[..., Results]
 Key = tuple[int, str, str, str]
@@ -28,7 +29,7 @@ def test_every_figure_comes_back_exactly(make_results: Make) -> None:
     assert final is not None
     assert baselines is not None
     assert final.worst_site_against_local is not None
-    for figure in Scores.model_fields:
+    for figure in ["num_examples", *(column.figure for column in FIGURES["classes"])]:
         for site in results.sites:
             assert found[5, site.site, "test", figure] == getattr(site.federated, figure)
             assert found[5, site.site, "test", f"local_only_{figure}"] == getattr(site.local_only, figure)
