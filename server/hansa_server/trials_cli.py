@@ -96,6 +96,97 @@ def curve(
     _run("curve", variants, seeds, out, engine=engine, workers=workers, quiet=quiet)
 
 
+def contribution(
+    study: _Study,
+    *,
+    method: Annotated[
+        Literal["exact", "leave-one-out"] | None,
+        typer.Option(help="exact: Shapley values, for up to 10 sites; chosen by the study's size where left out."),
+    ] = None,
+    figure: Annotated[
+        Literal["accuracy", "balanced_accuracy", "roc_auc", "loss"],
+        typer.Option(help="What a model is judged by, on all sites' test examples together."),
+    ] = "accuracy",
+    seeds: _Seeds = None,
+    out: _Out = None,
+    organisation: Annotated[
+        Path | None, typer.Option(help="Folder of the organisation's key that signs the receipt.", envvar="HANSA_ORG")
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with the key's passphrase; else HANSA_ORG_PASSPHRASE, else it is asked.")
+    ] = None,
+    quiet: _QuietOption = False,
+) -> None:
+    """Measure what each site contributes, by training again with subsets of the sites, and write a receipt."""
+    from hansa_common import __version__  # noqa: PLC0415 - --help must not wait for it
+    from hansa_common.files import write_whole  # noqa: PLC0415
+    from hansa_common.organisation import VARIABLE, OrganisationFolder, read_passphrase  # noqa: PLC0415
+    from hansa_common.plan import read_plan  # noqa: PLC0415
+    from hansa_server.trials.coalitions import require_individual_updates  # noqa: PLC0415
+    from hansa_server.trials.contribution import (  # noqa: PLC0415
+        Receipt,
+        SignedReceipt,
+        contributions,
+        measure,
+        sign_receipt,
+    )
+    from hansa_server.trials.contribution_page import render_contributions, terminal_table, write_value  # noqa: PLC0415
+
+    plan = read_plan(study)
+    require_individual_updates(plan)
+    signer = OrganisationFolder(organisation) if organisation is not None else None
+    prompt = f"Passphrase of {signer.organisation.name}" if signer else ""
+    key = signer.unlock(read_passphrase(passphrase_file, variable=VARIABLE, prompt=prompt)) if signer else None
+    folder = out or _new_folder(plan, "contribution")
+    console = Console(quiet=quiet)
+
+    def tell(seed: int, sites: frozenset[str], value: float, number: int, count: int) -> None:
+        who = ", ".join(sorted(sites)) if sites else "no site"
+        line = f"{number}/{count}  seed {seed}  {write_value(value, figure)}  {who}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    chosen = tuple(_seeds(seeds, plan))
+    used, measured = measure(plan, chosen, folder, method=method, figure=figure, tell=tell)
+    receipt = Receipt(
+        study=plan.name,
+        plan_digest=plan.digest(),
+        simulation_digest=plan.simulation_digest(),
+        figure=figure,
+        method=used,
+        seeds=chosen,
+        sites=contributions(used, chosen, measured),
+        measured=measured,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+    )
+    signed = sign_receipt(receipt, signer.organisation, key) if signer and key else SignedReceipt(receipt=receipt)
+    write_whole(folder / "receipt.json", (signed.model_dump_json(indent=2) + "\n").encode())
+    write_whole(folder / "contribution.html", render_contributions(signed).encode())
+    console.print(terminal_table(receipt))
+    console.print(f"Receipt: {folder / 'receipt.json'}", soft_wrap=True, markup=False, highlight=False)
+
+
+def receipt(
+    file: Annotated[Path, typer.Argument(help="receipt.json of 'hansa study contribution'.")],
+    *,
+    key: Annotated[str | None, typer.Option(help="The public key that must have signed it, in hexadecimal.")] = None,
+) -> None:
+    """Check a receipt: that its contributions follow from its values, and who signed it."""
+    from hansa_common.errors import IdentityError  # noqa: PLC0415
+    from hansa_common.organisation import read_document  # noqa: PLC0415 - --help must not wait for it
+    from hansa_server.trials.contribution import SignedReceipt, check_receipt  # noqa: PLC0415
+    from hansa_server.trials.contribution_page import terminal_table  # noqa: PLC0415
+
+    signed = read_document(file, SignedReceipt)
+    check_receipt(signed)
+    if key is not None and (signed.organisation is None or signed.organisation.key != key.lower()):
+        raise IdentityError("The receipt is not signed with that key.", advice="Ask its sender who signed it.")
+    console = Console()
+    console.print(terminal_table(signed.receipt))
+    by = f"signed by {signed.organisation.name}, key {signed.organisation.key}" if signed.organisation else "unsigned"
+    console.print(f"The contributions follow from the values; {by}.", soft_wrap=True, markup=False, highlight=False)
+
+
 def _run(
     kind: "Kind",
     variants: "Sequence[Variant]",

@@ -47,9 +47,7 @@ class Fake:
 
 
 @pytest.fixture
-def play(
-    monkeypatch: pytest.MonkeyPatch, make_run_results: Callable[..., Results]
-) -> Callable[[list[Any]], Fake]:
+def play(monkeypatch: pytest.MonkeyPatch, make_run_results: Callable[..., Results]) -> Callable[[list[Any]], Fake]:
     monkeypatch.setattr(runs, "check", lambda _plan: ("a", "b"))
 
     def play(outcomes: list[Any]) -> Fake:
