@@ -130,7 +130,12 @@ def contribution(
         measure,
         sign_receipt,
     )
-    from hansa_server.trials.contribution_page import render_contributions, terminal_table, write_value  # noqa: PLC0415
+    from hansa_server.trials.contribution_page import (  # noqa: PLC0415
+        render_contributions,
+        sentence,
+        terminal_table,
+        write_value,
+    )
 
     plan = read_plan(study)
     require_individual_updates(plan)
@@ -163,6 +168,7 @@ def contribution(
     write_whole(folder / "receipt.json", (signed.model_dump_json(indent=2) + "\n").encode())
     write_whole(folder / "contribution.html", render_contributions(signed).encode())
     console.print(terminal_table(receipt))
+    console.print(sentence(receipt), soft_wrap=True, markup=False, highlight=False)
     console.print(f"Receipt: {folder / 'receipt.json'}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -175,7 +181,7 @@ def receipt(
     from hansa_common.errors import IdentityError  # noqa: PLC0415
     from hansa_common.organisation import read_document  # noqa: PLC0415 - --help must not wait for it
     from hansa_server.trials.contribution import SignedReceipt, check_receipt  # noqa: PLC0415
-    from hansa_server.trials.contribution_page import terminal_table  # noqa: PLC0415
+    from hansa_server.trials.contribution_page import sentence, terminal_table  # noqa: PLC0415
 
     signed = read_document(file, SignedReceipt)
     check_receipt(signed)
@@ -183,6 +189,7 @@ def receipt(
         raise IdentityError("The receipt is not signed with that key.", advice="Ask its sender who signed it.")
     console = Console()
     console.print(terminal_table(signed.receipt))
+    console.print(sentence(signed.receipt), soft_wrap=True, markup=False, highlight=False)
     by = f"signed by {signed.organisation.name}, key {signed.organisation.key}" if signed.organisation else "unsigned"
     console.print(f"The contributions follow from the values; {by}.", soft_wrap=True, markup=False, highlight=False)
 

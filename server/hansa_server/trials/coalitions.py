@@ -16,6 +16,7 @@ from hansa_common.messages import Evaluated, EvaluateTask, Initial, InitialTask,
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
+from hansa_common.strategies import STRATEGIES
 from hansa_server.engines.inline import InlineExchange
 from hansa_server.exchange import Deadline, problem_of
 from hansa_server.figures import merge, scores_of
@@ -46,7 +47,7 @@ def require_individual_updates(plan: StudyPlan) -> None:
     """Return if the plan lets what single sites bring be told apart.
 
     Raises:
-        UsageError: It masks or noises it, draws cohorts, or has no simulation.
+        UsageError: It masks or noises it, leaves a part to the sites, draws cohorts, or has no simulation.
     """
     if plan.simulation is None:
         raise UsageError("The plan has no [simulation]: contributions are measured by training again, on one machine.")
@@ -60,6 +61,12 @@ def require_individual_updates(plan: StudyPlan) -> None:
             "The plan has differential privacy: training again with every subset of sites would spend its budget as "
             "often, and the noise would hide what a site brings.",
             advice="Measure contributions on a plan that the sites approve without it.",
+        )
+    keeps_state = getattr(STRATEGIES.get(plan.aggregation.strategy), "keeps_state", False)
+    if keeps_state or getattr(plan, "personalisation", None) is not None:
+        raise UsageError(
+            "The sites keep a part of this study to themselves, so it cannot be judged at a site that took no part.",
+            advice="Measure contributions on the plan without [personalisation], with another aggregation.strategy.",
         )
     if plan.rounds.sites_per_round is not None:
         raise UsageError(

@@ -97,10 +97,13 @@ def terminal_table(receipt: Receipt) -> Table:
     table.add_column(f"contribution, {unit}", justify="right")
     for site in sorted(receipt.sites, key=lambda site: -site.mean):
         table.add_row(Text(site.site), with_deviation(site, receipt.figure))
+    return table
+
+
+def sentence(receipt: Receipt) -> str:
+    """Say what the values are and what they add up to."""
     whole, nothing = whole_and_nothing(receipt)
-    kind = "Shapley values; they add up" if receipt.method == "exact" else "what is lost without each; no sum"
-    table.caption = (
+    kind = "Shapley values, which add up" if receipt.method == "exact" else "What is lost without each; no sum"
+    return (
         f"{kind}. All sites: {write_value(whole, receipt.figure)}, untrained: {write_value(nothing, receipt.figure)}."
     )
-    table.caption_justify = "left"
-    return table
