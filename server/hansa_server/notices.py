@@ -249,7 +249,7 @@ class LabelSkew:
 def label_skew(sites: Mapping[str, Opened]) -> LabelSkew | None:
     """Return the label skew; ``None`` where a site keeps its class counts at home, or there is one site only."""
     counts = [opened.class_counts for opened in sites.values()]
-    if len(counts) < FEWEST_OTHERS or not all(counts) or len({len(each) for each in counts}) > 1:
+    if len(counts) < FEWEST_OTHERS or len({len(each) for each in counts}) > 1:
         return None
     whole = [sum(column) for column in zip(*counts, strict=True)]
     total = sum(whole)

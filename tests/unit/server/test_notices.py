@@ -202,7 +202,7 @@ SILENT = {
     "an update four times as long": Case(rounds=normed(4.0, 4.0, 4.0)),
     "a longer update where all scatter": Case(
         rounds=[
-            closed(number, dict.fromkeys("abcde", 0.5), dict(zip("abcde", (6.0, 0.2, 1.0, 2.0, 3.0), strict=True)))
+            closed(number, dict.fromkeys("abcde", 0.5), dict(zip("abcde", (9.0, 0.2, 1.0, 2.0, 3.0), strict=True)))
             for number in (1, 2)
         ]
     ),
@@ -215,6 +215,8 @@ SILENT = {
     "no norms": Case(rounds=falling(4, 3)),
     "norms of some": Case(rounds=[closed(n, dict.fromkeys("abcd", 0.5), {"a": 9.0, "b": 1.0}) for n in (1, 2)]),
     "hard data: a high loss that falls": Case(rounds=falling(4, 5, last=(4.0, 3.0, 2.5, 2.2, 2.1))),
+    "a loss that rises, and not above its first": Case(rounds=falling(4, 5, last=(0.05, 0.2, 0.4))),
+    "class counts kept at home by all": Case(sites=sites((), (), (), train=(9, 9, 9))),
     "a loss that rises once": Case(rounds=falling(4, 5, last=(0.125, 0.05, 1.2))),
     "losses kept at home": Case(rounds=[closed(n, dict.fromkeys("abcd")) for n in range(1, 9)], plan=LONG),
     "a loss that falls slowly": Case(
