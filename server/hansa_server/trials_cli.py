@@ -104,7 +104,7 @@ def contribution(
         typer.Option(help="exact: Shapley values, for up to 10 sites; chosen by the study's size where left out."),
     ] = None,
     figure: Annotated[
-        Literal["accuracy", "balanced_accuracy", "roc_auc", "loss"],
+        Literal["accuracy", "balanced_accuracy", "roc_auc", "loss", "c_index", "rmse"],
         typer.Option(help="What a model is judged by, on all sites' test examples together."),
     ] = "accuracy",
     seeds: _Seeds = None,

@@ -13,9 +13,10 @@ from typing import Final, Literal
 
 from hansa_common.errors import StudyFailed, UsageError
 from hansa_common.messages import Evaluated, EvaluateTask, Initial, InitialTask, Message, Opened, OpenTask
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
+from hansa_common.protection import kind_of
 from hansa_common.strategies import STRATEGIES
 from hansa_server.engines.inline import InlineExchange
 from hansa_server.exchange import Deadline, problem_of
@@ -25,7 +26,8 @@ from hansa_server.simulation import check, inline_sites
 from hansa_server.store import Checkpoint, RunFolder
 from hansa_server.study import Study
 
-Figure = Literal["accuracy", "balanced_accuracy", "roc_auc", "loss"]
+Figure = Literal["accuracy", "balanced_accuracy", "roc_auc", "loss", "c_index", "rmse"]
+_LOWER_IS_BETTER: Final = ("loss", "rmse")
 Coalition = frozenset[str]
 FEWEST: Final = 2  # sites
 
@@ -35,7 +37,7 @@ class Worth:
     """What one coalition's model is worth.
 
     Attributes:
-        value: The figure on all sites' test examples together; of a loss its negative, so that more is better.
+        value: The figure on all sites' test examples together; a loss or an error counts negatively: more is better.
         parameters: ``P``, of the model.
     """
 
@@ -132,7 +134,7 @@ class Coalitions:
             raise StudyFailed("The model could not be initialised.")
         return message.vector
 
-    def _value(self, known: dict[str, ClassificationCounts], parameters: Vector) -> float:
+    def _value(self, known: dict[str, Counts], parameters: Vector) -> float:
         """Judge a model on the test examples of all sites, members or not."""
         names = {node: name for name, node in self._nodes.items() if name not in known}
         task = Message(header=EvaluateTask(plan_digest=self.plan.digest()), vector=parameters)
@@ -144,14 +146,12 @@ class Coalitions:
         found: float | None = getattr(scores_of(merge(counts)), self._figure)
         if found is None:
             raise StudyFailed(f"The figure '{self._figure}' cannot be computed on the sites' test splits.")
-        return -found if self._figure == "loss" else found
+        return -found if self._figure in _LOWER_IS_BETTER else found
 
     def _ask(self, message: Message, nodes: Sequence[int]) -> list[tuple[int, Message]]:
         deadline = Deadline(self.plan.rounds.deadline_seconds)
         found = []
-        for answer in self._all.ask(
-            [(node, message) for node in nodes], deadline=deadline, classes=len(self.plan.data.classes)
-        ):
+        for answer in self._all.ask([(node, message) for node in nodes], deadline=deadline, kind=kind_of(self.plan)):
             if answer.message is None:
                 raise StudyFailed(f"A site did not answer: {problem_of(answer)}")
             found.append((answer.node, answer.message))

@@ -71,7 +71,7 @@ class Receipt(Strict):
     """Of the study file as given; ``seeds`` replace its seed."""
     simulation_digest: Digest
     figure: Figure
-    """A loss counts negatively, so that more is better."""
+    """A loss or an error counts negatively, so that more is better."""
     method: Method
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     sites: Annotated[tuple[SiteContribution, ...], Field(min_length=1)]

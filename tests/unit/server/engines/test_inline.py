@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hansa_common.contract import ArrayContract
 from hansa_common.errors import StudyInterrupted
 from hansa_common.messages import Envelope, Message, OpenTask, Refusal, encode
+from hansa_common.metrics import counts_kind
 from hansa_common.plan import StudyPlan
 from hansa_server.engines.engine import Machine
 from hansa_server.engines.inline import InlineExchange
@@ -17,12 +19,13 @@ from hansa_server.results import Results
 from hansa_server.simulation import simulate
 from hansa_server.store import RunFolder
 
+KIND = counts_kind(ArrayContract(kind="array", shape=(2,), classes=("a", "b")))
 TASK = Message(header=OpenTask(plan="{}"))
 REFUSAL = encode(Message(header=Refusal(code="data", site="a", reason="no")))
 
 
 def ask(exchange: InlineExchange, *, seconds: float = 60.0) -> list[Answer]:
-    return list(exchange.ask([(2, TASK), (1, TASK)], deadline=Deadline(seconds), classes=2))
+    return list(exchange.ask([(2, TASK), (1, TASK)], deadline=Deadline(seconds), kind=KIND))
 
 
 def test_each_site_is_asked_and_its_bytes_are_counted() -> None:
