@@ -54,6 +54,13 @@ def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind 
     return Decision(allowed=True, text=f"{_SEES[ring_bits is not None]} {_TELLS[kind]}")
 
 
+def class_of(traits: Traits) -> str:
+    """Return what a strategy's combinations depend on, in words: all strategies of a class are decided alike."""
+    if traits.needs == "sum":
+        return "adds up"
+    return "compares losses" if traits.training_loss else "compares"
+
+
 _SEES: Final = {
     False: "The coordinator reads each site's update.",
     True: "The coordinator reads the sum over the sites only, unless it colludes with more sites than the plan "

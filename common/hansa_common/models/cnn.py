@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from hansa_common.contract import outputs
+from hansa_common.models.initialisation import glorot
+from hansa_common.models.outputs import outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -61,11 +62,7 @@ def build(options: CNNOptions, contract: Contract) -> "nn.Module":
             dense2=nn.Linear(options.dense, outputs(contract)),
         )
     )
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter)
-        else:
-            nn.init.zeros_(parameter)
+    glorot(network)
     return network
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from hansa_common.contract import feature_count, outputs
+from hansa_common.contract import feature_count
+from hansa_common.models.initialisation import glorot
+from hansa_common.models.outputs import PREDICTED, outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -38,14 +40,15 @@ def build(options: MLPOptions, contract: Contract) -> "nn.Module":
         inputs = width
     layers[f"dense{len(options.hidden) + 1}"] = nn.Linear(inputs, outputs(contract))
     network = nn.Sequential(layers)
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter)
-        else:
-            nn.init.zeros_(parameter)
+    glorot(network)
     return network
 
 
 ARCHITECTURES.register("mlp")(
-    Architecture(options=MLPOptions, accepts=frozenset({"image", "array", "table"}), build=build)
+    Architecture(
+        options=MLPOptions,
+        accepts=frozenset({"image", "array", "table"}),
+        build=build,
+        learns=PREDICTED | {"reconstruction"},  # an autoencoder, whose code is its narrowest layer
+    )
 )

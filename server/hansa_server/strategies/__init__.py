@@ -1,6 +1,20 @@
 """Aggregation strategies, one file each; a plan names one under ``[aggregation]``."""
 
-from hansa_server.strategies import fedavg
+from hansa_server.strategies import afl, fedadagrad, fedadam, fedavg, fedavgm, fednova, fedyogi, qffl
 from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy, build_strategy, next_parameters
 
-__all__ = ["STRATEGIES", "Contribution", "Strategy", "build_strategy", "fedavg", "next_parameters"]
+__all__ = [
+    "STRATEGIES",
+    "Contribution",
+    "Strategy",
+    "afl",
+    "build_strategy",
+    "fedadagrad",
+    "fedadam",
+    "fedavg",
+    "fedavgm",
+    "fednova",
+    "fedyogi",
+    "next_parameters",
+    "qffl",
+]
