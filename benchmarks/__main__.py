@@ -12,6 +12,7 @@ from benchmarks import (
     privacy,
     private_mnist,
     recovery,
+    robust,
     secagg,
     server_memory,
     simulation,
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "federation": federation.run,
     "recovery": recovery.run,
     "privacy": privacy.run,
+    "robust": robust.run,
     "soak": federation.soak,
     "secagg": secagg.run,
 }

@@ -5,7 +5,7 @@ The data set is read once a process and never copied: a site is a list of positi
 
 import functools
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +130,8 @@ def training_sizes(plan: StudyPlan) -> dict[str, int]:
 def site_splits(plan: StudyPlan, index: int) -> Splits:
     """Return one site's training, validation and test split, as positions in the whole data set.
 
+    Of the training split as much as ``simulation.fraction`` says, stratified; the other two are always whole.
+
     Args:
         plan: The study.
         index: Position of the site among the names.
@@ -138,7 +140,13 @@ def site_splits(plan: StudyPlan, index: int) -> Splits:
         PlanError, PartitionError, DataError: As ``divide``.
     """
     sites = divide(plan)
-    return split_site(plan, sites.dataset, sites.indices[index], derive_seed(plan.seed, index, "split"))
+    splits = split_site(plan, sites.dataset, sites.indices[index], derive_seed(plan.seed, index, "split"))
+    fraction = _simulation(plan).fraction
+    if fraction == 1.0:
+        return splits
+    rng = np.random.Generator(np.random.Philox(derive_seed(plan.seed, index, "fraction")))
+    kept, _ = draw(sites.dataset.labels[splits.train], (max(1, round(len(splits.train) * fraction)),), rng)
+    return replace(splits, train=splits.train[kept])
 
 
 def _simulation(plan: StudyPlan) -> SimulationPlan:

@@ -47,12 +47,15 @@ def simulated_site(plan: StudyPlan, index: int) -> SiteData:
     sites = divide(plan)
     if not 0 <= index < len(sites.names):
         raise TaskRefused(f"There is no site {index}; the plan has {len(sites.names)}.")
+    splits = site_splits(plan, index)
+    is_whole = plan.simulation is None or plan.simulation.fraction == 1.0
+    used = sites.indices[index] if is_whole else np.sort(np.concatenate([splits.train, splits.validation, splits.test]))
     return SiteData(
         name=sites.names[index],
         index=index,
         dataset=sites.dataset,
-        own=sites.indices[index],
-        splits=site_splits(plan, index),
+        own=used,
+        splits=splits,
         simulation=sites,
     )
 

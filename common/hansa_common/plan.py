@@ -26,7 +26,7 @@ from hansa_common.models.fitting import check_model, model_options
 from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
-from hansa_common.strategies import traits_of
+from hansa_common.strategies import FLTrustOptions, traits_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -224,6 +224,8 @@ class SimulationPlan(Strict):
     partition: Text = "iid"
     holdout: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """Share of the data that no site gets: the coordinator's own test set."""
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of its training split that each site uses; validation and test stay whole, so that results compare."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the sites train; ``auto`` takes a GPU when there is one."""
     gpus_per_site: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
@@ -359,13 +361,18 @@ class StudyPlan(Strict):
             )
 
     def _check_aggregation(self) -> None:
-        """Hold the strategy against what is known without its code; the coordinator checks the rest of its options."""
+        """Hold the strategy against what is known without its code; the coordinator checks the rest."""
         traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
-        if traits.options is not None:
-            try:
-                parse_options(traits.options, self.aggregation.options, section="aggregation")
-            except PlanError as error:
-                raise ValueError(error.message) from None
+        if traits.options is None:
+            return
+        try:
+            options = parse_options(traits.options, self.aggregation.options, section="aggregation")
+        except PlanError as error:
+            raise ValueError(error.message) from None
+        if isinstance(options, FLTrustOptions):
+            sites = self.federation.sites if self.federation else ()
+            named = self.simulation.names if self.simulation else ()
+            options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
         sites = simulation.sites or len(simulation.names) or None
@@ -373,6 +380,12 @@ class StudyPlan(Strict):
         if sites is not None and per_round is not None and per_round > sites:
             raise ValueError(
                 f"rounds.sites_per_round: found {per_round}; allowed is at most {sites}, the sites there are."
+            )
+        noised = self.privacy.differential
+        if simulation.fraction < 1.0 and noised is not None and noised.kind == "example":
+            raise ValueError(
+                f"simulation.fraction: found {simulation.fraction:g}; allowed is 1 with privacy.differential.kind = "
+                "'example', for who is left out would depend on the others."
             )
         partition = Partition.parse(simulation.partition)
         if self.data.target is None and partition.labels_per_site > len(self.data.classes):
@@ -397,7 +410,10 @@ class StudyPlan(Strict):
         """Return the SHA-256 of who has which data in a simulation, in hexadecimal digits; else an empty string."""
         if self.simulation is None:
             return ""
-        return digest(self.simulation.model_dump(mode="json", exclude={"device", "gpus_per_site"}))
+        values = self.simulation.model_dump(mode="json", exclude={"device", "gpus_per_site"})
+        if self.simulation.fraction == 1.0:  # younger than the other keys: runs without it keep their digest
+            del values["fraction"]
+        return digest(values)
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""

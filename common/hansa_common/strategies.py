@@ -4,14 +4,58 @@ The rule itself is one file of ``hansa_server.strategies``, with the options tha
 that both name the same strategies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
 
 from hansa_common.registry import suggest
 from hansa_common.settings import Strict
 
 Needs = Literal["sum", "all"]
+
+Hostile = Annotated[int, Field(ge=0, le=100_000)] | Annotated[float, Field(gt=0.0, lt=0.5)]
+"""How many sites a rule withstands: their number, or their share of those that deliver in a round, rounded up."""
+
+
+class FLTrustOptions(Strict):
+    """Options of FLTrust; the sites see whom the others' updates are held against."""
+
+    root: Annotated[str, Field(min_length=1, max_length=64)]
+    """Name of the trusted site."""
+    hostile: Hostile | None = None
+    nnm: bool = False
+
+    @model_validator(mode="after")
+    def _mixing_needs_a_number(self) -> Self:
+        require_hostile(self.hostile, nnm=self.nnm)
+        return self
+
+    def check_root(self, *lists: Sequence[str], sites_per_round: int | None) -> None:
+        """Hold the trusted site against the lists of names that a plan has, and those that may be left out of a round.
+
+        Raises:
+            ValueError: It is not in one of them, or may be left out; the text starts with the key.
+        """
+        for names in lists:
+            if names and self.root not in names:
+                raise ValueError(f"aggregation.root: {suggest(self.root, sorted(names))} Found '{self.root}'.")
+        if sites_per_round is not None:
+            raise ValueError(
+                "rounds.sites_per_round: aggregation.strategy = 'fltrust' needs the trusted site in every round; leave "
+                "this key out."
+            )
+
+
+def require_hostile(hostile: float | None, *, nnm: bool) -> None:
+    """Refuse nearest-neighbour mixing without a number of hostile sites.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if nnm and hostile is None:
+        raise ValueError("hostile: this key is required with nnm = true, and missing: how many sites may be hostile?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +79,20 @@ class Traits:
 
 STRATEGIES: Final[Mapping[str, Traits]] = {
     "afl": Traits(needs="all", training_loss=True),
+    "centered_clipping": Traits(needs="all"),
     "fedadagrad": Traits(needs="sum"),
     "fedadam": Traits(needs="sum"),
     "fedavg": Traits(needs="sum"),
     "fedavgm": Traits(needs="sum"),
     "fednova": Traits(needs="all", sgd_only=True, weighs_steps=True),
     "fedyogi": Traits(needs="sum"),
+    "fltrust": Traits(needs="all", options=FLTrustOptions),
+    "geometric_median": Traits(needs="all"),
+    "median": Traits(needs="all"),
+    "multi_krum": Traits(needs="all"),
+    "norm_bound": Traits(needs="all"),
     "qffl": Traits(needs="all", training_loss=True),
+    "trimmed_mean": Traits(needs="all"),
 }
 
 

@@ -1,4 +1,7 @@
-"""``hansa study``: what can be said of a study file before it is run."""
+"""``hansa study``: what can be said of a study file before it is run; and where simulations run, several side by side.
+
+The commands of the entry points' group ``hansa.study`` are the server's: a site's installation does not show them.
+"""
 
 import json
 from dataclasses import asdict
@@ -17,12 +20,12 @@ if TYPE_CHECKING:  # --help must not wait for numpy
     from hansa_common.forecast import Forecast
     from hansa_common.plan import StudyPlan
 
-app = typer.Typer(no_args_is_help=True, help="A study file, before it is run.")
+app = typer.Typer(no_args_is_help=True, help="A study file, before it is run; several, side by side.")
 
 
 @app.callback()
 def _root() -> None:
-    """A study file, before it is run."""
+    """A study file, before it is run; several, side by side."""
 
 
 @app.command()
@@ -136,3 +139,7 @@ def _find_sizes(plan: "StudyPlan") -> dict[str, int]:
         return found
     share = 1.0 - plan.evaluation.validation - plan.evaluation.test
     return {"the smallest site that the plan allows": max(1, int(share * plan.data.minimum_examples))}
+
+
+for _entry in sorted(entry_points(group="hansa.study"), key=lambda entry: entry.name):
+    app.command(_entry.name)(_entry.load())

@@ -48,7 +48,9 @@ def run(
         if run_config is not None:
             raise UsageError("--run-config goes with --app, and only with it.")
         plan = override(read_plan(study or embedded_study()), rounds=rounds, seed=seed)
-        build_strategy(plan.aggregation, plan.training)
+        strategy = build_strategy(plan.aggregation, plan.training)
+        if plan.federation is not None:
+            strategy.require(plan.federation.sites)
         text = plan.approved().model_dump_json()
     row = call(folder, "Propose", PlanRequest(plan=text), StudyReply)
     console = Console()

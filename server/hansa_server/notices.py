@@ -145,7 +145,7 @@ def fednova_with_unequal_sites(sight: Sight) -> Iterator[Notice]:
 def averaged_batch_norm(sight: Sight) -> Iterator[Notice]:
     """Running means and variances of sites with other data average to those of nobody."""
     skew = label_skew(sight.sites)
-    if sight.spec is None or skew is None or skew.share < AVERAGED_SKEW or sight.plan.aggregation.strategy == "fedbn":
+    if sight.spec is None or skew is None or skew.share < AVERAGED_SKEW or _own_part(sight.plan) == "fedbn":
         return
     names = [tensor.name for tensor in sight.spec.tensors if tensor.name.endswith(("running_mean", "running_var"))]
     if not names:
@@ -157,14 +157,15 @@ def averaged_batch_norm(sight: Sight) -> Iterator[Notice]:
         text=f"Batch normalisation is averaged over sites whose classes differ: {len(names)} running statistics "
         f"({names[0]} for one), and a mean total-variation distance of {skew.distance:.2f} from the classes of all "
         "sites together.",
-        advice="Take a model with GroupNorm, or aggregation.strategy = 'fedbn', which leaves these at the sites.",
+        advice="Take a model with GroupNorm, or personalisation.method = 'fedbn', which leaves these at the sites.",
     )
 
 
 def skewed_labels(sight: Sight) -> Iterator[Notice]:
     """Plain averaging zigzags where sites hold few of the classes."""
     skew = label_skew(sight.sites)
-    if sight.plan.aggregation.strategy != "fedavg" or skew is None or skew.share < STRONG_SKEW:
+    is_plain = sight.plan.aggregation.strategy == "fedavg" and not _own_part(sight.plan)
+    if not is_plain or skew is None or skew.share < STRONG_SKEW:
         return
     yield Notice(
         kind="label_skew",
@@ -219,6 +220,12 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
+
+
+def _own_part(plan: StudyPlan) -> str:
+    """Return how the plan leaves a part of the model to each site; empty where all of it is common."""
+    personalisation = getattr(plan, "personalisation", None)
+    return "" if personalisation is None else str(personalisation.method)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,8 @@ class RoundResult(Strict):
     sites: tuple[SiteRound, ...]
     missing: dict[str, str]
     """Site -> why its update is not in this round."""
+    left_out: tuple[str, ...] = ()
+    """Sites whose update came and did not count, because the strategy chose others."""
     void_attempts: tuple[str, ...] = ()
     """With secure aggregation: why the round had to be repeated, once for each repetition."""
     bytes_up: int

@@ -14,7 +14,8 @@ from hansa_common.errors import UsageError
 from hansa_common.leakage import Leakage, Picture
 from hansa_common.plan import StudyPlan
 from hansa_server.conduct import conduct, stop_on_signal
-from hansa_server.engines.engine import Machine, run
+from hansa_server.engines.engine import Machine, run, run_inline
+from hansa_server.engines.inline import Site
 from hansa_server.progress import Quiet
 from hansa_server.results import Results
 from hansa_server.store import RunFolder
@@ -67,17 +68,31 @@ def simulate(
     names = check(plan)
     study = Study(plan=plan, folder=folder, engine=machine.engine, observer=observer, names=names, baselines=baselines)
     with stop_on_signal() as stop:
-        start = partial(
-            run,
-            machine,
-            study.run,
-            stop,
-            client_app=_site_entry("client_app").value,
-            nodes=len(names),
-            gpus_per_site=plan.simulation.gpus_per_site if plan.simulation else 0.0,
-            log=folder.write("workers.log", ""),
+        start = (
+            partial(run_inline, study.run, stop, inline_sites(len(names)))
+            if machine.engine == "inline"
+            else partial(
+                run,
+                machine,
+                study.run,
+                stop,
+                client_app=_site_entry("client_app").value,
+                nodes=len(names),
+                gpus_per_site=plan.simulation.gpus_per_site if plan.simulation else 0.0,
+                log=folder.write("workers.log", ""),
+            )
         )
         return conduct(study, folder, start)
+
+
+def inline_sites(count: int) -> dict[int, Site]:
+    """Return simulated sites of this process by node, the first at node 1; none has opened a study.
+
+    Raises:
+        UsageError: The sites' package is not installed.
+    """
+    open_site = _site_entry("inline_site").load()
+    return {index + 1: open_site(index) for index in range(count)}
 
 
 def measure_leaks(

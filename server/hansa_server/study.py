@@ -260,12 +260,13 @@ class Study:
             if current.tick(current.deadline) is Phase.VOID:
                 self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
             self._step(with_noise(self.plan, current.contributions(), self._folder.path), number)
-        return round_result(
+        closed = round_result(
             current,
             seconds=time.monotonic() - started,
             bytes_up=exchange.bytes_up - up,
             bytes_down=exchange.bytes_down - down,
         )
+        return closed.model_copy(update={"left_out": self._strategy.left_out})
 
     def _step(self, updates: Sequence[Contribution], number: int) -> None:
         """Step the global parameters with a round's updates."""

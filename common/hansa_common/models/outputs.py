@@ -1,6 +1,6 @@
-"""What a contract wants learned, and how many outputs that takes: the one place where models ask for it."""
+"""What a contract wants learned, in words that a model's entry in the registry can list."""
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from hansa_common.contract import outputs
 
@@ -14,9 +14,7 @@ PREDICTED: Final[frozenset[Target]] = frozenset({"classes", "number", "survival"
 
 def target_kind(contract: "Contract") -> Target:
     """Return what is learned from data of this contract."""
-    target: Any = getattr(contract, "target", None)
-    kind: Target = "classes" if target is None else target.kind
-    return kind
+    return "classes" if contract.target is None else contract.target.kind
 
 
 __all__ = ["PREDICTED", "Target", "outputs", "target_kind"]

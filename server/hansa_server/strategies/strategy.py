@@ -47,6 +47,8 @@ class Strategy(ABC):
     """
 
     options: type[Strict]
+    left_out: tuple[str, ...] = ()
+    """Sites whose update did not count in the last round, of a rule that chooses."""
 
     def suit(self, training: TrainingPlan) -> None:  # noqa: B027 - most rules do not depend on it
         """Take from the plan what the rule depends on in how the sites train.

@@ -11,6 +11,7 @@ from hansa_client import simulated
 from hansa_client.data import ADAPTERS
 from hansa_client.data.cifar10 import CLASSES
 from hansa_client.simulated import count_sites, divide, load, site_splits, training_sizes
+from hansa_common.canonical import digest
 from hansa_common.errors import PartitionError, PlanError, UsageError
 from hansa_common.plan import StudyPlan, parse_plan
 
@@ -185,3 +186,27 @@ def test_training_sizes_are_those_of_the_splits() -> None:
     sizes = training_sizes(study)
     assert tuple(sizes) == divide(study).names
     assert list(sizes.values()) == [len(site_splits(study, index).train) for index in range(3)]
+
+
+def test_a_fraction_takes_from_training_only_alike_from_each_class() -> None:
+    shares = (0.1, 0.5, 0.9, 1.0)
+    splits = [site_splits(plan(sites=3, partition="dirichlet:1", fraction=share), 1) for share in shares]
+    whole = splits[-1]
+    for share, found in zip(shares, splits, strict=True):
+        assert len(found.train) == round(share * len(whole.train))
+        assert set(found.train.tolist()) <= set(whole.train.tolist())
+        assert found.test.tolist() == whole.test.tolist()
+        assert found.validation.tolist() == whole.validation.tolist()
+    labels = divide(plan(sites=3, partition="dirichlet:1")).dataset.labels
+    half = np.bincount(labels[splits[1].train], minlength=10) / np.bincount(labels[whole.train], minlength=10)
+    assert np.abs(half - 0.5).max() < 0.1  # stratified
+
+
+def test_a_fraction_is_part_of_who_has_what_but_one_is_as_if_it_were_not_there() -> None:
+    assert plan(sites=3, fraction=1.0).simulation_digest() == plan(sites=3).simulation_digest()
+    assert plan(sites=3, fraction=0.5).simulation_digest() != plan(sites=3).simulation_digest()
+    assert plan(sites=3, fraction=0.5).digest() == plan(sites=3).digest()
+    simulation = plan(sites=3).simulation
+    assert simulation is not None
+    before = simulation.model_dump(mode="json", exclude={"device", "gpus_per_site", "fraction"})
+    assert plan(sites=3).simulation_digest() == digest(before)

@@ -326,6 +326,33 @@ def test_a_rule_derived_from_sgd_is_refused_with_another_optimiser(make_plan: Ca
         make_plan(aggregation={"strategy": "fednova"}, training={"optimizer": "adam"})
 
 
+@pytest.mark.parametrize(
+    ("sections", "path", "message"),
+    [
+        ({}, "aggregation.root", "Did you mean 'Bergen'"),
+        ({"federation": {"sites": ["Visby", "Riga"]}}, "aggregation.root", "Allowed: Riga, Visby"),
+        (
+            {"rounds": {"sites_per_round": 2}, "aggregation": {"root": "Bergen"}},
+            "rounds.sites_per_round",
+            "every round",
+        ),
+        ({"aggregation": {"roots": "Bergen"}}, "aggregation.roots", "unknown key"),
+    ],
+)
+def test_a_trusted_site_is_one_of_the_plan_s_and_in_every_round(
+    make_plan: Callable[..., StudyPlan], sections: dict[str, Any], path: str, message: str
+) -> None:
+    def plan_of(aggregation: dict[str, Any], **others: Any) -> StudyPlan:
+        simulation = {"data": {"adapter": "digits"}, "names": ["Bergen", "Visby", "Riga", "Lund"], "sites": 4}
+        return make_plan(aggregation={"strategy": "fltrust"} | aggregation, simulation=simulation, **others)
+
+    plan_of({"root": "Bergen"}, federation={"sites": ["Bergen", "Riga"]})
+    others = {key: value for key, value in sections.items() if key != "aggregation"}
+    with pytest.raises(PlanError, match=message) as caught:
+        plan_of({"root": "Bergn"} | sections.get("aggregation", {}), **others)
+    assert caught.value.path == path
+
+
 def test_all_wrong_keys_are_named_at_once() -> None:
     plan = _changed(_changed(_IMAGES, "model.dens", 3), "model.filters", [0, 1, 2])
     with pytest.raises(PlanError) as caught:

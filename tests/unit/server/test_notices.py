@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,7 @@ PLAIN = ParameterSpec(tensors=(Tensor(name="w", shape=(4,)),))
 @dataclass(frozen=True, kw_only=True)
 class Case:
     strategy: str = "fedavg"
+    personal: str = ""
     sites: Mapping[str, Opened] = field(default_factory=lambda: sites(*ALIKE))
     spec: ParameterSpec = PLAIN
     rounds: Sequence[RoundResult] = ()
@@ -191,7 +193,8 @@ SILENT = {
     "fedavg, unequal sizes": Case(sites=UNEQUAL),
     "batch normalisation, sites alike": Case(spec=NORMS),
     "no batch normalisation": Case(strategy="fedprox", sites=sites(*ONE_CLASS_EACH)),
-    "batch normalisation kept at the sites": Case(strategy="fedbn", sites=sites(*ONE_CLASS_EACH), spec=NORMS),
+    "batch normalisation kept at the sites": Case(personal="fedbn", sites=sites(*ONE_CLASS_EACH), spec=NORMS),
+    "a head of its own at each site": Case(personal="fedper", sites=sites(*ONE_CLASS_EACH)),
     "scaffold, a class a site": Case(strategy="scaffold", sites=sites(*ONE_CLASS_EACH)),
     "class counts kept at home by one": Case(sites=sites(*ONE_CLASS_EACH[:3], ())),
     "one site": Case(sites=sites((10, 0))),
@@ -226,6 +229,8 @@ SILENT = {
 
 def seen(make_plan: Callable[..., StudyPlan], case: Case) -> tuple[Notice, ...]:
     plan = with_strategy(make_plan(**case.plan), case.strategy)
+    if case.personal:
+        plan = plan.model_copy(update={"personalisation": SimpleNamespace(method=case.personal)})
     return Noticed().look(Sight(plan=plan, sites=case.sites, spec=case.spec, rounds=case.rounds))
 
 

@@ -3,5 +3,16 @@
 from hansa_server.report.charts.bars import Group, bar_chart
 from hansa_server.report.charts.line import Point, Series, line_chart
 from hansa_server.report.charts.matrix import confusion_chart, partition_chart
+from hansa_server.report.charts.spread import SpreadRow, spread_chart
 
-__all__ = ["Group", "Point", "Series", "bar_chart", "confusion_chart", "line_chart", "partition_chart"]
+__all__ = [
+    "Group",
+    "Point",
+    "Series",
+    "SpreadRow",
+    "bar_chart",
+    "confusion_chart",
+    "line_chart",
+    "partition_chart",
+    "spread_chart",
+]

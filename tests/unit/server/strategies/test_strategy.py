@@ -11,7 +11,13 @@ from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import STRATEGIES, Strategy
 
-OPTIONS: dict[str, Options] = {}
+OPTIONS: dict[str, Options] = {
+    "centered_clipping": {"radius": 3.0},
+    "fltrust": {"root": "site-0"},
+    "multi_krum": {"hostile": 1},
+    "norm_bound": {"bound": 2.0},
+    "trimmed_mean": {"hostile": 0.2},
+}
 """What a strategy cannot do without; each is tried with its other options, too."""
 VARIED: list[tuple[str, Options]] = [
     *((name, OPTIONS.get(name, {})) for name in sorted(STRATEGIES)),
@@ -20,6 +26,9 @@ VARIED: list[tuple[str, Options]] = [
     ("fedadagrad", {"beta1": 0.5}),
     ("qffl", {"q": 3.0}),
     ("afl", {"lambda_learning_rate": 1.0}),
+    ("centered_clipping", {"radius": 0.5, "iterations": 3, "hostile": 2, "nnm": True}),
+    ("trimmed_mean", {"hostile": 2, "nnm": True}),
+    ("fltrust", {"root": "site-0", "hostile": 1, "nnm": True}),
 ]
 
 
