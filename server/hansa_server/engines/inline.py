@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hansa_common.errors import MessageError, StudyInterrupted
 from hansa_common.messages import Envelope, Message, decode, encode
+from hansa_common.metrics import CountsKind
 from hansa_server.exchange import Answer, Deadline
 
 Site = Callable[[Envelope], Envelope]
@@ -35,7 +36,7 @@ class InlineExchange:
         """Return the nodes, ascending."""
         return sorted(self._sites)
 
-    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int) -> Iterator[Answer]:
+    def ask(self, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, kind: CountsKind) -> Iterator[Answer]:
         """See ``Exchange.ask``; a site that has begun is waited for."""
         envelopes: dict[int, Envelope] = {}
         for _node, message in requests:
@@ -47,11 +48,11 @@ class InlineExchange:
                 raise StudyInterrupted("The study was stopped by its operator.")
             if not deadline.left:
                 return
-            yield self._take(node, self._sites[node](envelopes[id(message)]), classes)
+            yield self._take(node, self._sites[node](envelopes[id(message)]), kind)
 
-    def _take(self, node: int, reply: Envelope, classes: int) -> Answer:
+    def _take(self, node: int, reply: Envelope, kind: CountsKind) -> Answer:
         self.bytes_up += reply.num_bytes
         try:
-            return Answer(node=node, message=decode(reply, classes=classes), num_bytes=reply.num_bytes)
+            return Answer(node=node, message=decode(reply, kind=kind), num_bytes=reply.num_bytes)
         except MessageError as error:
             return Answer(node=node, failure=f"It sent bytes that are no valid message: {error}")

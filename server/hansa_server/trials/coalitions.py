@@ -13,9 +13,10 @@ from typing import Final, Literal
 
 from hansa_common.errors import StudyFailed, UsageError
 from hansa_common.messages import Evaluated, EvaluateTask, Initial, InitialTask, Message, Opened, OpenTask
-from hansa_common.metrics import ClassificationCounts
+from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
+from hansa_common.protection import kind_of
 from hansa_common.strategies import STRATEGIES
 from hansa_server.engines.inline import InlineExchange
 from hansa_server.exchange import Deadline, problem_of
@@ -132,7 +133,7 @@ class Coalitions:
             raise StudyFailed("The model could not be initialised.")
         return message.vector
 
-    def _value(self, known: dict[str, ClassificationCounts], parameters: Vector) -> float:
+    def _value(self, known: dict[str, Counts], parameters: Vector) -> float:
         """Judge a model on the test examples of all sites, members or not."""
         names = {node: name for name, node in self._nodes.items() if name not in known}
         task = Message(header=EvaluateTask(plan_digest=self.plan.digest()), vector=parameters)
@@ -149,9 +150,7 @@ class Coalitions:
     def _ask(self, message: Message, nodes: Sequence[int]) -> list[tuple[int, Message]]:
         deadline = Deadline(self.plan.rounds.deadline_seconds)
         found = []
-        for answer in self._all.ask(
-            [(node, message) for node in nodes], deadline=deadline, classes=len(self.plan.data.classes)
-        ):
+        for answer in self._all.ask([(node, message) for node in nodes], deadline=deadline, kind=kind_of(self.plan)):
             if answer.message is None:
                 raise StudyFailed(f"A site did not answer: {problem_of(answer)}")
             found.append((answer.node, answer.message))

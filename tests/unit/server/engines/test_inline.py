@@ -8,6 +8,7 @@ import pytest
 
 from hansa_common.errors import StudyInterrupted
 from hansa_common.messages import Envelope, Message, OpenTask, Refusal, encode
+from hansa_common.metrics import ClassificationKind
 from hansa_common.plan import StudyPlan
 from hansa_server.engines.engine import Machine
 from hansa_server.engines.inline import InlineExchange
@@ -22,7 +23,7 @@ REFUSAL = encode(Message(header=Refusal(code="data", site="a", reason="no")))
 
 
 def ask(exchange: InlineExchange, *, seconds: float = 60.0) -> list[Answer]:
-    return list(exchange.ask([(2, TASK), (1, TASK)], deadline=Deadline(seconds), classes=2))
+    return list(exchange.ask([(2, TASK), (1, TASK)], deadline=Deadline(seconds), kind=ClassificationKind(classes=2)))
 
 
 def test_each_site_is_asked_and_its_bytes_are_counted() -> None:

@@ -1,6 +1,7 @@
 """Runs without training: results whose accuracy a test sets."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ Make = Callable[..., Results]
 
 
 def scores(accuracy: float | None, *, num_examples: int = 100) -> Scores:
-    known = dict.fromkeys(
+    known: dict[str, Any] = dict.fromkeys(
         ("loss", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "calibration_error"), None
     )
     return Scores(num_examples=num_examples, accuracy=accuracy, **known)
