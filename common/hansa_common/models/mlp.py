@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hansa_common.contract import feature_count
 from hansa_common.models.initialisation import glorot
-from hansa_common.models.outputs import outputs
+from hansa_common.models.outputs import PREDICTED, outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -45,5 +45,10 @@ def build(options: MLPOptions, contract: Contract) -> "nn.Module":
 
 
 ARCHITECTURES.register("mlp")(
-    Architecture(options=MLPOptions, accepts=frozenset({"image", "array", "table"}), build=build)
+    Architecture(
+        options=MLPOptions,
+        accepts=frozenset({"image", "array", "table"}),
+        build=build,
+        learns=PREDICTED | {"reconstruction"},  # an autoencoder, whose code is its narrowest layer
+    )
 )

@@ -158,3 +158,21 @@ def test_counts_of_the_last_model_stay_at_home_with_noise(make_plan: Make) -> No
     assert kept.counts == {}
     assert isinstance(kept.header, Evaluated)
     assert kept.header.seconds == 0.0
+
+
+def test_a_group_of_few_people_leaves_with_no_counts_of_its_own(make_plan: Make) -> None:
+    plan = make_plan()
+    groups = {"groups": {"sex": ("f", "m")}, "minimum_group": 20}
+    plan = plan.model_copy(update={"evaluation": plan.evaluation.model_copy(update=groups)})
+    members = np.arange(40)[:, None] < np.array([30, 10])
+    test = ClassificationCounts.of(np.full((40, 2), 0.5, np.float32), np.arange(40) % 2, np.ones(40), members=members)
+    task = Message(header=EvaluateTask(plan_digest=DIGEST), vector=np.zeros(3, np.float32))
+    header = Evaluated(plan_digest=DIGEST, site="a", seconds=3.0)
+    reply = release(plan, max_bytes=10**6).reply(
+        task, Message(header=header, counts={"validation": test, "test": test})
+    )
+    kind = ClassificationKind(classes=2, rows=3)
+    for counts in decode(reply, kind=kind).counts.values():
+        assert isinstance(counts, ClassificationCounts)
+        assert counts.decisions is not None
+        assert counts.decisions.sum(axis=1).tolist() == [20, 20, 15, 15, 0, 0]

@@ -113,7 +113,7 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
     ("training.epoch", 1, "", "unknown key. Did you mean 'epochs'?"),
     ("training.augmentation.flipp", True, "", "Did you mean 'flip'? Allowed: crop, flip, mixup, noise."),
     ("rounds.counts", 3, "", "Did you mean 'count'? Allowed: count, deadline_seconds, quorum, sites_per_round."),
-    ("evaluation.tst", 0.1, "", "Did you mean 'test'? Allowed: test, validation."),
+    ("evaluation.tst", 0.1, "", "Did you mean 'test'? Allowed: cost, groups, minimum_group, test, validation."),
     ("simulation.site", 3, "", "unknown key. Did you mean 'sites'?"),
     ("format", 2, "", "found 2; allowed is 1."),
     ("format", "1", "", "found '1'; allowed is 1."),
@@ -432,6 +432,13 @@ def test_any_change_of_what_sites_approve_changes_the_digest(plan: Plan, place: 
     assert changed.digest() != parse_plan(plan).digest()
 
 
+_DECISIONS: dict[str, Any] = {
+    "cost": {"false_negative": 5.0, "false_positive": 1.0},
+    "groups": {"sex": ["f", "m"]},
+    "minimum_group": 50,
+}
+
+
 def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
     tried = {place.split(".")[0] for _, place in _DIGESTED} | {"format", "simulation", "privacy"}
     assert tried == set(StudyPlan.model_fields)
@@ -440,6 +447,7 @@ def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
         assert fields <= {place.split(".")[1] for _, place in _DIGESTED if place.startswith(section)} | {
             "steps",
             "optimizer",
+            *_DECISIONS,
         }
 
 
@@ -555,6 +563,7 @@ def test_a_coordinator_reads_plans_without_torch() -> None:
 
 
 _NUMBER = _TABLE | {
+    "model": {"name": "linear"},
     "data": {"kind": "table", "label": "y", "columns": [{"name": "x"}], "target": {"kind": "number"}},
     "training": {"epochs": 1},
 }
@@ -598,3 +607,45 @@ def test_a_target_is_in_the_digest_and_in_the_file() -> None:
     )
     assert plan.digest() != scaled.digest()
     assert parse_plan(tomllib.loads(dump_plan(scaled))) == scaled
+
+
+_BINARY: dict[str, Any] = {key: value for key, value in _NUMBER.items() if key not in ("simulation", "privacy")} | {
+    "model": {"name": "logistic"},
+    "data": {"kind": "table", "label": "y", "columns": [{"name": "x"}], "classes": ["no", "yes"]},
+}
+
+
+def test_decisions_are_in_the_digest_once_they_are_asked_for() -> None:
+    sections = [{"cost": _DECISIONS["cost"]}, {"groups": _DECISIONS["groups"]}, _DECISIONS]
+    sections += [_DECISIONS | {"minimum_group": 51}, {}]
+    plans = [parse_plan(_BINARY | {"evaluation": section}) for section in sections]
+    assert len({plan.digest() for plan in plans}) == len(sections)
+    assert [plan.evaluation.decision_rows for plan in plans] == [1, 3, 3, 3, 0]
+    assert plans[-1].digest() == parse_plan(_BINARY | {"evaluation": {"minimum_group": 9}}).digest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"data": _BINARY["data"] | {"classes": ["a", "b", "c"]}}, "two classes are needed"),
+        ({"data": _NUMBER["data"], "model": {"name": "linear"}}, "two classes are needed"),
+        (
+            {
+                "privacy": {
+                    "weights": "equal",
+                    "differential": {
+                        "kind": "site_server",
+                        "clipping_bound": 1.0,
+                        "noise_multiplier": 1.0,
+                        "epsilon": 8.0,
+                        "delta": 1e-5,
+                    },
+                }
+            },
+            "differential privacy lets no such counts out",
+        ),
+    ],
+)
+def test_decisions_are_about_two_classes_without_noise(changes: dict[str, Any], found: str) -> None:
+    with pytest.raises(PlanError, match=found):
+        parse_plan(_BINARY | {"evaluation": _DECISIONS} | changes)

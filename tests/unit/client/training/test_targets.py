@@ -27,6 +27,13 @@ TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
+MODELS: dict[str, dict[str, Any]] = {
+    "number": {"name": "linear"},
+    "survival": {"name": "cox"},
+    "reconstruction": {"name": "mlp", "hidden": [4]},
+}
+
+
 def make_plan(target: dict[str, Any], *, table: bool = False, **training: Any) -> StudyPlan:
     data: dict[str, Any] = {"kind": "array", "shape": [4], "target": target}
     if table:
@@ -37,7 +44,7 @@ def make_plan(target: dict[str, Any], *, table: bool = False, **training: Any) -
         {
             "name": "test",
             "purpose": "A test.",
-            "model": {"name": "mlp", "hidden": [4]} if target["kind"] == "reconstruction" else {"name": "logistic"},
+            "model": MODELS[target["kind"]],
             "data": data,
             "training": {"epochs": 30, "learning_rate": 0.02, "batch_size": 50} | training,
             "rounds": {"count": 1},
@@ -209,7 +216,7 @@ def test_times_are_evaluated_over_the_whole_split_and_not_batch_by_batch(
     dataset = read(plan, make_arrays("survival"), tmp_path)
     splits = Splits(train=np.arange(100), validation=np.arange(100, 200), test=np.arange(200, 300))
     site = SupervisedTraining(plan=plan, dataset=dataset, splits=splits, device=CPU)
-    parameters = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    parameters = np.random.default_rng(0).normal(size=site.spec.size).astype(np.float32)
     whole = site.evaluate(parameters, "test")
     assert isinstance(whole, SurvivalCounts)
     monkeypatch.setattr(site, "_evaluation_batch", 7)
