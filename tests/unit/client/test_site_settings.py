@@ -41,7 +41,8 @@ def test_the_examples_in_the_comments_are_valid(tmp_path: Path) -> None:
 
 def test_data_paths_count_from_the_files_folder(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text(
-        '[data.thorax]\nadapter = "csv"\npath = "rows.csv"\nweights = "w"\n[data.default]\nadapter = "npz"\npath = "/x.npz"\n'
+        '[data.thorax]\nadapter = "csv"\npath = "rows.csv"\nweights = "w"\n'
+        '[data.default]\nadapter = "npz"\npath = "/x.npz"\n'
     )
     settings = read_settings(tmp_path / "site.toml")
     named, other = settings.source("thorax"), settings.source("skin")
