@@ -134,6 +134,7 @@ _EXAMPLES: Final = """\
 # [data.default]
 # adapter = "csv"
 # path = "/data/patients.csv"
+# weights = "/data/weights"     # folder with the weight files that a plan's model starts from, where one does
 
 # Whose privacy a study spends: needed by studies with differential privacy. The budget is fixed once, with
 # 'hansa site budget'. person: the column that says whose a row is; left out where each row is a person of its own.
@@ -190,7 +191,11 @@ def read_settings(path: Path) -> SiteSettings:
     settings = parse(SiteSettings, read_toml(path), origin=str(path))
     folder = path.resolve().parent
     data: dict[str, Any] = {
-        study: source.model_copy(update={"path": str(folder / source.path)}) if source.path is not None else source
+        study: source.model_copy(
+            update={
+                key: str(folder / value) for key in ("path", "weights") if (value := getattr(source, key)) is not None
+            }
+        )
         for study, source in settings.data.items()
     }
     return settings.model_copy(update={"data": data})

@@ -27,6 +27,7 @@ class SiteData:
         own: Positions of its examples.
         splits: Positions of each split.
         simulation: All simulated sites; ``None`` at a real one.
+        weights: Folder with the weight files that plans name.
     """
 
     name: str
@@ -35,6 +36,7 @@ class SiteData:
     own: Indices = field(repr=False)
     splits: Splits = field(repr=False)
     simulation: SimulatedSites | None = field(default=None, repr=False)
+    weights: Path | None = None
 
 
 def simulated_site(plan: StudyPlan, index: int) -> SiteData:
@@ -57,6 +59,7 @@ def simulated_site(plan: StudyPlan, index: int) -> SiteData:
         own=used,
         splits=splits,
         simulation=sites,
+        weights=_folder(plan.simulation.data) if plan.simulation is not None else None,
     )
 
 
@@ -78,4 +81,8 @@ def real_site(plan: StudyPlan, *, name: str, index: int, source: SourcePlan) -> 
     dataset = check(ADAPTERS.find(source.adapter)(wanted, plan.data), plan.data)
     own = np.arange(len(dataset))
     splits = split_site(plan, dataset, own, derive_seed(plan.seed, index, "split"))
-    return SiteData(name=name, index=index, dataset=dataset, own=own, splits=splits)
+    return SiteData(name=name, index=index, dataset=dataset, own=own, splits=splits, weights=_folder(source))
+
+
+def _folder(source: SourcePlan) -> Path | None:
+    return Path(source.weights) if source.weights is not None else None

@@ -14,6 +14,7 @@ from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
+from hansa_client.training.flat_model import offer_weights
 from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
@@ -64,6 +65,8 @@ class Work:
         self.digest = plan.digest()
         self.site = site
         self._device = choose_device(device, worker_index=site.index)
+        if plan.model.backbone is not None:
+            offer_weights(plan.model.backbone, site.weights)
         self._procedure = self._protected()
 
     @property

@@ -95,6 +95,13 @@ class DataUnavailable(DataError):
     public = "The site's data cannot be read; its data steward sees why."
 
 
+class WeightsUnavailable(DataError):
+    """The weights that a plan names are not at the site, or are others."""
+
+    code = "weights-unavailable"
+    public = "The site does not have the weights that the plan's model starts from."
+
+
 class ContractViolation(DataError):
     """The data can be read and does not fulfil the study's data contract."""
 

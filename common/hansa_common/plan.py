@@ -167,12 +167,14 @@ class SourcePlan(Strict):
 
     adapter: Text
     path: Text | None = None
+    weights: Text | None = None
+    """Folder with the weight files that ``[model.backbone]`` names."""
     options: Options = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, values: Any) -> Any:
-        return collect_options(values, "adapter", "path")
+        return collect_options(values, "adapter", "path", "weights")
 
 
 _TWO = 2  # classes: positive and negative
@@ -413,6 +415,7 @@ class StudyPlan(Strict):
         values = self.simulation.model_dump(mode="json", exclude={"device", "gpus_per_site"})
         if self.simulation.fraction == 1.0:  # younger than the other keys: runs without it keep their digest
             del values["fraction"]
+        del values["data"]["weights"]  # has nothing to do with who has which data
         return digest(values)
 
     def digest(self) -> str:
@@ -425,6 +428,9 @@ class StudyPlan(Strict):
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
+        for key in ("backbone", "lora"):  # younger too
+            if values["model"][key] is None:
+                del values["model"][key]
         return digest(values)
 
 

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from hansa_client.leaks.similarity import Floats
-from hansa_client.training.flat_model import FlatModel, build_module
+from hansa_client.training.flat_model import build_flat_model
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 
@@ -78,7 +78,7 @@ def invert(
     Returns:
         ``float64 [B, C * H * W]`` in 0..1, and the cosine distance that is left.
     """
-    model = FlatModel(build_module(plan, seed), torch.device("cpu"))
+    model = build_flat_model(plan, seed, torch.device("cpu"))
     model.load(parameters)
     model.module.eval()
     weights = [tensor for tensor in model.module.parameters() if tensor.requires_grad]

@@ -16,7 +16,7 @@ from hansa_client.leaks.observation import observed
 from hansa_client.leaks.pipeline import Sites
 from hansa_client.leaks.similarity import Floats
 from hansa_client.training.examples import Loader, model_input
-from hansa_client.training.flat_model import FlatModel, build_module
+from hansa_client.training.flat_model import build_flat_model
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 
@@ -45,7 +45,7 @@ class _Judge:
 
     def __init__(self, plan: StudyPlan, planted: Planted) -> None:
         device = torch.device("cpu")
-        self._model = FlatModel(build_module(plan, plan.seed), device)
+        self._model = build_flat_model(plan, plan.seed, device)
         loader = Loader(plan.data, planted.site.dataset, planted.site.splits.train, device)
         self._load = loader.load
 

@@ -4,6 +4,8 @@ The first object of a class in ``torch.optim`` loads PyTorch's compiler, which n
 each process that trains. The functions behind the classes do the same steps, bit for bit, without it.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,9 +25,50 @@ class Optimizer(Protocol):
         """Change the parameter in place."""
 
 
-def build_optimizer(plan: TrainingPlan, parameter: nn.Parameter) -> Optimizer:
-    """Make the optimiser that a plan names, its state empty, for a parameter whose gradient stays the same tensor."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A part of a parameter with a learning rate of its own.
+
+    Attributes:
+        part: Positions.
+        factor: On the plan's learning rate.
+    """
+
+    part: slice
+    factor: float
+
+
+def build_optimizer(plan: TrainingPlan, parameter: nn.Parameter, groups: Sequence[Group] = ()) -> Optimizer:
+    """Make the optimiser that a plan names, its state empty, for a parameter whose gradient stays the same tensor.
+
+    Args:
+        plan: What it does.
+        parameter: What it steps.
+        groups: Parts that together are the parameter, each with a factor on the learning rate; none: one for all.
+    """
+    if groups:
+        return Grouped([(build_optimizer(plan, _part_of(parameter, each.part)), each.factor) for each in groups])
     return Adam(plan, parameter) if plan.optimizer == "adam" else SGD(plan, parameter)
+
+
+def _part_of(parameter: nn.Parameter, part: slice) -> nn.Parameter:
+    """Return a view of a parameter whose gradient is a view of its gradient."""
+    assert parameter.grad is not None
+    view = nn.Parameter(parameter.data[part])
+    view.grad = parameter.grad[part]
+    return view
+
+
+class Grouped:
+    """Parts of a parameter, each stepped at a learning rate of its own, as parameter groups of ``torch.optim``."""
+
+    def __init__(self, parts: Sequence[tuple[Optimizer, float]]) -> None:
+        self._parts = parts
+
+    def step(self, learning_rate: float) -> None:
+        """See ``Optimizer``."""
+        for optimizer, factor in self._parts:
+            optimizer.step(factor * learning_rate)
 
 
 class Adam:

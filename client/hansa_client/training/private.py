@@ -142,7 +142,9 @@ class PrivateTraining(Procedure):
         self._model.module.train()
         seed_device(self._device, randomness.seed())
         generator = Generator().manual_seed(randomness.seed())
-        optimizer = build_optimizer(self._training, self._model.trainable)  # its state is reset each round
+        optimizer = build_optimizer(
+            self._training, self._model.trainable, self._model.groups
+        )  # its state is reset each round
         with example_gradients(self._model.module) as differentiate:
             for step in range(self._steps):
                 rate = learning_rate(

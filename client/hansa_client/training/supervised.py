@@ -103,7 +103,9 @@ class SupervisedTraining(Procedure):
         self._model.module.train()
         seed_device(self._device, seed)
         generator = Generator().manual_seed(seed)
-        optimizer = build_optimizer(self._training, self._model.trainable)  # its state is reset each round
+        optimizer = build_optimizer(
+            self._training, self._model.trainable, self._model.groups
+        )  # its state is reset each round
         an_epoch = math.ceil(len(examples) / self._training.batch_size)
         steps = self._training.steps or an_epoch * (self._training.epochs or 1)
         loss, seen = 0.0, 0

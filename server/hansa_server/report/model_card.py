@@ -31,6 +31,17 @@ network = ARCHITECTURES.find(plan.model.name).build(plan.model_options(), plan.d
 network.load_state_dict(load_file("model.safetensors"))
 network.eval()
 ```"""
+LOADING_WITH_BACKBONE = """```python
+from pathlib import Path
+
+from hansa_common.models.assembly import load_model
+from hansa_common.plan import read_plan
+from safetensors.torch import load_file
+
+plan = read_plan(Path("plan.toml"))
+tensors = load_file("model.safetensors")  # what was trained; the rest is in the backbone's file
+network = load_model(plan.model, plan.data, tensors, folder=Path("weights"))
+```"""
 
 
 def model_card(results: Results, plan: StudyPlan) -> str:
@@ -50,7 +61,7 @@ def model_card(results: Results, plan: StudyPlan) -> str:
         *((f"## Privacy\n\n{_privacy(results)}",) if protection.is_protected(results) else ()),
         f"## Limits\n\n{_limits(results)}",
         f"## Provenance\n\n{_provenance(results)}",
-        "## How to load it\n\nIn the folder of the run, with `hansa` and a build of PyTorch installed:\n\n" + LOADING,
+        f"## How to load it\n\n{_loading(plan)}",
         _inputs(plan),
     )
     return "\n\n".join(sections) + "\n"
@@ -229,6 +240,17 @@ def _provenance(results: Results) -> str:
             f"* parameters (SHA-256, little-endian float32) `{_code(results.model_sha256)}`",
             f"* {versions or 'versions were not recorded'}",
         )
+    )
+
+
+def _loading(plan: StudyPlan) -> str:
+    start = "In the folder of the run, with `hansa` and a build of PyTorch installed"
+    backbone = plan.model.backbone
+    if backbone is None:
+        return f"{start}:\n\n{LOADING}"
+    return (
+        f"{start}, and `{_code(backbone.file)}` (SHA-256 `{backbone.sha256}`) in a folder `weights`:\n\n"
+        f"{LOADING_WITH_BACKBONE}"
     )
 
 

@@ -27,7 +27,7 @@ def test_every_setting_is_in_the_file_and_explained(tmp_path: Path) -> None:
 def test_the_examples_in_the_comments_are_valid(tmp_path: Path) -> None:
     write_settings(tmp_path / "site.toml")
     lines = (tmp_path / "site.toml").read_text().splitlines()
-    starts = ("# proxy =", "# [", "# adapter", "# path", "# quick", "# studies", "# person =")
+    starts = ("# proxy =", "# [", "# adapter", "# path", "# weights", "# quick", "# studies", "# person =")
     examples = [line[2:] for line in lines if line.startswith(starts)]
     (tmp_path / "examples.toml").write_text("\n".join(examples))
     settings = read_settings(tmp_path / "examples.toml")
@@ -41,12 +41,14 @@ def test_the_examples_in_the_comments_are_valid(tmp_path: Path) -> None:
 
 def test_data_paths_count_from_the_files_folder(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text(
-        '[data.thorax]\nadapter = "csv"\npath = "rows.csv"\n[data.default]\nadapter = "npz"\npath = "/x.npz"\n'
+        '[data.thorax]\nadapter = "csv"\npath = "rows.csv"\nweights = "w"\n'
+        '[data.default]\nadapter = "npz"\npath = "/x.npz"\n'
     )
     settings = read_settings(tmp_path / "site.toml")
     named, other = settings.source("thorax"), settings.source("skin")
     assert named is not None
     assert named.path == str(tmp_path / "rows.csv")
+    assert named.weights == str(tmp_path / "w")
     assert other is not None
     assert other.path == "/x.npz"
 

@@ -284,6 +284,64 @@ def test_a_model_without_a_gradient_of_one_example_is_not_for_private_training(m
         parse_plan({**plan, "model": model})
 
 
+_BACKBONE: Plan = {"file": "w.safetensors", "sha256": "0a" * 32, "frozen": True, "fresh": ["linear"]}
+_ADAPTED: Plan = {**_TABLE, "model": {"name": "logistic", "backbone": _BACKBONE, "lora": {"rank": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("model.backbone", _GONE),
+        ("model.backbone.file", "v.safetensors"),
+        ("model.backbone.sha256", "0b" * 32),
+        ("model.backbone.frozen", False),
+        ("model.backbone.fresh", _GONE),
+        ("model.lora", _GONE),
+        ("model.lora.rank", 5),
+        ("model.lora.alpha", 5),
+        ("model.lora.targets", ["linear"]),
+        ("model.backbone.learning_rates", {"linear": 0.5}),
+    ],
+)
+def test_what_a_model_starts_from_is_part_of_what_sites_approve(place: str, value: object) -> None:
+    plan = copy.deepcopy(_ADAPTED)
+    if place in ("model.backbone", "model.backbone.frozen", "model.backbone.learning_rates"):
+        del plan["model"]["lora"]
+    if place == "model.backbone.learning_rates":
+        plan["model"]["backbone"]["frozen"] = False
+    assert parse_plan(_changed(plan, place, value)).digest() != parse_plan(plan).digest()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "path", "message"),
+    [
+        ("model.backbone", _GONE, "model", "adapters go on a frozen backbone"),
+        ("model.backbone.frozen", False, "model", "adapters go on a frozen backbone"),
+        ("model.backbone.learning_rates", {"a": 0.1}, "model.backbone", "nothing of the file is trained"),
+        ("model.backbone.file", "../w.pt", "", "found '../w.pt'"),
+        ("model.backbone.file", "/etc/passwd", "", "found '/etc/passwd'"),
+        ("model.backbone.file", ".w.pt", "", "found '.w.pt'"),
+        ("model.backbone.sha256", "0A" * 32, "", "found '0A"),
+        ("model.backbone.path", "w.pt", "", "unknown key."),
+        ("model.lora.rank", 0, "", "allowed is at least 1."),
+        ("model.lora.dropout", 0.1, "", "unknown key. Allowed: alpha, rank, targets."),
+    ],
+)
+def test_a_wrong_backbone_is_refused(place: str, value: object, path: str, message: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_plan(_changed(_ADAPTED, place, value))
+    assert caught.value.path.startswith(path or place)
+    assert message in str(caught.value)
+
+
+def test_a_backbone_survives_toml_and_its_folder_is_nobodys_business(tmp_path: Path) -> None:
+    plan = parse_plan(_changed(_ADAPTED, "simulation.data.weights", "/weights"))
+    (tmp_path / "plan.toml").write_text(dump_plan(plan))
+    assert read_plan(tmp_path / "plan.toml") == plan
+    assert plan.digest() == parse_plan(_ADAPTED).digest()
+    assert plan.simulation_digest() == parse_plan(_ADAPTED).simulation_digest()
+
+
 @pytest.mark.parametrize("plan", [_IMAGES, _TABLE, _ARRAYS], ids=["image", "table", "array"])
 def test_a_good_plan_is_read(plan: Plan) -> None:
     assert parse_plan(plan).data.kind == plan["data"]["kind"]

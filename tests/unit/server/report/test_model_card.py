@@ -1,9 +1,11 @@
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hansa_common.model_plan import BackbonePlan
 from hansa_common.models import ARCHITECTURES
 from hansa_common.plan import StudyPlan, dump_plan, parse_plan
 from hansa_server.report import model_card
@@ -74,6 +76,34 @@ def test_the_code_it_shows_loads_the_model(
     assert isinstance(network, torch.nn.Module)
     images = torch.zeros(2, *plan.data.feature_shape)
     assert torch.equal(network(images), built.eval()(images))
+
+
+def test_the_code_for_a_model_with_a_backbone_loads_it(
+    make_results: Make, plan: StudyPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    built = ARCHITECTURES.find("cnn").build(plan.model_options(), plan.data).eval()
+    (tmp_path / "weights").mkdir()
+    save_file(built.state_dict(), tmp_path / "weights" / "w.safetensors")
+    digest = hashlib.sha256((tmp_path / "weights" / "w.safetensors").read_bytes()).hexdigest()
+    backbone = BackbonePlan(file="w.safetensors", sha256=digest, frozen=True)
+    plan = plan.model_copy(update={"model": plan.model.model_copy(update={"backbone": backbone})})
+    travelled = {name: tensor for name, tensor in built.state_dict().items() if name.startswith("dense2")}
+    save_file(travelled, tmp_path / "model.safetensors")
+    (tmp_path / "plan.toml").write_text(dump_plan(plan))
+    card = model_card(make_results(), plan)
+    assert f"`w.safetensors` (SHA-256 `{digest}`)" in card
+    code = re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code[1], names)
+    network = names["network"]
+    assert isinstance(network, torch.nn.Module)
+    images = torch.rand(2, *plan.data.feature_shape)
+    assert torch.equal(network(images), built(images))
 
 
 @pytest.mark.parametrize(
