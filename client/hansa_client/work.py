@@ -14,6 +14,7 @@ from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
+from hansa_client.training.corrections import Correction, Proximal
 from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
@@ -37,7 +38,7 @@ from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.seeds import derive_seed
-from hansa_common.strategies import STRATEGIES
+from hansa_common.strategies import STRATEGIES, FedProxOptions
 
 _TOLERANCE = 1e-5  # between initial parameters of one seed on two machines
 
@@ -151,7 +152,12 @@ class Work:
         counts = self._procedure.evaluate(parameters, "validation")
         loss = self._incoming_loss(parameters)
         evaluated = time.perf_counter()
-        trained = self._procedure.train(parameters, round_number=task.round, seed=self._seed(task.round))
+        trained = self._procedure.train(
+            parameters,
+            round_number=task.round,
+            seed=self._seed(task.round),
+            correction=self._correction(parameters),
+        )
         ended = time.perf_counter()
         header = Update(
             plan_digest=self.digest,
@@ -166,6 +172,11 @@ class Work:
             train_seconds=ended - evaluated,
         )
         return Message(header=header, vector=trained.delta, counts={"validation": counts})
+
+    def _correction(self, parameters: Vector) -> Correction | None:
+        """Return what the plan's strategy adds to the gradients of a site."""
+        options = self.plan.site_options()
+        return Proximal(anchor=parameters, weight=options.mu) if isinstance(options, FedProxOptions) else None
 
     def _incoming_loss(self, parameters: Vector) -> float | None:
         """Return the mean loss of the incoming model on the training split, where the strategy asks for it."""

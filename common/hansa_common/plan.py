@@ -278,6 +278,7 @@ class StudyPlan(Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         self._check_model()
+        self._check_aggregation()
         if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(
             self.data.classes
         ):
@@ -349,6 +350,12 @@ class StudyPlan(Strict):
         except ValueError as error:
             raise ValueError(f"model.name: {error}") from None
 
+    def _check_aggregation(self) -> None:
+        try:
+            self.site_options()
+        except PlanError as error:
+            raise ValueError(error.message) from None
+
     def _check_simulation(self, simulation: SimulationPlan) -> None:
         sites = simulation.sites or len(simulation.names) or None
         per_round = self.rounds.sites_per_round
@@ -372,6 +379,18 @@ class StudyPlan(Strict):
         options: Strict = parse_options(
             ARCHITECTURES.find(self.model.name).options, self.model.options, section="model"
         )
+        return options
+
+    def site_options(self) -> Strict | None:
+        """Return the aggregation's options, checked, where the sites read them too.
+
+        Raises:
+            PlanError: An option is unknown or wrong; the path starts with ``aggregation``.
+        """
+        traits = STRATEGIES.get(self.aggregation.strategy)
+        if traits is None or traits.site_options is None:
+            return None
+        options: Strict = parse_options(traits.site_options, self.aggregation.options, section="aggregation")
         return options
 
     def approved(self) -> "StudyPlan":

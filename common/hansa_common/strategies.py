@@ -5,9 +5,20 @@ The rule itself is one file of ``hansa_server.strategies``. A test holds that bo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from hansa_common.settings import Strict
 
 Needs = Literal["sum", "all"]
+
+
+class FedProxOptions(Strict):
+    """Options of federated averaging with a proximal term."""
+
+    mu: Annotated[float, Field(ge=0.0, le=1e6)] = 0.01
+    """Weight of half the squared distance to the round's incoming model in a site's loss; 0 is federated averaging."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +28,15 @@ class Traits:
     Attributes:
         needs: The weighted sum of the updates is enough, or the rule must see every update by itself.
         training_loss: A site also tells the loss of the incoming model on its training split.
+        site_options: The keys beside ``strategy`` where the sites read them too; ``None`` where only the server does.
     """
 
     needs: Needs
     training_loss: bool = False
+    site_options: type[Strict] | None = None
 
 
 STRATEGIES: Final[Mapping[str, Traits]] = {
     "fedavg": Traits(needs="sum"),
+    "fedprox": Traits(needs="sum", site_options=FedProxOptions),
 }
