@@ -27,6 +27,7 @@ from hansa_client.gate import Gate
 from hansa_client.logs import configure
 from hansa_client.outbox import Entry, Outbox
 from hansa_client.session import SiteSession, refusal
+from hansa_client.site_state import PERSONAL
 from hansa_client.worker_process import WorkerProcess
 from hansa_common.app_plan import AppPlan
 from hansa_common.errors import (
@@ -298,6 +299,11 @@ class Agent:
         metadata = {"study": notice.task.study, "plan_digest": header.plan_digest, "sha256": header.sha256}
         write_whole(folder / "model.safetensors", save(tensors, metadata))
         write_whole(folder / "MODEL_CARD.md", header.card.encode())
+        own = self._folder.state(header.plan_digest) / PERSONAL
+        if own.exists():  # the pair: the common model, and this site's own, which only it has
+            with storage(own, "read"):
+                content = own.read_bytes()
+            write_whole(folder / PERSONAL, content, mode=0o600)
         self._journal.append("model-received", study=notice.task.study, sha256=header.sha256)
         return encode(Message(header=Delivered(plan_digest=header.plan_digest, site=self._site)))
 

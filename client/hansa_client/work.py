@@ -14,7 +14,8 @@ from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
-from hansa_client.training.corrections import Correction, Proximal
+from hansa_client.site_state import Kept, PersonalModel, State
+from hansa_client.training.algorithms import build_algorithm
 from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
@@ -38,7 +39,7 @@ from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.seeds import derive_seed
-from hansa_common.strategies import STRATEGIES, FedProxOptions
+from hansa_common.strategies import STRATEGIES
 
 _TOLERANCE = 1e-5  # between initial parameters of one seed on two machines
 
@@ -65,14 +66,26 @@ class Work:
         self.site = site
         self._device = choose_device(device, worker_index=site.index)
         self._procedure = self._protected()
+        self._algorithm = build_algorithm(plan, self._procedure, self._prepare_changed)
 
     @property
     def parameters(self) -> int:
-        """``P``, the number of the model's parameters."""
-        return self._procedure.spec.size
+        """``P``, how many of the model's parameters travel."""
+        return self._algorithm.spec.size
 
     def do(self, message: Message) -> Message:
+        """Do one task of a study in which this site keeps nothing; see ``do_with_state``."""
+        return self.do_with_state(message, {})[0]
+
+    def do_with_state(self, message: Message, state: State) -> tuple[Message, Kept]:
         """Do one task of this study.
+
+        Args:
+            message: The task.
+            state: What this site kept of the round that the task builds on.
+
+        Returns:
+            The reply, and what stays here.
 
         Raises:
             TaskRefused: It belongs to another study or round, or the first round starts from other parameters.
@@ -81,25 +94,24 @@ class Work:
         """
         header = message.header
         if isinstance(header, OpenTask):
-            return self._open()
+            return self._open(), Kept()
         if not isinstance(header, InitialTask | TrainTask | EvaluateTask | BaselineTask):
             raise TaskRefused(f"A site does not do '{header.kind}'.")
         if header.plan_digest != self.digest:
             raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
-        if message.vector is not None and message.vector.size != self.parameters:
-            raise MessageError(
-                f"The parameters have {message.vector.size} values; the plan's model has {self.parameters}."
-            )
+        size = self.parameters * (self.plan.carried if isinstance(header, TrainTask) else 1)
+        if message.vector is not None and message.vector.size != size:
+            raise MessageError(f"The parameters have {message.vector.size} values; the plan's model has {size}.")
         match header, message.vector:
             case InitialTask(), None:
-                initial = Initial(plan_digest=self.digest, spec=self._procedure.spec)
-                return Message(header=initial, vector=self._initial())
+                initial = Initial(plan_digest=self.digest, spec=self._algorithm.spec)
+                return Message(header=initial, vector=self._algorithm.initial()), Kept()
             case TrainTask(), np.ndarray() as parameters:
-                return self._train(header, parameters)
+                return self._train(header, parameters, state)
             case EvaluateTask(), np.ndarray() as parameters:
-                return self._evaluate(header, parameters)
+                return self._evaluate(header, parameters, state)
             case BaselineTask(), np.ndarray() as parameters:
-                return self._baseline(header, parameters)
+                return self._baseline(header, parameters), Kept()
         raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
 
     @property
@@ -120,6 +132,9 @@ class Work:
         """Return a procedure without protection; what it gives of a real site's data must not leave."""
         return SupervisedTraining(plan=plan or self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
 
+    def _prepare_changed(self, plan: StudyPlan) -> SupervisedTraining:
+        return self._prepare(self.site.splits, plan)
+
     def _open(self) -> Message:
         splits, labels = self.site.splits, self.site.dataset.labels[self.site.own]
         counts = np.bincount(labels, minlength=len(self.plan.data.classes))
@@ -136,28 +151,28 @@ class Work:
         )
         return Message(header=header)
 
-    def _initial(self) -> Vector:
-        return self._procedure.initial(derive_seed(self.plan.seed, "initial"))
+    def _is_start(self, parameters: Vector) -> bool:
+        """Tell whether these are the initial parameters, and nothing that is carried beside them has a value yet."""
+        size = self.parameters
+        initial = self._algorithm.initial()
+        return np.allclose(parameters[:size], initial, rtol=0.0, atol=_TOLERANCE) and not parameters[size:].any()
 
-    def _train(self, task: TrainTask, parameters: Vector) -> Message:
+    def _train(self, task: TrainTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         if not 1 <= task.round <= self.plan.rounds.count:
             raise TaskRefused(f"The plan has {self.plan.rounds.count} rounds; the task asks for round {task.round}.")
-        if task.round == 1 and not np.allclose(parameters, self._initial(), rtol=0.0, atol=_TOLERANCE):
+        if task.round == 1 and not self._is_start(parameters):
             raise TaskRefused(
                 "The first round does not start from the initial parameters that the plan's seed gives.",
                 advice="The site that initialised the model, or the server, changed them; or it runs another torch.",
             )
         reach("site.train")
         started = time.perf_counter()
-        counts = self._procedure.evaluate(parameters, "validation")
-        loss = self._incoming_loss(parameters)
+        whole = self._algorithm.whole(parameters, state)
+        counts = self._procedure.evaluate(whole, "validation")
+        loss = self._incoming_loss(whole)
         evaluated = time.perf_counter()
-        trained = self._procedure.train(
-            parameters,
-            round_number=task.round,
-            seed=self._seed(task.round),
-            correction=self._correction(parameters),
-        )
+        local = self._algorithm.train(parameters, state, round_number=task.round, seed=self._seed(task.round))
+        trained = local.trained
         ended = time.perf_counter()
         header = Update(
             plan_digest=self.digest,
@@ -171,12 +186,7 @@ class Work:
             seconds=ended - started,
             train_seconds=ended - evaluated,
         )
-        return Message(header=header, vector=trained.delta, counts={"validation": counts})
-
-    def _correction(self, parameters: Vector) -> Correction | None:
-        """Return what the plan's strategy adds to the gradients of a site."""
-        options = self.plan.site_options()
-        return Proximal(anchor=parameters, weight=options.mu) if isinstance(options, FedProxOptions) else None
+        return Message(header=header, vector=local.update, counts={"validation": counts}), Kept(state=local.state)
 
     def _incoming_loss(self, parameters: Vector) -> float | None:
         """Return the mean loss of the incoming model on the training split, where the strategy asks for it."""
@@ -188,19 +198,23 @@ class Work:
     def _seed(self, round_number: int) -> int:
         return derive_seed(self.plan.seed, self.site.index, round_number, "train")
 
-    def _evaluate(self, task: EvaluateTask, parameters: Vector) -> Message:
+    def _evaluate(self, task: EvaluateTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         started = time.perf_counter()
-        procedure = self._procedure
         if task.subject == "coordinator":
             holdout = self._simulation().holdout
-            procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
-        counts = {
-            "validation": procedure.evaluate(parameters, "validation"),
-            "test": procedure.evaluate(parameters, "test"),
-        }
+            procedure: Procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
+            counts, kept = _validation_and_test(procedure, parameters), Kept()
+        else:
+            whole = self._algorithm.whole(parameters, state)
+            counts = _validation_and_test(self._procedure, whole)
+            own = self._algorithm.personal(parameters, state, seed=self._seed(self.plan.rounds.count + 1))
+            kept = Kept()
+            if own is not None:
+                counts |= {"personal": self._procedure.evaluate(own, "test")}
+                kept = Kept(personal=PersonalModel(spec=self._procedure.spec, vector=own))
         seconds = time.perf_counter() - started
         header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
-        return Message(header=header, counts=counts)
+        return Message(header=header, counts=counts), kept
 
     def _simulation(self) -> SimulatedSites:
         if self.site.simulation is None:
@@ -210,6 +224,7 @@ class Work:
     def _baseline(self, task: BaselineTask, parameters: Vector) -> Message:
         started = time.perf_counter()
         self._simulation()
+        parameters = self._algorithm.whole(parameters, {})  # of layers that stay at a site, the initial ones
         if task.subject == "local":
             # Not protected: the data of a simulation and its baselines stay on the researcher's machine.
             procedure = self._prepare(self.site.splits) if self._protects_persons else self._procedure
@@ -250,3 +265,7 @@ class Work:
             name: self._prepare(replace(union, test=splits.test)).evaluate(trained, "test")
             for name, splits in zip(names, per_site, strict=True)
         }
+
+
+def _validation_and_test(procedure: Procedure, whole: Vector) -> dict[str, ClassificationCounts]:
+    return {"validation": procedure.evaluate(whole, "validation"), "test": procedure.evaluate(whole, "test")}

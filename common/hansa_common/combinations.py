@@ -49,11 +49,18 @@ def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind 
         if ring_bits is not None
         else _refused_without_masks(kind)
     ) or _refused_by_noise(strategy, traits, ring_bits, kind)
+    if traits.carried > 1 and (ring_bits is not None or kind is not None):
+        refused = _REFUSED_CARRIED.format(strategy=strategy)
     if refused:
         return Decision(allowed=False, text=refused)
     return Decision(allowed=True, text=f"{_SEES[ring_bits is not None]} {_TELLS[kind]}")
 
 
+_REFUSED_CARRIED: Final = (
+    "aggregation.strategy = '{strategy}' sends control variates beside the update: they have another scale, so no "
+    "one coordinate range or clipping bound fits both, and each is a mean gradient of the site's data that is "
+    "kept over rounds. Choose another strategy, or leave out [privacy]."
+)
 _SEES: Final = {
     False: "The coordinator reads each site's update.",
     True: "The coordinator reads the sum over the sites only, unless it colludes with more sites than the plan "
@@ -67,6 +74,19 @@ _TELLS: Final[Mapping[DifferentialKind | None, str]] = {
     "site_distributed": "What anybody can work out about one site is limited by epsilon and delta, the coordinator "
     "included.",
 }
+
+
+def refused_personalisation(method: str, kind: DifferentialKind | None) -> str:
+    """Say why a plan may not personalise so under this differential privacy; empty where it may.
+
+    Masks, and noise for the sum, see the shared part only, which is a sum like any other.
+    """
+    if kind != "example":
+        return ""
+    return (
+        f"personalisation.method = '{method}' trains a part of the model without noise beside the private one, which "
+        "the guarantee of kind = 'example' does not cover: leave out [personalisation] or [privacy.differential]."
+    )
 
 
 def _refused_by_masks(strategy: str, needs: Needs, codec: str, *, linear: bool) -> str:

@@ -17,10 +17,11 @@ import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
 from hansa_common.canonical import digest
-from hansa_common.combinations import decide
+from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.models import ARCHITECTURES
+from hansa_common.personalisation import PersonalisationPlan
 from hansa_common.privacy_plan import PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.strategies import STRATEGIES
@@ -271,6 +272,8 @@ class StudyPlan(Strict):
     rounds: RoundsPlan
     evaluation: EvaluationPlan = EvaluationPlan()
     privacy: PrivacyPlan = PrivacyPlan()
+    personalisation: PersonalisationPlan | None = None
+    """What of the model is each site's own; nothing where it is left out."""
     federation: FederationPlan | None = None
     """All members at the time of the proposal, where it is left out."""
     simulation: SimulationPlan | None = None
@@ -355,6 +358,41 @@ class StudyPlan(Strict):
             self.site_options()
         except PlanError as error:
             raise ValueError(error.message) from None
+        if self.aggregation.strategy == "scaffold":
+            self._check_plain_sgd()
+        if self.personalisation is not None:
+            self._check_personalisation(self.personalisation)
+
+    def _check_plain_sgd(self) -> None:
+        """A site works out its mean gradient from where SGD led: what else moves the model would be taken for one."""
+        training = self.training
+        for key, found, allowed in (
+            ("optimizer", training.optimizer, "sgd"),
+            ("momentum", training.momentum, 0.0),
+            ("schedule", training.schedule, "constant"),
+            ("warmup_rounds", training.warmup_rounds, 0),
+            ("gradient_clip", training.gradient_clip, None),
+        ):
+            if found != allowed:
+                raise ValueError(
+                    f"training.{key}: found {found!r}; aggregation.strategy = 'scaffold' corrects plain SGD at one "
+                    f"learning rate, so allowed is {'no such key' if allowed is None else repr(allowed)}."
+                )
+
+    def _check_personalisation(self, personalisation: PersonalisationPlan) -> None:
+        if self.carried > 1:
+            raise ValueError(
+                f"personalisation: aggregation.strategy = '{self.aggregation.strategy}' carries more than the model; "
+                "choose one of both."
+            )
+        if self.simulation is not None and self.simulation.holdout and personalisation.splits_model:
+            raise ValueError(
+                f"simulation.holdout: with personalisation.method = '{personalisation.method}' no model is common to "
+                "all sites and whole, so nobody can evaluate one on it; leave this key out."
+            )
+        noised = self.privacy.differential
+        if refused := refused_personalisation(personalisation.method, noised.kind if noised else None):
+            raise ValueError(f"personalisation: {refused}")
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
         sites = simulation.sites or len(simulation.names) or None
@@ -393,6 +431,19 @@ class StudyPlan(Strict):
         options: Strict = parse_options(traits.site_options, self.aggregation.options, section="aggregation")
         return options
 
+    @property
+    def carried(self) -> int:
+        """How many vectors of the model's size travel and are stepped together."""
+        traits = STRATEGIES.get(self.aggregation.strategy)
+        return traits.carried if traits is not None else 1
+
+    @property
+    def keeps_state(self) -> bool:
+        """A site keeps something of its own from round to round."""
+        traits = STRATEGIES.get(self.aggregation.strategy)
+        own = self.personalisation is not None and self.personalisation.keeps_state
+        return own or (traits is not None and traits.keeps_state)
+
     def approved(self) -> "StudyPlan":
         """Return the part that sites approve: everything but ``[simulation]``."""
         return self.model_copy(update={"simulation": None})
@@ -408,6 +459,8 @@ class StudyPlan(Strict):
         values = self.approved().model_dump(mode="json")
         if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
             del values["privacy"]
+        if self.personalisation is None:  # younger still
+            del values["personalisation"]
         return digest(values)
 
 

@@ -29,14 +29,19 @@ class Traits:
         needs: The weighted sum of the updates is enough, or the rule must see every update by itself.
         training_loss: A site also tells the loss of the incoming model on its training split.
         site_options: The keys beside ``strategy`` where the sites read them too; ``None`` where only the server does.
+        carried: How many vectors of the model's size travel and are stepped together, the model first.
+        keeps_state: A site needs something of its own from its last round.
     """
 
     needs: Needs
     training_loss: bool = False
     site_options: type[Strict] | None = None
+    carried: int = 1
+    keeps_state: bool = False
 
 
 STRATEGIES: Final[Mapping[str, Traits]] = {
     "fedavg": Traits(needs="sum"),
     "fedprox": Traits(needs="sum", site_options=FedProxOptions),
+    "scaffold": Traits(needs="sum", carried=2, keeps_state=True),
 }

@@ -50,6 +50,29 @@ class Proximal(Correction):
         return add
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift(Correction):
+    """``c - c_i``: the difference of SCAFFOLD's control variates.
+
+    Karimireddy et al., ICML 2020, algorithm 1, line 10.
+
+    Attributes:
+        difference: ``float32 [P]``.
+    """
+
+    difference: Vector = field(repr=False)
+
+    def start(self, model: FlatModel) -> Callable[[], None]:
+        """See ``Correction``."""
+        gradient = model.gradient
+        difference = on_device(self.difference[: len(gradient)], gradient.device)
+
+        def add() -> None:
+            gradient.add_(difference)
+
+        return add
+
+
 def on_device(values: Vector, device: torch.device) -> torch.Tensor:
     """Return a copy of a vector, which may be a read-only view, on a device."""
     return torch.from_numpy(np.array(values, dtype=np.float32)).to(device)

@@ -20,6 +20,13 @@ from hansa_common.parameters import ParameterSpec, Vector
 from hansa_common.parameters import Tensor as TensorSpec
 from hansa_common.plan import StudyPlan
 
+_NORMALISATION = (
+    nn.modules.batchnorm._NormBase,  # noqa: SLF001 - of batch and instance normalisation
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
 
 def build_module(plan: StudyPlan, seed: int) -> nn.Module:
     """Return the plan's model, freshly initialised on the CPU; the process's own generator is left as it was."""
@@ -104,6 +111,13 @@ class FlatModel:
         if self._state is not self._host:
             self._host.copy_(self._state)
         return self._values - parameters
+
+    @property
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of the tensors of all normalisation layers: scale, shift and running statistics."""
+        layers = [name for name, layer in self.module.named_modules() if isinstance(layer, _NORMALISATION)]
+        names = [tensor.name for tensor in self.spec.tensors]
+        return frozenset(name for name in names if name.rpartition(".")[0] in layers)
 
     @property
     def gradient(self) -> torch.Tensor:

@@ -39,6 +39,16 @@ class Procedure(ABC):
     def spec(self) -> ParameterSpec:
         """The tensors of the model."""
 
+    @property
+    @abstractmethod
+    def num_trainable(self) -> int:
+        """How many of the vector's values are trained: the first ones."""
+
+    @property
+    @abstractmethod
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of the normalisation layers' parameters and running statistics."""
+
     @abstractmethod
     def initial(self, seed: int) -> Vector:
         """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""

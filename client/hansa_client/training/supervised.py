@@ -71,6 +71,16 @@ class SupervisedTraining(Procedure):
         """The tensors of the model: parameters, then floating-point buffers."""
         return self._model.spec
 
+    @property
+    def num_trainable(self) -> int:
+        """How many of the vector's values are trained: the first ones."""
+        return len(self._model.trainable)
+
+    @property
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of the normalisation layers' parameters and running statistics."""
+        return self._model.normalisation_tensors
+
     def initial(self, seed: int) -> Vector:
         """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""
         return initial_parameters(self._plan, seed)

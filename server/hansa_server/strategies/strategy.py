@@ -47,6 +47,13 @@ class Strategy(ABC):
 
     options: type[Strict]
 
+    def introduce(self, *, sites: int) -> None:  # noqa: B027 - most rules need none
+        """Learn how many sites the study has, those included that a round leaves out; before its first round.
+
+        Args:
+            sites: ``N``.
+        """
+
     def prepare(self, parameters: Vector, updates: Sequence[Contribution]) -> None:  # noqa: B027 - most rules need none
         """Look at a round's updates as a whole, before they are stepped part by part: norms, distances, weights.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hansa_client.masking import Masking
 from hansa_client.session import SiteSession
 from hansa_client.site_data import real_site
+from hansa_client.site_state import Kept, State, StateFolder
 from hansa_client.work import Work
 from hansa_common.errors import (
     ContractViolation,
@@ -64,6 +66,12 @@ class InProcess:
         assert self._work is not None
         return self.change(self._work.do(message))
 
+    def do_with_state(self, message: Message, state: State, *, classes: int, timeout: float) -> tuple[Message, Kept]:
+        self.calls.append(f"{message.header.kind} on {', '.join(sorted(state)) or 'nothing'}")
+        assert self._work is not None
+        reply, kept = self._work.do_with_state(message, state)
+        return self.change(reply), kept
+
 
 class Custody:
     """Keeps in memory what a site keeps on its disk."""
@@ -74,9 +82,15 @@ class Custody:
         self.spent: list[str] = []
         self.figures: dict[int, list[str]] = {}
         self.refuses: TaskRefused | None = None
+        self.folder: Path | None = None
 
     def masking(self, plan: StudyPlan) -> Masking:
         raise AssertionError(plan)
+
+    def states(self, plan: StudyPlan) -> StateFolder:
+        if self.folder is None:
+            raise AssertionError(plan)
+        return StateFolder(self.folder)
 
     def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, parameters: int) -> None:
         self.spent.append(task.kind)
