@@ -48,7 +48,7 @@ class Worker:
         bare, vectors = apart(envelope)
         reply, kept = self._work.do_with_state(decode(bare), state_of(vectors))
         own = kept.personal
-        head = {"spec": own.spec.model_dump(mode="json")} if own is not None else {}
+        head = {"spec": own.spec.model_dump_json()} if own is not None else {}
         return head, with_state(encode(reply), kept.state, own.vector if own is not None else None)
 
     def _open(self, head: dict[str, Any]) -> int:

@@ -59,7 +59,7 @@ def kept_of(head: Mapping[str, Any], vectors: Mapping[str, Vector]) -> Kept:
     personal = None
     if _PERSONAL in vectors:
         try:
-            spec = ParameterSpec.model_validate(head.get("spec"))
+            spec = ParameterSpec.model_validate_json(str(head.get("spec")))
         except ValueError:
             raise MessageError("The worker gave a personal model without its tensors.") from None
         if spec.size != vectors[_PERSONAL].size:

@@ -89,6 +89,7 @@ def _site(site: SiteResult, classes: tuple[str, ...], last: int) -> Iterator[Row
         yield last, site.site, "", f"examples:{name}", examples
     yield last, site.site, "", "rounds_contributed", site.rounds_contributed
     yield from _scores(site.site, "test", "", site.federated, last)
+    yield from _scores(site.site, "test", "personal_", site.personal, last)
     yield from _scores(site.site, "test", "local_only_", site.local_only, last)
     yield from _scores(site.site, "test", "pooled_", site.pooled, last)
 

@@ -20,9 +20,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from hansa_client.confinement import probe
 from hansa_client.settings import SiteSettings
+from hansa_client.site_data import real_site
+from hansa_client.work import Work
 from hansa_client.worker_process import WorkerProcess
 from hansa_common.errors import ContractViolation, TaskRefused, TrainingOutOfMemory, WorkerLost
-from hansa_common.messages import Envelope, InitialTask, OpenTask, RawArray, TrainTask, Update
+from hansa_common.messages import Envelope, EvaluateTask, InitialTask, OpenTask, RawArray, TrainTask, Update
 from hansa_common.messages import Message as Task
 from hansa_common.plan import SourcePlan, StudyPlan
 
@@ -64,6 +66,29 @@ def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, s
     assert again.vector is not None
     assert again.vector.tobytes() == first.vector.tobytes()
     assert pid_of(worker) != 0
+
+
+@pytest.mark.slow
+def test_state_passes_beside_the_task_and_a_new_worker_goes_on_from_it(
+    worker: WorkerProcess, make_plan: Callable[..., StudyPlan]
+) -> None:
+    """The worker remembers nothing: one that is new gives the bits of this process's own work."""
+    plan = make_plan(personalisation={"method": "ditto"})
+    vector, work = opened(worker, plan), Work(plan, real_site(plan, name="a", index=0, source=SOURCE), "cpu")
+    first, kept = worker.do_with_state(train(plan, vector), {}, classes=CLASSES, timeout=60.0)
+    os.kill(pid_of(worker), signal.SIGKILL)
+    second, then = worker.do_with_state(train(plan, vector, 2), kept.state, classes=CLASSES, timeout=60.0)
+    closing = Task(header=EvaluateTask(plan_digest=plan.digest()), vector=vector)
+    reply, last = worker.do_with_state(closing, then.state, classes=CLASSES, timeout=60.0)
+    expected, ours = work.do_with_state(train(plan, vector, 2), kept.state)
+    assert first.vector is not None
+    assert second.vector is not None
+    assert expected.vector is not None
+    assert second.vector.tobytes() == expected.vector.tobytes()
+    assert then.state["personal"].tobytes() == ours.state["personal"].tobytes() != kept.state["personal"].tobytes()
+    assert set(reply.counts) == {"validation", "test", "personal"}
+    assert last.personal is not None
+    assert last.personal.vector.tobytes() == then.state["personal"].tobytes()
 
 
 @pytest.mark.slow
