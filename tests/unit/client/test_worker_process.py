@@ -72,7 +72,7 @@ def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, s
 def test_state_passes_beside_the_task_and_a_new_worker_goes_on_from_it(
     worker: WorkerProcess, make_plan: Callable[..., StudyPlan]
 ) -> None:
-    """The worker remembers nothing: one that is new gives the bits of this process's own work."""
+    """The worker remembers nothing: one that is new gives the same bits, and those of the work in this process."""
     plan = make_plan(personalisation={"method": "ditto"})
     vector, work = opened(worker, plan), Work(plan, real_site(plan, name="a", index=0, source=SOURCE), "cpu")
     first, kept = worker.do_with_state(train(plan, vector), {}, classes=CLASSES, timeout=60.0)
@@ -80,11 +80,16 @@ def test_state_passes_beside_the_task_and_a_new_worker_goes_on_from_it(
     second, then = worker.do_with_state(train(plan, vector, 2), kept.state, classes=CLASSES, timeout=60.0)
     closing = Task(header=EvaluateTask(plan_digest=plan.digest()), vector=vector)
     reply, last = worker.do_with_state(closing, then.state, classes=CLASSES, timeout=60.0)
-    expected, ours = work.do_with_state(train(plan, vector, 2), kept.state)
+    os.kill(pid_of(worker), signal.SIGKILL)
+    again, ours = worker.do_with_state(train(plan, vector, 2), kept.state, classes=CLASSES, timeout=60.0)
+    expected, here = work.do_with_state(train(plan, vector, 2), kept.state)
     assert first.vector is not None
     assert second.vector is not None
     assert expected.vector is not None
-    assert second.vector.tobytes() == expected.vector.tobytes()
+    assert again.vector is not None
+    assert again.vector.tobytes() == second.vector.tobytes()
+    np.testing.assert_allclose(second.vector, expected.vector, atol=1e-6)  # of more threads here
+    np.testing.assert_allclose(then.state["personal"], here.state["personal"], atol=1e-6)
     assert then.state["personal"].tobytes() == ours.state["personal"].tobytes() != kept.state["personal"].tobytes()
     assert set(reply.counts) == {"validation", "test", "personal"}
     assert last.personal is not None
