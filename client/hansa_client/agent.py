@@ -276,7 +276,7 @@ class Agent:
             raise MessageError("The study is no Flower app.")
         if _kind_of(parcel.envelope) == "deliver":
             return _parcel(self._keep_model(notice, plan, decode(parcel.envelope)))
-        envelope = self._session.handle(parcel.envelope, plan, seconds=notice.seconds)
+        envelope = self._session.handle(parcel.envelope, plan, task=str(notice.task), seconds=notice.seconds)
         if self._folder.is_paused():
             raise SitePaused("The site was paused while it worked on the task.")
         return _parcel(envelope)

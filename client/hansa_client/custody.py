@@ -86,14 +86,14 @@ class SiteCustody:
         """
         return StateFolder(self._folder.state(plan.digest()))
 
-    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, parameters: int) -> None:
+    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, name: str, parameters: int) -> None:
         """Enter in the ledger what the answer to a task will cost, before the work is done.
 
         Raises:
             BudgetExceeded: It would exceed the budget.
             PolicyRefused: The site has fixed no budget for the people whose data the study uses.
         """
-        self._spending.charge(plan, task, parameters=parameters)
+        self._spending.charge(plan, task, name=name, parameters=parameters)
 
     def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, ClassificationCounts]) -> None:
         """Keep this site's own figures, which the coordinator need not know.

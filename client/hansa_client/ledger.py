@@ -14,7 +14,8 @@ Rules
    alone is within the budget; if that was needed, no second study ever is.
 3. Every release is charged before it happens: training, metrics, counts, thresholds. What its study has reserved is
    there; what goes beyond (a round that is run again) must fit by rule 2, or ``BudgetExceeded`` is raised.
-4. A task that is delivered again (same study, round, attempt and purpose) is not charged again.
+4. A task is charged once, by its name: a reply that was stored is sent again, and nothing new leaves. Every other task
+   is another release, also where plan, round and attempt are the same: a plan that is run twice trains twice.
 5. Nothing is given back: a void round was sent, an opened one was seen. ``close`` gives up what a study reserved and
    did not use, except where rule 2 needed the privacy loss distribution: choosing between both bounds by results would
    double delta.
@@ -164,19 +165,29 @@ class Ledger:
                 "reserved", study=study, rounds=rounds, units=units, events=dump_events(events), by_loss=by_loss
             )
 
-    def charge(self, study: str, *, round_number: int, attempt: int, events: Sequence[Event], purpose: Purpose) -> None:
+    def charge(
+        self, study: str, *, task: str, round_number: int, attempt: int, events: Sequence[Event], purpose: Purpose
+    ) -> None:
         """Charge a release before it happens; it is on the disk when this returns.
+
+        Args:
+            study: Digest of the plan.
+            task: Name of the task that the release answers, one for ever.
+            round_number: Of the plan.
+            attempt: At the round.
+            events: What is released.
+            purpose: What for.
 
         Raises:
             BudgetExceeded: It would overspend, or the study has not been reserved, or is closed.
             PrivacyError: Unit or relation are not the ledger's, or this release was charged with other events.
         """
-        if round_number < 0 or attempt < 0:
-            raise PrivacyError(f"charge: found round {round_number}, attempt {attempt}.")
+        if round_number < 0 or attempt < 0 or not task:
+            raise PrivacyError(f"charge: found task {task[:100]!r}, round {round_number}, attempt {attempt}.")
         with self._locked():
             self._book.check_ground(events)
             wanted = tally(events)
-            if (before := self._book.charges.get((study, round_number, attempt, purpose.value))) is not None:
+            if (before := self._book.charges.get((study, task, purpose.value))) is not None:
                 if before != wanted:
                     raise PrivacyError("This release was charged before, with other events.")
                 return
@@ -184,6 +195,7 @@ class Ledger:
             self._append(
                 "charged",
                 study=study,
+                task=task,
                 round=round_number,
                 attempt=attempt,
                 purpose=purpose.value,

@@ -66,7 +66,7 @@ class Account:
         return self.charged if self.is_closed and not self.keeps_reservation else self.charged | self.reserved
 
 
-Key = tuple[str, int, int, str]  # study, round, attempt, purpose
+Key = tuple[str, str, str]  # study, task, purpose
 
 
 class Book:
@@ -107,10 +107,9 @@ class Book:
                 )
             elif entry.event == "charged":
                 counts = tally(load_events(str(details["events"])))
-                number, attempt = int(details["round"]), int(details["attempt"])
-                self.charges[study, number, attempt, str(details["purpose"])] = counts
+                self.charges[study, str(details["task"]), str(details["purpose"])] = counts
                 self.accounts[study].charged += counts
-                self.accounts[study].charged_rounds.add(number)
+                self.accounts[study].charged_rounds.add(int(details["round"]))
             else:
                 self.accounts[study].is_closed = True
         except (KeyError, ValueError, PrivacyError):

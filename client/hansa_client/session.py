@@ -129,8 +129,8 @@ class Custody(Protocol):
     def masking(self, plan: StudyPlan) -> Masking:
         """Return this site's part in the secure aggregation of a study; the same object while the process lives."""
 
-    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, parameters: int) -> None:
-        """Enter in the ledger what the answer to a task will cost, before the work is done.
+    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, name: str, parameters: int) -> None:
+        """Enter in the ledger what the answer to the task of this name will cost, before the work is done.
 
         Raises:
             TaskRefused: It would exceed the budget.
@@ -176,16 +176,17 @@ class SiteSession:
         self._digest = ""
         self._parameters = 0
 
-    def handle(self, envelope: Envelope, plan: StudyPlan, *, seconds: float) -> Envelope:
+    def handle(self, envelope: Envelope, plan: StudyPlan, *, task: str, seconds: float) -> Envelope:
         """Do the task and return the reply; a failure is a typed refusal without a value of the data.
 
         Args:
             envelope: What the server sent.
             plan: The plan of the study that the task belongs to, from this site's own disk.
+            task: Its name, under which one reply is stored and nothing else ever leaves.
             seconds: How long the work may take.
         """
         try:
-            return self._handle(decode(envelope), plan, seconds)
+            return self._handle(decode(envelope), plan, task, seconds)
         except HansaError as error:
             _log.warning("task refused (%s): %s", error.code, error)
             return refusal(self._name, error.code, error.public)
@@ -195,7 +196,7 @@ class SiteSession:
                 self._name, "internal", f"Unexpected {type(error).__name__}; the site's log has the details."
             )
 
-    def _handle(self, message: Message, plan: StudyPlan, seconds: float) -> Envelope:
+    def _handle(self, message: Message, plan: StudyPlan, task: str, seconds: float) -> Envelope:
         digest = plan.digest()
         self._approve(digest)
         header = message.header
@@ -214,7 +215,7 @@ class SiteSession:
         if self._digest != digest:
             self._open(plan, digest, seconds)
         if isinstance(header, TrainTask | EvaluateTask):
-            self._custody.spend(plan, header, parameters=self._parameters)
+            self._custody.spend(plan, header, name=task, parameters=self._parameters)
         bare = replace(message, statement=b"")
         reply = self._do(bare, plan, seconds)
         self._approve(digest)  # the site may have taken it back while it trained

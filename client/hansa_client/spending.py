@@ -38,12 +38,13 @@ class Spending:
         if plan.privacy.differential is not None:
             self._ledger(plan)
 
-    def charge(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, parameters: int) -> None:
+    def charge(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, name: str, parameters: int) -> None:
         """Enter what the answer to a task will cost; the same task again costs nothing.
 
         Args:
             plan: The study.
             task: What the site is asked to do.
+            name: Of the task, for ever: the same plan, round and attempt under another name is another release.
             parameters: ``P``, of the model.
 
         Raises:
@@ -66,7 +67,7 @@ class Spending:
             events, purpose = losses_of_closing(plan), Purpose.EVALUATION
         if events:
             number = task.round if isinstance(task, TrainTask) else rounds + 1
-            ledger.charge(digest, round_number=number, attempt=task.attempt, events=events, purpose=purpose)
+            ledger.charge(digest, task=name, round_number=number, attempt=task.attempt, events=events, purpose=purpose)
 
     def _ledger(self, plan: StudyPlan) -> Ledger:
         noised, found = plan.privacy.differential, self._settings.population(plan.name)

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 
 from hansa_common.canonical import digest
 from hansa_common.errors import PlanError
-from hansa_common.plan import Scalar, SiteName, StudyName, StudyPlan, plan_from_json
+from hansa_common.plan import SiteName, StudyName, StudyPlan, plan_from_json
+from hansa_common.plan_options import Scalar
 from hansa_common.settings import Strict
 
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}:[A-Za-z_][A-Za-z0-9_.]{0,99}$")]

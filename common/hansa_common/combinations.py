@@ -61,6 +61,17 @@ _REFUSED_CARRIED: Final = (
     "one coordinate range or clipping bound fits both, and each is a mean gradient of the site's data that is "
     "kept over rounds. Choose another strategy, or leave out [privacy]."
 )
+
+
+def class_of(traits: Traits) -> str:
+    """Return what a strategy's combinations depend on, in words: all strategies of a class are decided alike."""
+    if traits.carried > 1:
+        return "adds up, and carries more"
+    if traits.needs == "sum":
+        return "adds up"
+    return "compares losses" if traits.training_loss else "compares"
+
+
 _SEES: Final = {
     False: "The coordinator reads each site's update.",
     True: "The coordinator reads the sum over the sites only, unless it colludes with more sites than the plan "

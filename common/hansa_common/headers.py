@@ -9,11 +9,11 @@ from pydantic import Field, TypeAdapter
 
 from hansa_common.parameters import ParameterSpec
 from hansa_common.plan import SiteName
+from hansa_common.privacy_plan import MOST_MASKED
 from hansa_common.settings import Strict
 from hansa_common.signing import PublicKey
 
 MAX_HEADER = 8 << 20  # bytes; a plan with 10,000 columns is about 1 MiB
-MAX_SITES = 100  # that mask together
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -150,9 +150,9 @@ class SetupTask(_Header):
     plan_digest: Digest
     round: RoundNumber
     attempt: Attempt
-    study_keys: Annotated[tuple[Statement, ...], Field(max_length=MAX_SITES)]
+    study_keys: Annotated[tuple[Statement, ...], Field(max_length=MOST_MASKED)]
     """Of the sites that opened the study, each signed by its site."""
-    signing_keys: Annotated[dict[SiteName, PublicKey], Field(max_length=MAX_SITES)] = Field(default_factory=dict)
+    signing_keys: Annotated[dict[SiteName, PublicKey], Field(max_length=MOST_MASKED)] = Field(default_factory=dict)
     """Of simulated sites; a real site knows the others by its own roster and reads nothing here."""
 
 
@@ -228,7 +228,7 @@ class UnmaskTask(_Header):
     plan_digest: Digest
     round: RoundNumber
     attempt: Attempt
-    confirmations: Annotated[tuple[Statement, ...], Field(min_length=1, max_length=MAX_SITES)]
+    confirmations: Annotated[tuple[Statement, ...], Field(min_length=1, max_length=MOST_MASKED)]
 
 
 class Unmasked(_Header):

@@ -20,8 +20,11 @@ PassphraseFile = Annotated[
     Path | None, typer.Option(help=f"File with the key's passphrase, mode 0600; else {VARIABLE}, else it is asked for.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")]
+CurrentRoster = Annotated[Path | None, typer.Option("--roster", help="Signed roster in force, without --server.")]
+NextRoster = Annotated[Path, typer.Option("--out", help="The next roster, without --server.")]
 Server = Annotated[Path | None, typer.Option(help="The federation's folder, where it is on this machine.")]
 _FOLDER = Path("hansa-org")
+_NEXT = Path("roster-next.json")
 
 
 @app.command()
@@ -87,8 +90,8 @@ def admit(
     applications: Annotated[
         Path | None, typer.Option(help="File of 'hansa server applications', without --server.")
     ] = None,
-    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
-    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    roster: CurrentRoster = None,
+    out: NextRoster = _NEXT,
     folder: Folder = _FOLDER,
     passphrase_file: PassphraseFile = None,
     yes: Yes = False,
@@ -112,8 +115,8 @@ def expel(
     site: Annotated[str, typer.Argument(help="Name of the member.")],
     *,
     server: Server = None,
-    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
-    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    roster: CurrentRoster = None,
+    out: NextRoster = _NEXT,
     folder: Folder = _FOLDER,
     passphrase_file: PassphraseFile = None,
     yes: Yes = False,
@@ -132,8 +135,8 @@ def pin(
     authority: Annotated[Path, typer.Argument(help="Certificate of the new authority, from the coordinator.")],
     *,
     server: Server = None,
-    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
-    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    roster: CurrentRoster = None,
+    out: NextRoster = _NEXT,
     folder: Folder = _FOLDER,
     passphrase_file: PassphraseFile = None,
     yes: Yes = False,
@@ -157,8 +160,8 @@ def unpin(
     authority: Annotated[Path, typer.Argument(help="Certificate of the authority to retire, from the coordinator.")],
     *,
     server: Server = None,
-    roster: Annotated[Path | None, typer.Option(help="Signed roster in force, without --server.")] = None,
-    out: Annotated[Path, typer.Option(help="The next roster, without --server.")] = Path("roster-next.json"),
+    roster: CurrentRoster = None,
+    out: NextRoster = _NEXT,
     folder: Folder = _FOLDER,
     passphrase_file: PassphraseFile = None,
     yes: Yes = False,

@@ -7,6 +7,7 @@ Evolution: ``format`` counts up when a meaning changes; keys are added with a de
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,17 +20,17 @@ from pydantic import AfterValidator, Field, model_validator
 from hansa_common.canonical import digest
 from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
-from hansa_common.errors import PlanError, UsageError
-from hansa_common.models import ARCHITECTURES
+from hansa_common.errors import PlanError
+from hansa_common.model_plan import ModelPlan
+from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
-from hansa_common.privacy_plan import PrivacyPlan, require_data_independent
+from hansa_common.plan_options import Options, collect_options, parse_options
+from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
-from hansa_common.strategies import STRATEGIES
+from hansa_common.strategies import STRATEGIES, traits_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Scalar = bool | int | float | str
-Options = dict[str, Scalar | tuple[Scalar, ...]]
 
 
 def _matching(pattern: str, words: str) -> AfterValidator:
@@ -50,26 +51,6 @@ StudyName = Annotated[
     str,
     _matching("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens, the first no hyphen"),
 ]
-
-
-def _collect_options(values: Any, *fixed: str) -> Any:
-    """Gather all keys beside ``fixed`` into ``options``, which the named implementation checks."""
-    if isinstance(values, Mapping) and "options" not in values:
-        options = {key: value for key, value in values.items() if key not in fixed}
-        return {key: value for key, value in values.items() if key in fixed} | {"options": options}
-    return values
-
-
-class ModelPlan(Strict):
-    """``[model]``: a name from ``hansa_common.models``, and its options beside it."""
-
-    name: Text
-    options: Options = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, values: Any) -> Any:
-        return _collect_options(values, "name")
 
 
 class AugmentationPlan(Strict):
@@ -115,6 +96,10 @@ class TrainingPlan(Strict):
             raise ValueError(f"momentum: found {self.momentum:g}; allowed is 0 with optimizer = 'adam'.")
         return self
 
+    def steps_of_round(self, examples: int) -> int:
+        """Return how many optimiser steps a site with so many training examples takes in a round."""
+        return self.steps or (self.epochs or 1) * math.ceil(examples / self.batch_size)
+
 
 class AggregationPlan(Strict):
     """``[aggregation]``: a strategy by name, and its options beside it."""
@@ -125,7 +110,7 @@ class AggregationPlan(Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, values: Any) -> Any:
-        return _collect_options(values, "strategy")
+        return collect_options(values, "strategy")
 
 
 class RoundsPlan(Strict):
@@ -164,10 +149,9 @@ class SourcePlan(Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, values: Any) -> Any:
-        return _collect_options(values, "adapter", "path")
+        return collect_options(values, "adapter", "path")
 
 
-_FEWEST_MASKED, _MOST_MASKED = 3, 100  # sites that mask together
 _MAX_ALPHA = 1e6  # sites are alike to the last example long before
 
 
@@ -280,7 +264,7 @@ class StudyPlan(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        self._check_model()
+        check_model(self.model, self.data, self.training, self.privacy.differential)
         self._check_aggregation()
         if isinstance(self.training.class_weights, tuple) and len(self.training.class_weights) != len(
             self.data.classes
@@ -306,11 +290,8 @@ class StudyPlan(Strict):
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
         if masked is None and noised is None:
             return
-        strategy = self.aggregation.strategy
-        if strategy not in STRATEGIES:
-            raise ValueError(f"privacy: nobody decided whether aggregation.strategy = '{strategy}' may be combined.")
         decision = decide(
-            strategy=strategy,
+            strategy=self.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
             kind=noised.kind if noised else None,
             codec="float32",
@@ -330,34 +311,20 @@ class StudyPlan(Strict):
             )
         sites = self.federation.sites if self.federation else ()
         count = len(sites) or (self.simulation.sites or len(self.simulation.names) if self.simulation else 0)
-        if count and not _FEWEST_MASKED <= count <= _MOST_MASKED and self.privacy.secure_aggregation is not None:
+        if count and not FEWEST_MASKED <= count <= MOST_MASKED and self.privacy.secure_aggregation is not None:
             raise ValueError(
-                f"privacy.secure_aggregation: found {count} sites; allowed is {_FEWEST_MASKED} to {_MOST_MASKED}, for "
+                f"privacy.secure_aggregation: found {count} sites; allowed is {FEWEST_MASKED} to {MOST_MASKED}, for "
                 "of two sites each knows the other's update from the sum."
             )
 
-    def _check_model(self) -> None:
-        try:
-            architecture = ARCHITECTURES.find(self.model.name)
-        except UsageError as error:
-            raise ValueError(f"model.name: {error}") from None
-        if self.data.kind not in architecture.accepts:
-            raise ValueError(
-                f"model.name: '{self.model.name}' does not learn from data.kind = '{self.data.kind}'; allowed is "
-                f"{', '.join(sorted(architecture.accepts))}."
-            )
-        try:
-            architecture.check(self.model_options(), self.data)
-        except PlanError as error:
-            raise ValueError(error.message) from None
-        except ValueError as error:
-            raise ValueError(f"model.name: {error}") from None
-
     def _check_aggregation(self) -> None:
-        try:
-            self.site_options()
-        except PlanError as error:
-            raise ValueError(error.message) from None
+        """Hold the strategy against what is known without its code; the coordinator checks the rest of its options."""
+        traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
+        if traits.options is not None:
+            try:
+                parse_options(traits.options, self.aggregation.options, section="aggregation")
+            except PlanError as error:
+                raise ValueError(error.message) from None
         if self.aggregation.strategy == "scaffold":
             self._check_plain_sgd()
         if self.personalisation is not None:
@@ -414,10 +381,7 @@ class StudyPlan(Strict):
         Raises:
             PlanError: An option is unknown or wrong; the path starts with ``model``.
         """
-        options: Strict = parse_options(
-            ARCHITECTURES.find(self.model.name).options, self.model.options, section="model"
-        )
-        return options
+        return model_options(self.model)
 
     def site_options(self) -> Strict | None:
         """Return the aggregation's options, checked, where the sites read them too.
@@ -425,24 +389,22 @@ class StudyPlan(Strict):
         Raises:
             PlanError: An option is unknown or wrong; the path starts with ``aggregation``.
         """
-        traits = STRATEGIES.get(self.aggregation.strategy)
-        if traits is None or traits.site_options is None:
+        wanted = STRATEGIES[self.aggregation.strategy].options
+        if wanted is None:
             return None
-        options: Strict = parse_options(traits.site_options, self.aggregation.options, section="aggregation")
+        options: Strict = parse_options(wanted, self.aggregation.options, section="aggregation")
         return options
 
     @property
     def carried(self) -> int:
         """How many vectors of the model's size travel and are stepped together."""
-        traits = STRATEGIES.get(self.aggregation.strategy)
-        return traits.carried if traits is not None else 1
+        return STRATEGIES[self.aggregation.strategy].carried
 
     @property
     def keeps_state(self) -> bool:
         """A site keeps something of its own from round to round."""
-        traits = STRATEGIES.get(self.aggregation.strategy)
         own = self.personalisation is not None and self.personalisation.keeps_state
-        return own or (traits is not None and traits.keeps_state)
+        return own or STRATEGIES[self.aggregation.strategy].keeps_state
 
     def approved(self) -> "StudyPlan":
         """Return the part that sites approve: everything but ``[simulation]``."""
@@ -487,16 +449,6 @@ def dump_plan(plan: StudyPlan) -> str:
     for section in sections:
         section.update(section.pop("options"))
     return tomli_w.dumps(values)
-
-
-def parse_options(options: type[Strict], values: Options, *, section: str) -> Any:
-    """Check the options of a named implementation against its own type.
-
-    Raises:
-        PlanError: With the path ``section.key``.
-    """
-    wrapper = type("Wrapper", (Strict,), {"__annotations__": {section: options}})
-    return getattr(parse(wrapper, {section: values}, error=PlanError), section)
 
 
 def parse_plan(values: Mapping[str, Any], *, origin: str = "") -> StudyPlan:

@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from hansa_common.contract import Text
 from hansa_common.settings import Strict
 
+FEWEST_MASKED, MOST_MASKED = 3, 100
+"""Sites that mask together; ``hansa_common.secagg.terms`` has the same, and why."""
+
 DifferentialKind = Literal["example", "site_server", "site_distributed"]
 
 _Positive = Annotated[float, Field(gt=0.0, le=1e9)]

@@ -1,6 +1,7 @@
 """What carries messages between the study and its sites, as the study sees it; ``app.py`` puts it on Flower's Grid."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -91,3 +92,19 @@ def by_basis(task: Message, basis: Mapping[str, int]) -> Callable[[str], Message
         return made[number]
 
     return of
+
+
+def ask_each(
+    exchange: Exchange, requests: Sequence[tuple[int, Message]], *, deadline: Deadline, classes: int
+) -> Iterator[Answer]:
+    """Yield one answer for each request; a node that is silent until the deadline has failed."""
+    silent = Counter(node for node, _message in requests)
+
+    def heard(answer: Answer) -> Answer:
+        silent[answer.node] -= 1
+        return answer
+
+    # no name for an answer here: its array may be as large as the model, and only the caller may hold it
+    yield from map(heard, exchange.ask(requests, deadline=deadline, classes=classes))
+    for node in silent.elements():
+        yield Answer(node=node, failure="It did not reply before the deadline.")

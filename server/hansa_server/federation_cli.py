@@ -48,7 +48,7 @@ def run(
         if run_config is not None:
             raise UsageError("--run-config goes with --app, and only with it.")
         plan = override(read_plan(study or embedded_study()), rounds=rounds, seed=seed)
-        build_strategy(plan.aggregation)
+        build_strategy(plan.aggregation, plan.training)
         text = plan.approved().model_dump_json()
     row = call(folder, "Propose", PlanRequest(plan=text), StudyReply)
     console = Console()

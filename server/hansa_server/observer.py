@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from hansa_common.messages import Opened
-from hansa_server.results import RoundResult
+from hansa_server.results import Notice, RoundResult
 
 
 class Observer(Protocol):
@@ -21,6 +21,9 @@ class Observer(Protocol):
 
     def round_closed(self, result: RoundResult) -> None:
         """Say that a round counts."""
+
+    def noticed(self, notice: Notice) -> None:
+        """Say what the study noticed about itself, when it first appears."""
 
     def stage(self, name: str) -> None:
         """Say that a stage outside the rounds began."""

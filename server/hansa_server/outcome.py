@@ -75,6 +75,7 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
             + (closing.evaluation_seconds if closing else 0.0),
         ),
         bytes=Traffic(up=study.bytes_up, down=study.bytes_down),
+        notices=study.noticed.all,
         protection=protection_of(study.plan, study.names, study.rounds, dimension=_dimension(study)),
         model_sha256=_sha256(study),
         environment=_environment(study),

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hansa_common.messages import Opened
-from hansa_server.results import RoundResult
+from hansa_server.results import Notice, RoundResult
 
 _MOST_SITES = 12  # rows of the live table
 _LARGEST = 100  # of a unit of time, before the next larger one is easier to read
@@ -30,6 +30,9 @@ class Quiet:
         """See ``study.Observer``."""
 
     def round_closed(self, result: RoundResult) -> None:
+        """See ``study.Observer``."""
+
+    def noticed(self, notice: Notice) -> None:
         """See ``study.Observer``."""
 
     def stage(self, name: str) -> None:
@@ -66,6 +69,10 @@ class Plain(Quiet):
             f"round {result.round}/{self._clock.rounds}  {len(result.sites)} sites  {_figures(result)}  "
             f"{result.seconds:.1f} s  {self._clock.left()}"
         )
+
+    def noticed(self, notice: Notice) -> None:
+        """Say it, and what helps."""
+        self._say(f"notice: {notice.text} {notice.advice}")
 
     def stage(self, name: str) -> None:
         """Name it."""
@@ -110,6 +117,10 @@ class Display(Quiet):
         """Show what the round brought."""
         self._clock.tick()
         self._last = result
+
+    def noticed(self, notice: Notice) -> None:
+        """Leave a line above the display: it must not scroll away with the figures."""
+        self._print(f"[yellow]notice[/] {escape(notice.text)} [dim]{escape(notice.advice)}[/]")
 
     def stage(self, name: str) -> None:
         """Show what goes on outside the rounds."""

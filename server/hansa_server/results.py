@@ -36,6 +36,23 @@ class SiteRound(Strict):
     seconds: float
     """The site's own time: evaluation and training."""
     train_seconds: float
+    update_norm: float | None = None
+    """L2 norm of its update; ``null`` under masks, and with differential privacy."""
+
+
+class Notice(Strict):
+    """Something that a study noticed about itself (``notices.py``)."""
+
+    kind: Literal["scaffold_partial", "fednova_quantity", "batch_norm_skew", "label_skew", "diverging_site", "stalled"]
+    round: int
+    """When it first appeared; 0 is before the first round."""
+    site: str | None = None
+    """Whom it is about, where it is about one site."""
+    figure: float
+    """What shows it; the text says which figure it is."""
+    text: str
+    advice: str
+    """The choice that helps."""
 
 
 class Summary(Strict):
@@ -235,6 +252,8 @@ class Results(Strict):
     baselines: Baselines | None
     timing: Timing
     bytes: Traffic
+    notices: tuple[Notice, ...] = ()
+    """What the study noticed about itself, in the order in which it appeared."""
     protection: Protection | None = None
     """``null`` where the plan asks for none."""
     model_sha256: str

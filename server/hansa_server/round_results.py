@@ -28,7 +28,10 @@ def round_result(closed: Round, *, seconds: float, bytes_up: int, bytes_down: in
         seconds=seconds,
         incoming=incoming,
         train_loss=sum(header.train_loss * header.num_examples for header in headers) / total if total else None,
-        sites=tuple(_site_round(site, accepted.header, accepted.counts) for site, accepted in updates.items()),
+        sites=tuple(
+            _site_round(site, accepted.header, accepted.counts, norm=accepted.norm)
+            for site, accepted in updates.items()
+        ),
         missing=dict(sorted(closed.missing.items())),
         bytes_up=bytes_up,
         bytes_down=bytes_down,
@@ -68,7 +71,9 @@ def masked_result(
     )
 
 
-def _site_round(site: str, header: Update | MaskedUpdate, counts: ClassificationCounts | None) -> SiteRound:
+def _site_round(
+    site: str, header: Update | MaskedUpdate, counts: ClassificationCounts | None, *, norm: float | None = None
+) -> SiteRound:
     figures = scores_of(counts) if counts is not None else None
     told = isinstance(header, Update) and header.num_examples > 0
     masked = isinstance(header, MaskedUpdate)
@@ -80,4 +85,5 @@ def _site_round(site: str, header: Update | MaskedUpdate, counts: Classification
         loss=figures.loss if figures and (told or masked) else None,
         seconds=header.seconds,
         train_seconds=header.train_seconds,
+        update_norm=norm,
     )

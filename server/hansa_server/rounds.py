@@ -11,12 +11,12 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from hansa_common.errors import UpdateRefused
+from hansa_common.errors import StudyFailed, UpdateRefused
 from hansa_common.messages import Message, Update
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector, l2_norm, largest
@@ -24,6 +24,7 @@ from hansa_common.privacy_plan import PrivacyPlan
 from hansa_common.protection import counted_examples, counts_leave
 from hansa_server.strategies import Contribution
 
+_MOST_NAMED = 8  # sites in one error message; the report has them all
 _LARGEST = 1e9
 """No training changes a parameter by more; 3e38 of one site would end in infinity for all."""
 
@@ -52,11 +53,38 @@ class Accepted:
 
     header: Update
     counts: ClassificationCounts | None = field(repr=False)
+    norm: float | None = None
+    """L2 norm of its delta; not kept with differential privacy, which nobody accounted it to."""
 
 
 def quorum_of(share: float, sites: int) -> int:
     """Return how many of ``sites`` a share of them is, rounded up, at least one."""
     return max(1, math.ceil(round(share * sites, 9)))  # 0.7 * 10 is a little more than 7
+
+
+def require_quorum(share: float, found: int, asked: int, failed: Mapping[str, str], what: str) -> None:
+    """Return if enough sites delivered.
+
+    Args:
+        share: Of those asked that must deliver.
+        found: How many did.
+        asked: How many were asked.
+        failed: Why each of the others did not.
+        what: What fails without them, the beginning of a sentence.
+
+    Raises:
+        StudyFailed: They are too few; the text says who is missing and why.
+    """
+    needed = quorum_of(share, asked)
+    if found >= needed:
+        return
+    lines = [f"  {site}: {reason}" for site, reason in sorted(failed.items())]
+    if len(lines) > _MOST_NAMED:
+        lines[_MOST_NAMED:] = [f"  and {len(lines) - _MOST_NAMED} more"]
+    raise StudyFailed(
+        "\n".join([f"{what}: {found} of {asked} sites delivered, the quorum is {needed}.", *lines]),
+        advice="Mend what the sites report, or lower rounds.quorum in a new plan.",
+    )
 
 
 class Round:
@@ -74,6 +102,8 @@ class Round:
             weight it may use, and of its validation split.
         held: Where updates wait until the round closes.
         privacy: What protects the updates: no site is taken at its word that it clipped.
+        tells_loss: The strategy asks for the loss of the incoming model; it comes then, and only then.
+        steps: How many a site with so many training examples takes, where the strategy weighs updates by them.
     """
 
     def __init__(
@@ -89,6 +119,8 @@ class Round:
         examples: Mapping[str, tuple[int, int]],
         held: Held,
         privacy: PrivacyPlan,
+        tells_loss: bool = False,
+        steps: Callable[[int], int] | None = None,
     ) -> None:
         self.plan_digest = plan_digest
         self.number = number
@@ -102,6 +134,8 @@ class Round:
         self._examples = examples
         self._held = held
         self._privacy = privacy
+        self._tells_loss = tells_loss
+        self._steps = steps
         self._phase = Phase.OPEN
 
     @property
@@ -118,11 +152,11 @@ class Round:
         """
         self._must_wait_for(site)
         try:
-            update, delta = self._check(site, message)
+            update, delta, norm = self._check(site, message)
         except UpdateRefused as error:
             self.fail(site, str(error))
             raise
-        self.accepted[site] = Accepted(header=update, counts=message.counts.get("validation"))
+        self.accepted[site] = Accepted(header=update, counts=message.counts.get("validation"), norm=norm)
         self._held.put(site, delta)
 
     def fail(self, site: str, reason: str) -> None:
@@ -164,7 +198,7 @@ class Round:
             if site in self.accepted
         ]
 
-    def _check(self, site: str, message: Message) -> tuple[Update, Vector]:
+    def _check(self, site: str, message: Message) -> tuple[Update, Vector, float | None]:
         """Hold a reply against the plan and against what was asked."""
         header, delta = message.header, message.vector
         if not isinstance(header, Update) or delta is None:
@@ -193,11 +227,27 @@ class Round:
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
         if not math.isfinite(header.train_loss):
             raise UpdateRefused(f"{site} sent a training loss that is not finite.", site=site)
-        self._check_size(site, delta)
-        return header, delta
+        self._check_incoming_loss(site, header.incoming_loss)
+        if self._steps is not None and header.steps != (due := self._steps(header.num_examples)):
+            raise UpdateRefused(f"{site} says it took {header.steps:,} steps; the plan asks for {due:,}.", site=site)
+        norm = self._check_size(site, delta)
+        return header, delta, norm if self._privacy.differential is None else None
 
-    def _check_size(self, site: str, delta: Vector) -> None:
-        """Hold the values of an update against what training can give and the plan allows."""
+    def _check_incoming_loss(self, site: str, loss: float | None) -> None:
+        """Hold the loss of the incoming model against what the strategy asks for: it weighs the site's update."""
+        if (loss is not None) != self._tells_loss:
+            told = (
+                "did not tell the loss of the incoming model" if loss is None else "told a loss that nobody asked for"
+            )
+            raise UpdateRefused(f"{site} {told}.", site=site)
+        if loss is not None and not 0.0 <= loss <= _LARGEST:  # NaN is refused as well
+            raise UpdateRefused(
+                f"{site} sent a loss of the incoming model that is negative, not finite or beyond {_LARGEST:g}.",
+                site=site,
+            )
+
+    def _check_size(self, site: str, delta: Vector) -> float:
+        """Hold the values of an update against what training can give and the plan allows; return its L2 norm."""
         size = largest(delta)
         if not math.isfinite(size):
             raise UpdateRefused(
@@ -211,13 +261,14 @@ class Round:
                 site=site,
                 advice="Its training diverged, or it is faulty; the other sites go on.",
             )
-        bound = self._privacy.update_bound
-        if bound is not None and (norm := l2_norm(delta)) > bound:
+        bound, norm = self._privacy.update_bound, l2_norm(delta)
+        if bound is not None and norm > bound:
             raise UpdateRefused(
                 f"{site} sent an update of norm {norm:.6g}; the plan's clipping bound is {bound:g}.",
                 site=site,
                 advice="It did not clip: it runs another release step than the plan asks for.",
             )
+        return norm
 
     def _counts_fit(self, counts: Mapping[str, ClassificationCounts], validation: int) -> bool:
         """Tell whether these are the counts that the plan lets out."""

@@ -32,8 +32,9 @@ def check(plan: StudyPlan) -> tuple[str, ...]:
     """
     if plan.simulation is None:
         raise UsageError("The plan has no [simulation]: it does not say which data the sites have.")
-    build_strategy(plan.aggregation)
+    strategy = build_strategy(plan.aggregation, plan.training)
     names: tuple[str, ...] = _site_entry("count_sites").load()(plan)
+    strategy.require(names)
     return names
 
 

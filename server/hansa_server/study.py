@@ -7,7 +7,6 @@ Opening exchange (every site checks its data), initial parameters, rounds with a
 import contextlib
 import itertools
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,22 +33,22 @@ from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import counts_leave, num_evaluation_sums, num_round_sums
+from hansa_common.strategies import STRATEGIES
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
-from hansa_server.exchange import Answer, Deadline, Exchange, by_basis, problem_of
+from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
 from hansa_server.masked import Job, MaskedRounds
+from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
 from hansa_server.protected import require_budget
 from hansa_server.results import RoundResult
 from hansa_server.round_results import masked_result, round_result
-from hansa_server.rounds import Phase, Round, quorum_of
+from hansa_server.rounds import Phase, Round, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
 from hansa_server.vectors import HeldUpdates, keep
-
-_MOST_NAMED = 8  # sites in one error message; the report has them all
 
 
 class Study:
@@ -74,6 +73,7 @@ class Study:
         self.sites: dict[str, Opened] = {}
         self.unopened: dict[str, str] = {}
         self.rounds: list[RoundResult] = []
+        self.noticed = Noticed()
         self.closing: Closing | None = None
         self.parameters: Vector | None = None
         self.spec: ParameterSpec | None = None
@@ -85,7 +85,8 @@ class Study:
         self.delivered: dict[str, str] = {}  # site -> why it did not get the model; empty where it did
         self._folder = folder
         self._observer = observer
-        self._strategy = build_strategy(plan.aggregation)
+        self._strategy = build_strategy(plan.aggregation, plan.training)
+        self._traits = STRATEGIES[plan.aggregation.strategy]
         self._nodes: dict[str, int] = {}
         self._classes = len(plan.data.classes)
         self._bytes = {"up": 0, "down": 0}  # before a resume
@@ -147,15 +148,27 @@ class Study:
         self._strategy.introduce(sites=len(self.names) or len(self.sites))
         require_budget(self.plan, self.names, dimension=self.parameters.size)
         self.setup_seconds += time.monotonic() - started
+        if self.rounds:
+            self.noticed.replay(self._sight())
+        self._notice()
         for number in range(len(self.rounds) + 1, self.plan.rounds.count + 1):
             result = self._masked_round(exchange, number) if self._masked else self._round(exchange, number)
             self.rounds.append(result)
             self.rounds_seconds += result.seconds
             self._checkpoint()
             self._observer.round_closed(result)
+            self._notice()
         self.closing = self._close(exchange)
         if self._with_baselines:
             self.baselines = self._baselines(exchange)
+
+    def _sight(self) -> Sight:
+        return Sight(plan=self.plan, sites=self.sites, spec=self.spec, rounds=self.rounds)
+
+    def _notice(self) -> None:
+        """Tell what is new since the last look."""
+        for notice in self.noticed.look(self._sight()):
+            self._observer.noticed(notice)
 
     def _open(self, exchange: Exchange) -> None:
         """Have every site check its data; go on with those that can, if they are enough."""
@@ -180,6 +193,7 @@ class Study:
                 self.sites[header.site], self._nodes[header.site] = header, answer.node
         self._observer.opened(self.sites, self.unopened)
         self._need(len(self.sites), len(nodes), self.unopened, "The study could not be opened")
+        self._strategy.require(self.sites)
         size = self.plan.rounds.sites_per_round
         if size is not None and size > len(self.sites):
             raise StudyFailed(f"A round needs {size} sites; {len(self.sites)} could open the study.")
@@ -256,6 +270,8 @@ class Study:
             examples={site: (self.sites[site].train, self.sites[site].validation) for site in sites},
             held=held,
             privacy=self.plan.privacy,
+            tells_loss=self._traits.training_loss,
+            steps=self.plan.training.steps_of_round if self._traits.weighs_steps else None,
         )
         self._observer.round_started(number, sites)
         header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)
@@ -412,30 +428,13 @@ class Study:
         rounds: int = 1,
         deadline: Deadline | None = None,
     ) -> Iterator[Answer]:
-        """Yield one answer for each request; a node that is silent until the deadline has failed."""
+        """Yield one answer for each request; by default within a round's time."""
         deadline = deadline or Deadline(self.plan.rounds.deadline_seconds * rounds)
-        silent = Counter(node for node, _message in requests)
-
-        def heard(answer: Answer) -> Answer:
-            silent[answer.node] -= 1
-            return answer
-
-        # no name for an answer here: its array may be as large as the model, and only the caller may hold it
-        yield from map(heard, exchange.ask(requests, deadline=deadline, classes=self._classes))
-        for node in silent.elements():
-            yield Answer(node=node, failure="It did not reply before the deadline.")
+        return ask_each(exchange, requests, deadline=deadline, classes=self._classes)
 
     def _need(self, found: int, asked: int, failed: Mapping[str, str], what: str) -> None:
         """Stop below the quorum, and say who is missing and why."""
-        needed = quorum_of(self.plan.rounds.quorum, asked)
-        if found < needed:
-            lines = [f"  {site}: {reason}" for site, reason in sorted(failed.items())]
-            if len(lines) > _MOST_NAMED:
-                lines[_MOST_NAMED:] = [f"  and {len(lines) - _MOST_NAMED} more"]
-            raise StudyFailed(
-                "\n".join([f"{what}: {found} of {asked} sites delivered, the quorum is {needed}.", *lines]),
-                advice="Mend what the sites report, or lower rounds.quorum in a new plan.",
-            )
+        require_quorum(self.plan.rounds.quorum, found, asked, failed, what)
 
     def _checkpoint(self) -> None:
         reach("study.checkpoint.before")

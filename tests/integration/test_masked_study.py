@@ -49,10 +49,11 @@ def open_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_masked_study_gives_the_open_ones_model_and_tells_no_sites_figures(
-    tmp_path: Path, open_run: Path, make_plan: Make
+    tmp_path: Path, open_run: Path, make_plan: Make, engine: str
 ) -> None:
-    results = run(make_plan(privacy=MASKS), tmp_path / "run")
+    results = run(make_plan(privacy=MASKS), tmp_path / "run", engine)
     assert np.abs(weights(tmp_path / "run") - weights(open_run)).max() < 3 * 1e-7
     plain = Results.model_validate_json((open_run / "metrics.json").read_bytes())
     assert results.final is not None

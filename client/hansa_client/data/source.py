@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa_common.models.registry import Contract
-from hansa_common.plan import Options
+from hansa_common.plan_options import Options
 from hansa_common.registry import Registry
 
 Indices = npt.NDArray[np.int64]

@@ -27,13 +27,13 @@ from hansa_common.contract import ImageContract
 from hansa_common.errors import UsageError
 from hansa_common.leakage import CanaryFigures, Leakage, MembershipFigures, Picture, Side
 from hansa_common.plan import StudyPlan
+from hansa_common.privacy_plan import FEWEST_MASKED
 from hansa_common.seeds import derive_seed
 
 CANARIES = 100  # of one site, at most
 FEWEST = 8  # canaries of all sites; fewer say nothing
 _SHOWN = 4  # originals of one attack
 _SUGGESTED = {"weights": "equal", "secure_aggregation": {"coordinate_range": 1.0, "cohort": "fixed"}}
-_FEWEST_MASKED = 3
 
 Tell = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -62,7 +62,7 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
     names = divide(plan).names
     bare = changed_plan(plan, {"privacy": {}})
     asked = plan.privacy != bare.privacy
-    if not asked and len(names) < _FEWEST_MASKED:
+    if not asked and len(names) < FEWEST_MASKED:
         raise UsageError(
             "The plan asks for no protection, and secure aggregation needs three sites.",
             advice="Add [privacy] to the study file, or more sites.",

@@ -1,6 +1,20 @@
 """Model architectures, one file each; a plan names one under ``[model]``."""
 
-from hansa_common.models import cnn, logistic, mlp
+from hansa_common.models import cnn, cnn1d, cox, gru, linear, logistic, lstm, mlp, resnet, transformer, vae
 from hansa_common.models.registry import ARCHITECTURES, Architecture
 
-__all__ = ["ARCHITECTURES", "Architecture", "cnn", "logistic", "mlp"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "cnn",
+    "cnn1d",
+    "cox",
+    "gru",
+    "linear",
+    "logistic",
+    "lstm",
+    "mlp",
+    "resnet",
+    "transformer",
+    "vae",
+]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from hansa_common.models.initialisation import glorot
+from hansa_common.models.outputs import outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -57,14 +59,10 @@ def build(options: CNNOptions, contract: Contract) -> "nn.Module":
             flatten=nn.Flatten(),
             dense1=nn.Linear(third * _spatial(height) * _spatial(width), options.dense),
             relu4=nn.ReLU(),
-            dense2=nn.Linear(options.dense, len(contract.classes)),
+            dense2=nn.Linear(options.dense, outputs(contract)),
         )
     )
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter)
-        else:
-            nn.init.zeros_(parameter)
+    glorot(network)
     return network
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from hansa_common.contract import feature_count
+from hansa_common.models.initialisation import glorot
+from hansa_common.models.outputs import outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 
@@ -36,13 +38,9 @@ def build(options: MLPOptions, contract: Contract) -> "nn.Module":
         layers[f"dense{number}"] = nn.Linear(inputs, width)
         layers[f"{options.activation}{number}"] = activation()
         inputs = width
-    layers[f"dense{len(options.hidden) + 1}"] = nn.Linear(inputs, len(contract.classes))
+    layers[f"dense{len(options.hidden) + 1}"] = nn.Linear(inputs, outputs(contract))
     network = nn.Sequential(layers)
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter)
-        else:
-            nn.init.zeros_(parameter)
+    glorot(network)
     return network
 
 

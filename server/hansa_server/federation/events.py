@@ -13,7 +13,7 @@ from typing import Any, Final
 from hansa_common.files import LogFile
 from hansa_common.messages import Opened
 from hansa_server.observer import Observer
-from hansa_server.results import RoundResult
+from hansa_server.results import Notice, RoundResult
 
 EVENTS: Final = "events.jsonl"
 
@@ -44,6 +44,10 @@ class EventLog:
     def round_closed(self, result: RoundResult) -> None:
         """See ``Observer``."""
         self._write("round_closed", result=result.model_dump(mode="json"))
+
+    def noticed(self, notice: Notice) -> None:
+        """See ``Observer``."""
+        self._write("noticed", notice=notice.model_dump(mode="json"))
 
     def stage(self, name: str) -> None:
         """See ``Observer``."""
@@ -94,5 +98,7 @@ def show(event: Mapping[str, Any], observer: Observer) -> None:
             observer.site_done(event["site"], event["problem"])
         case "round_closed":
             observer.round_closed(RoundResult.model_validate_json(json.dumps(event["result"])))
+        case "noticed":
+            observer.noticed(Notice.model_validate_json(json.dumps(event["notice"])))
         case "stage":
             observer.stage(event["name"])

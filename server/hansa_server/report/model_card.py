@@ -109,10 +109,10 @@ def _metrics(results: Results) -> str:
     if protection.keeps_site_figures(results) and not any(site.federated for site in results.sites):
         return "\n".join([*lines, "", f"The sites' own figures are {protection.why_kept(results)}."])
     lines += ["", "| site | test examples | accuracy | balanced accuracy | F1 | ROC AUC | ECE |", "|---|" + "--:|" * 6]
-    for site in results.sites:
-        lines.append(f"| {_plain(site.site)} | {_cells(site.federated)} |")
-        if site.personal is not None:
-            lines.append(f"| {_plain(site.site)}, its own model | {_cells(site.personal)} |")
+    for entry in results.sites:
+        lines.append(f"| {_plain(entry.site)} | {_cells(entry.federated)} |")
+        if entry.personal is not None:
+            lines.append(f"| {_plain(entry.site)}, its own model | {_cells(entry.personal)} |")
     lines += ["", "Balanced accuracy, F1 and ROC AUC are means over classes; ECE is the expected calibration error."]
     return "\n".join(lines)
 

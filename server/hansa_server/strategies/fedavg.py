@@ -6,11 +6,9 @@ Data. AISTATS 2017, algorithm 1.
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from hansa_common.parameters import Accumulator, Vector, add_scaled
+from hansa_common.parameters import Accumulator, Vector
 from hansa_common.settings import Strict
-from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy
+from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy, weighted_mean
 
 
 class FedAvgOptions(Strict):
@@ -29,9 +27,5 @@ class FedAvg(Strategy):
     def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
         """Add the weighted mean of the deltas, summed in float64."""
         del part  # every value is averaged alike
-        total, num_examples = np.zeros(parameters.size), 0
-        for update in updates:
-            add_scaled(total, update.delta, update.num_examples)
-            num_examples += update.num_examples
-        following: Accumulator = parameters + total / num_examples
+        following: Accumulator = parameters + weighted_mean(parameters.size, updates)
         return following

@@ -5,7 +5,7 @@ sum or compares them. Shapes: ``P`` parameters, ``C`` of them in a part, at most
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.mapping import give_back
-from hansa_common.parameters import Accumulator, Vector, parts
-from hansa_common.plan import AggregationPlan, parse_options
+from hansa_common.parameters import Accumulator, Vector, add_scaled, parts
+from hansa_common.plan import AggregationPlan, TrainingPlan
+from hansa_common.plan_options import parse_options
 from hansa_common.registry import Registry
 from hansa_common.settings import Strict
 
@@ -54,12 +55,29 @@ class Strategy(ABC):
             sites: ``N``.
         """
 
+    def suit(self, training: TrainingPlan) -> None:  # noqa: B027 - most rules do not depend on it
+        """Take from the plan what the rule depends on in how the sites train.
+
+        Raises:
+            PlanError: It does not go with that.
+        """
+
+    def require(self, sites: Collection[str]) -> None:  # noqa: B027 - most rules take whoever is there
+        """Look at who takes part in the study, once that is known.
+
+        Raises:
+            StudyFailed: The rule cannot do its work among them.
+        """
+
     def prepare(self, parameters: Vector, updates: Sequence[Contribution]) -> None:  # noqa: B027 - most rules need none
         """Look at a round's updates as a whole, before they are stepped part by part: norms, distances, weights.
 
         Args:
             parameters: ``float32 [P]``, the current ones.
             updates: ``float32 [P]`` each, in ascending site id; they may lie in mapped files, so go part by part.
+
+        Raises:
+            StudyFailed: The rule cannot do its work with those that delivered.
         """
 
     @abstractmethod
@@ -88,6 +106,36 @@ class Strategy(ABC):
         """
         if state:
             raise RuntimeError(f"{type(self).__name__} keeps no state; the checkpoint has {sorted(state)}.")
+
+
+def weighted_mean(size: int, updates: Iterator[Contribution]) -> Accumulator:
+    """Return ``sum_k (n_k / n) * delta_k``, ``float64 [size]``, with ``n = sum_k n_k``."""
+    total, num_examples = np.zeros(size), 0
+    for update in updates:
+        add_scaled(total, update.delta, update.num_examples)
+        num_examples += update.num_examples
+    mean: Accumulator = total / num_examples
+    return mean
+
+
+def weighted_sum(size: int, updates: Iterator[Contribution], weights: Mapping[str, float]) -> Accumulator:
+    """Return ``sum_k weights[k] * delta_k``, ``float64 [size]``; a site without a weight adds nothing."""
+    total = np.zeros(size)
+    for update in updates:
+        if weight := weights.get(update.site, 0.0):
+            add_scaled(total, update.delta, weight)
+    return total
+
+
+def kept(name: str, state: Mapping[str, npt.NDArray[np.float64]], *allowed: str) -> dict[str, Accumulator]:
+    """Return copies of a strategy's vectors from a checkpoint: ``restore`` of the rules that keep some.
+
+    Raises:
+        RuntimeError: The state is another strategy's.
+    """
+    if state and set(state) != set(allowed):
+        raise RuntimeError(f"{name} keeps {', '.join(allowed)}; the checkpoint has {sorted(state)}.")
+    return {key: np.array(values, np.float64) for key, values in state.items()}
 
 
 def next_parameters(strategy: Strategy, parameters: Vector, updates: Sequence[Contribution]) -> Iterator[Vector]:
@@ -121,15 +169,22 @@ def _cut(updates: Sequence[Contribution], part: slice) -> Iterator[Contribution]
 STRATEGIES: Registry[type[Strategy]] = Registry("aggregation strategy")
 
 
-def build_strategy(plan: AggregationPlan) -> Strategy:
+def build_strategy(plan: AggregationPlan, training: TrainingPlan | None = None) -> Strategy:
     """Make the strategy a plan names.
 
+    Args:
+        plan: Names it, and its options.
+        training: How the sites train, for the rules that depend on it.
+
     Raises:
-        PlanError: There is no such strategy, or it has no such option.
+        PlanError: There is no such strategy, it has no such option, or it does not go with how the sites train.
     """
     try:
-        strategy = STRATEGIES.find(plan.strategy)
+        kind = STRATEGIES.find(plan.strategy)
     except UsageError as error:
         raise PlanError(f"aggregation.strategy: {error}", path="aggregation.strategy") from None
-    parse_options(strategy.options, plan.options, section="aggregation")
-    return strategy(**plan.options)
+    parse_options(kind.options, plan.options, section="aggregation")
+    strategy = kind(**plan.options)
+    if training is not None:
+        strategy.suit(training)
+    return strategy

@@ -54,7 +54,11 @@ def make(folder: Path, *, epsilon: str = "8", order: int | None = 4, unit: Unit 
 
 
 def charge(ledger: Ledger, study: str, number: int, *, attempt: int = 1, **changes: Any) -> None:
-    values: dict[str, Any] = {"events": rounds(1), "purpose": Purpose.TRAINING} | changes
+    values: dict[str, Any] = {
+        "events": rounds(1),
+        "purpose": Purpose.TRAINING,
+        "task": f"run:{number}:{attempt}",
+    } | changes
     ledger.charge(study, round_number=number, attempt=attempt, **values)
 
 
@@ -243,7 +247,7 @@ def test_what_was_not_approved_is_not_charged(tmp_path: Path) -> None:
         with pytest.raises(PrivacyError, match="reservation"):
             ledger.reserve(study, rounds(5), rounds=count, units=units)
     ledger.reserve(A, rounds(5), rounds=5, units=9)
-    with pytest.raises(PrivacyError, match="charge: found round -1"):
+    with pytest.raises(PrivacyError, match="round -1"):
         charge(ledger, A, -1)
 
 
@@ -345,7 +349,7 @@ from hansa_client.privacy_book import Purpose
 from hansa_common.privacy import Gaussian, Unit
 ledger = open_ledger(Path(sys.argv[1]), "patients")
 event = Gaussian(unit=Unit.EXAMPLE, noise_multiplier=10.0)
-ledger.charge("a" * 64, round_number=1, attempt=1, events=[event], purpose=Purpose.TRAINING)
+ledger.charge("a" * 64, task="run:1:1", round_number=1, attempt=1, events=[event], purpose=Purpose.TRAINING)
 """
 
 

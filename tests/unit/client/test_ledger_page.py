@@ -34,7 +34,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     )
     made.reserve(STUDY, event * 5, rounds=5, units=10)
     for number in range(1, 4):
-        made.charge(STUDY, round_number=number, attempt=1, events=event, purpose=Purpose.TRAINING)
+        made.charge(STUDY, task=f"run:{number}", round_number=number, attempt=1, events=event, purpose=Purpose.TRAINING)
     return made
 
 

@@ -94,8 +94,8 @@ class Custody:
             raise AssertionError(plan)
         return StateFolder(self.folder)
 
-    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, parameters: int) -> None:
-        self.spent.append(task.kind)
+    def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, name: str, parameters: int) -> None:
+        self.spent.append(f"{task.kind} {name}")
         if self.refuses is not None:
             raise self.refuses
 
@@ -126,7 +126,7 @@ class Site:
         return decode(self.raw(encode(message), plan), classes=10)
 
     def raw(self, envelope: Envelope, plan: StudyPlan | None = None) -> Envelope:
-        return self._session.handle(envelope, plan or self.plan, seconds=60.0)
+        return self._session.handle(envelope, plan or self.plan, task="run:1", seconds=60.0)
 
     def initial(self) -> np.ndarray:
         vector = self.handle(Message(header=InitialTask(plan_digest=self.plan.digest()))).vector
@@ -334,7 +334,7 @@ def test_what_it_costs_is_entered_before_the_work_and_what_exceeds_it_never_reac
     site.custody.refuses = TaskRefused("The budget is spent.")
     site.work.calls.clear()
     assert code(site.train(parameters)) == "task-refused"
-    assert site.custody.spent == ["train"]
+    assert site.custody.spent == ["train run:1"]
     assert site.work.calls == []
 
 

@@ -43,21 +43,31 @@ def _train(plan: StudyPlan, number: int, attempt: int = 1) -> TrainTask:
 def test_each_round_and_the_closing_counts_are_charged_once_over_restarts(tmp_path: Path, make_plan: Make) -> None:
     plan, ledger = _plan(make_plan, PERSONS), _ledger(tmp_path, "50")
     for number in (1, 1, 2, 3):  # a task that is delivered again costs nothing
-        Spending(tmp_path, SETTINGS).charge(plan, _train(plan, number), parameters=P)
+        Spending(tmp_path, SETTINGS).charge(plan, _train(plan, number), name=f"run:{number}", parameters=P)
     closing = EvaluateTask(plan_digest=plan.digest())
     for _ in range(2):
-        Spending(tmp_path, SETTINGS).charge(plan, closing, parameters=P)
+        Spending(tmp_path, SETTINGS).charge(plan, closing, name="run:evaluate", parameters=P)
     assert [entry.event for entry in ledger.entries()] == ["created", "reserved", *["charged"] * 4]
     whole = (*losses_of_rounds(plan, ("a", "b", "c"), 3, dimension=P), *losses_of_closing(plan))
     assert float(ledger.spent()) == pytest.approx(spent(plan, whole), rel=0.02)
 
 
+def test_a_plan_that_is_run_again_is_charged_again(tmp_path: Path, make_plan: Make) -> None:
+    """The coordinator proposes an approved plan once more: rounds and attempts are the same, and the noise is new."""
+    plan, ledger = _plan(make_plan, PERSONS), _ledger(tmp_path, "50")
+    spending = Spending(tmp_path, SETTINGS)
+    spending.charge(plan, _train(plan, 1), name="small-1:train-1:1:a", parameters=P)
+    once = ledger.spent()
+    spending.charge(plan, _train(plan, 1), name="small-2:train-1:1:a", parameters=P)
+    assert ledger.spent() > once
+
+
 def test_a_round_that_is_tried_again_is_charged_again(tmp_path: Path, make_plan: Make) -> None:
     plan, ledger = _plan(make_plan, PERSONS), _ledger(tmp_path, "50")
     spending = Spending(tmp_path, SETTINGS)
-    spending.charge(plan, _train(plan, 1, attempt=1), parameters=P)
+    spending.charge(plan, _train(plan, 1, attempt=1), name="run:1:1", parameters=P)
     once = ledger.spent()
-    spending.charge(plan, _train(plan, 1, attempt=2), parameters=P)
+    spending.charge(plan, _train(plan, 1, attempt=2), name="run:1:2", parameters=P)
     assert ledger.spent() > once
 
 
@@ -67,7 +77,7 @@ def test_a_plan_that_the_budget_does_not_hold_is_refused_before_its_first_round(
     plan = _plan(make_plan, PERSONS, rounds=400)
     ledger = _ledger(tmp_path, "2")
     with pytest.raises(BudgetExceeded) as refusal:
-        Spending(tmp_path, SETTINGS).charge(plan, _train(plan, 1), parameters=P)
+        Spending(tmp_path, SETTINGS).charge(plan, _train(plan, 1), name="run:1:1", parameters=P)
     assert 0 <= refusal.value.rounds_left < 400
     assert [entry.event for entry in ledger.entries()] == ["created"]
 
@@ -75,7 +85,7 @@ def test_a_plan_that_the_budget_does_not_hold_is_refused_before_its_first_round(
 def test_a_plan_without_noise_spends_nothing_and_needs_no_ledger(tmp_path: Path, make_plan: Make) -> None:
     plan = make_plan(replaced={"simulation": None})
     Spending(tmp_path, SiteSettings()).check(plan)
-    Spending(tmp_path, SiteSettings()).charge(plan, _train(plan, 1), parameters=P)
+    Spending(tmp_path, SiteSettings()).charge(plan, _train(plan, 1), name="run:1:1", parameters=P)
 
 
 @pytest.mark.parametrize(
@@ -99,4 +109,4 @@ def test_what_would_be_charged_to_nobody_or_to_the_wrong_unit_is_refused(
     with pytest.raises(PolicyRefused, match=message):
         Spending(tmp_path, settings).check(plan)
     with pytest.raises(PolicyRefused, match=message):
-        Spending(tmp_path, settings).charge(plan, _train(plan, 1), parameters=P)
+        Spending(tmp_path, settings).charge(plan, _train(plan, 1), name="run:1:1", parameters=P)

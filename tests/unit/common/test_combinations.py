@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hansa_common.combinations import CODECS, decide
+from hansa_common.combinations import CODECS, class_of, decide
 from hansa_common.strategies import STRATEGIES, Traits
 
 _RINGS = (None, 16, 32)
@@ -51,14 +51,32 @@ def test_what_nobody_decided_is_no_combination() -> None:
         decide(strategy="unheard-of", ring_bits=None, kind=None, codec="float32")
 
 
-def test_the_table_in_the_documentation_is_what_is_decided() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text(encoding="utf-8")
-    table = text.split("<!-- combinations -->\n")[1].split("<!-- /combinations -->")[0].splitlines()[2:]
-    decided = []
+def _rows() -> dict[str, dict[str, list[str]]]:
+    """By class and strategy: what is decided about each combination, as a row of the table without its first cell."""
+    found: dict[str, dict[str, list[str]]] = {}
     for combination in _all():
-        decision = decide(**combination)
+        decision, strategy = decide(**combination), combination["strategy"]
         kind = f"`{combination['kind']}`" if combination["kind"] else "none"
-        cells = (f"`{combination['strategy']}`", combination["ring_bits"] or "none", kind, f"`{combination['codec']}`")
-        words = ("allowed" if decision.allowed else "refused", decision.text)
-        decided.append(f"| {' | '.join(map(str, (*cells, *words)))} |")
-    assert sorted(table) == sorted(decided)
+        cells = (combination["ring_bits"] or "none", kind, f"`{combination['codec']}`")
+        words = ("allowed" if decision.allowed else "refused", decision.text.replace(f"'{strategy}'", "'...'"))
+        rows = found.setdefault(class_of(STRATEGIES[strategy]), {}).setdefault(strategy, [])
+        rows.append(f"{' | '.join(map(str, (*cells, *words)))} |")
+    return found
+
+
+def test_all_strategies_of_a_class_are_decided_alike() -> None:
+    for strategies in _rows().values():
+        assert len({tuple(rows) for rows in strategies.values()}) == 1
+
+
+def test_the_tables_in_the_documentation_are_what_is_decided() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    classes, table = (
+        text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].splitlines()[2:]
+        for name in ("strategies", "combinations")
+    )
+    found = _rows()
+    assert sorted(classes) == sorted(f"| {name} | {', '.join(f'`{s}`' for s in found[name])} |" for name in found)
+    assert sorted(table) == sorted(
+        f"| {name} | {row}" for name, strategies in found.items() for row in next(iter(strategies.values()))
+    )

@@ -114,7 +114,6 @@ _WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("mixup", _GOOD["example"], {"training": {"augmentation": {"mixup": 0.2}}}, "training.augmentation.mixup: with"),
     ("clip of a batch", _GOOD["example"], {"training": {"gradient_clip": 1.0}}, "training.gradient_clip: with"),
     ("standardised", _GOOD["example"], {"data": {"standardise": "site"}}, "data.standardise: with"),
-    ("undecided", _GOOD["server"], {"aggregation_": {}}, "nobody decided"),
 ]
 
 
@@ -122,12 +121,9 @@ _WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
 def test_what_would_not_protect_is_refused_with_the_reason(
     privacy: dict[str, Any], sections: dict[str, Any], message: str
 ) -> None:
-    if "aggregation_" in sections:
-        plan = _with(privacy) | {"aggregation": {"strategy": "unheard-of"}}
-    else:
-        plan = _with(privacy, **sections)
-        if plan["training"].get("steps", 1) is None:
-            del plan["training"]["steps"]
+    plan = _with(privacy, **sections)
+    if plan["training"].get("steps", 1) is None:
+        del plan["training"]["steps"]
     with pytest.raises(PlanError) as caught:
         parse_plan(plan)
     assert message in str(caught.value)

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from hansa_common.messages import Opened
 from hansa_server.progress import Display, Plain, Quiet
-from hansa_server.results import RoundResult, SiteRound, Summary
+from hansa_server.results import Notice, RoundResult, SiteRound, Summary
 
 
 def result(number: int = 1) -> RoundResult:
@@ -51,6 +51,7 @@ def play(observer: Quiet) -> None:
     observer.site_done("[bold]a", "")
     observer.site_done("b", "it died")
     observer.round_closed(result())
+    observer.noticed(Notice(kind="stalled", round=1, figure=0.5, text="[bold]a stalls.", advice="Take [/] another."))
     observer.stage("evaluating the last model")
     observer.close()
     observer.close()
@@ -72,12 +73,15 @@ def test_plain_lines_say_what_happens() -> None:
     assert "b is missing from this round: it died" in text
     assert "round 1/4  1 sites  train loss 0.5000  validation of model 0: accuracy 25.0%  worst [bold]a 20.0%" in text
     assert "s left" in text
+    assert "notice: [bold]a stalls. Take [/] another." in text
 
 
 def test_the_display_shows_names_as_they_are_and_its_last_line_once() -> None:
     text = shown(Display, terminal=True)
     assert "[bold]a" in text
     assert "it died" in text
+    assert "[bold]a stalls." in text
+    assert "Take [/] another." in text
     assert text.count("round 1 of 4: train loss 0.5000") == 1
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -10,6 +11,7 @@ from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Evaluated, Message, Update
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
+from hansa_common.plan import TrainingPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan
 from hansa_server.rounds import Phase, Round, quorum_of
 from hansa_server.strategies import next_parameters
@@ -57,7 +59,7 @@ def reply(
     return Message(header=Update(**(header | changes)), vector=vector, counts={name: counts() for name in names})
 
 
-def make(*, quorum: float = 0.5, shelf: Shelf | None = None, privacy: PrivacyPlan | None = None) -> Round:
+def make(*, quorum: float = 0.5, shelf: Shelf | None = None, privacy: PrivacyPlan | None = None, **asked: Any) -> Round:
     return Round(
         plan_digest=DIGEST,
         number=2,
@@ -69,6 +71,7 @@ def make(*, quorum: float = 0.5, shelf: Shelf | None = None, privacy: PrivacyPla
         examples={site: (10 + ord(site), 2) for site in SITES},
         held=shelf or Shelf(),
         privacy=privacy or PrivacyPlan(),
+        **asked,
     )
 
 
@@ -197,6 +200,42 @@ def test_the_quorum_is_rounded_up(share: float, sites: int, needed: int) -> None
     assert quorum_of(share, sites) == needed
 
 
+_LOSSES: dict[str, float | None] = {
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "negative": -1e-9,
+    "a giant": 1e30,
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("loss", _LOSSES.values(), ids=_LOSSES.keys())
+def test_a_loss_that_would_weigh_an_update_is_refused_by_name(loss: float | None) -> None:
+    current = make(tells_loss=True)
+    message = reply("b", incoming_loss=0.0)
+    header = message.header.model_copy(update={"incoming_loss": loss})  # as if the header's own limits were not there
+    with pytest.raises(UpdateRefused, match=r"^b .*loss") as caught:
+        current.receive("b", replace(message, header=header))
+    assert caught.value.site == "b"
+    for site in ("a", "c", "d"):
+        current.receive(site, reply(site, incoming_loss=0.5))
+    assert current.tick(0.0) is Phase.COUNTS
+    assert [update.loss for update in current.contributions()] == [0.5] * 3
+
+
+def test_a_loss_that_nobody_asked_for_is_refused() -> None:
+    with pytest.raises(UpdateRefused, match="nobody asked for"):
+        make().receive("b", reply("b", incoming_loss=0.5))
+
+
+def test_steps_that_weigh_an_update_are_those_of_the_plan() -> None:
+    current = make(steps=TrainingPlan(epochs=3, batch_size=50).steps_of_round)
+    current.receive("a", reply("a", steps=9))  # 107 examples, three batches
+    with pytest.raises(UpdateRefused, match="b says it took 1 steps; the plan asks for 9"):
+        current.receive("b", reply("b", steps=1))
+    make().receive("b", reply("b", steps=1))
+
+
 _CLIPPED = PrivacyPlan(clipping_bound=1.0)
 _NOISE = {"kind": "site_server", "clipping_bound": 1.0, "noise_multiplier": 1.0, "epsilon": 9.0, "delta": 1e-5}
 _NOISED = PrivacyPlan(weights="equal", differential=DifferentialPrivacyPlan(**_NOISE))  # type: ignore[arg-type]
@@ -238,3 +277,13 @@ def test_with_noise_for_a_site_its_size_and_counts_are_neither_needed_nor_taken(
     current.receive("d", _untold("d"))
     assert current.tick(0.0) is Phase.COUNTS
     assert [update.num_examples for update in current.contributions()] == [1, 1]
+
+
+def test_the_norm_of_an_update_is_kept_but_not_with_noise_that_the_server_adds_later() -> None:
+    """Published, it would tell more of a site than was accounted for."""
+    bare, noised = make(), make(privacy=_NOISED)
+    bare.receive("a", reply("a", vector=_unit_vector(0.5)))
+    noised._examples = dict.fromkeys(SITES, (0, 0))
+    noised.receive("a", _untold("a"))
+    assert bare.accepted["a"].norm == pytest.approx(0.5)
+    assert noised.accepted["a"].norm is None

@@ -26,7 +26,9 @@ from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan
 from hansa_server.exchange import Answer, Deadline
+from hansa_server.outcome import results_of, write_results
 from hansa_server.progress import Quiet
+from hansa_server.results import Notice
 from hansa_server.store import RunFolder
 from hansa_server.study import Study
 
@@ -354,3 +356,41 @@ def test_another_division_of_the_data_is_another_study(tmp_path: Path, make_plan
     other = Study(plan=changed, folder=RunFolder.create(tmp_path / "x"), engine="test", observer=Quiet())
     with pytest.raises(UsageError, match="another plan"):
         other.restore(checkpoint)
+
+
+def test_what_a_study_notices_is_told_once_kept_in_its_results_and_told_again_after_a_resume(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan]
+) -> None:
+    class Listener(Quiet):
+        def __init__(self) -> None:
+            self.heard: list[tuple[str, str | None, int]] = []
+
+        def noticed(self, notice: Notice) -> None:
+            self.heard.append((notice.kind, notice.site, notice.round))
+
+    def wild(node: int, message: Message) -> Message | str | None:
+        if not isinstance(message.header, TrainTask):
+            return "honest"
+        reply = honest(node, message, digest=plan.digest())
+        assert reply.vector is not None
+        return Message(header=reply.header, vector=reply.vector * np.float32(100), counts=reply.counts)
+
+    plan = make_plan()
+    listener, sites = Listener(), Sites(plan, site_1=wild)
+    folder = RunFolder.create(tmp_path / "run")
+    study = Study(plan=plan, folder=folder, engine="test", observer=listener)
+    study.run(sites)
+    expected = [("diverging_site", "site-1", 2)]
+    assert listener.heard == expected
+    results = results_of(study, run="run", status="completed", reason="")
+    assert [(notice.kind, notice.site, notice.round) for notice in results.notices] == expected
+    write_results(folder, study, results)
+    assert "site-1 runs away from the others" in (tmp_path / "run" / "report.html").read_text()
+    assert '"diverging_site"' in (tmp_path / "run" / "metrics.json").read_text()
+    resumed = Study(plan=plan, folder=folder, engine="test", observer=Listener())
+    checkpoint = folder.load_checkpoint()
+    assert checkpoint is not None
+    resumed.restore(checkpoint)
+    resumed.run(Sites(plan))
+    assert resumed.noticed.all == study.noticed.all
+    folder.close()

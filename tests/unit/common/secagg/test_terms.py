@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa_common.errors import MessageError, PlanError
+from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED
 from hansa_common.secagg import Terms, Turn
+from hansa_common.secagg.terms import FEWEST_SITES, MOST_SITES
 
 
 def make(n: int = 4, **changes: Any) -> Terms:
@@ -95,3 +97,7 @@ def test_contexts_differ_in_every_part() -> None:
     assert one.context("box", "a", b"\1\2") == (
         b"\0\0\0\1\0\2" + b"\0\x12hansa-secagg-1/box" + b"\0\x20" + b"\xab" * 32 + b"\0\1a" + b"\0\2\1\2"
     )
+
+
+def test_plans_allow_as_many_sites_as_masks_are_made_for() -> None:
+    assert (FEWEST_MASKED, MOST_MASKED) == (FEWEST_SITES, MOST_SITES)

@@ -9,7 +9,7 @@ import pytest
 
 import hansa_server.report
 from hansa_server.report import render
-from hansa_server.results import Results
+from hansa_server.results import Notice, Results
 
 Make = Callable[..., Results]
 VOID = {"meta", "br"}
@@ -101,6 +101,19 @@ def test_the_order_is_that_of_a_reader(make_results: Make) -> None:
     ids = Page(render(make_results(baselines=True), "")).ids
     order = ["study", "headlines", "rounds", "sites", "pay", "partition", "confusion", "scores", "missing", "cost"]
     assert [name for name in ids if name in {*order, "provenance"}] == [*order, "provenance"]
+
+
+def test_what_the_study_noticed_stands_under_the_verdict(make_results: Make) -> None:
+    about = Notice(kind="diverging_site", round=3, site=HOSTILE, figure=9.0, text=f"{HOSTILE} runs.", advice="Look.")
+    early = Notice(kind="label_skew", round=0, figure=0.8, text="Skewed.", advice="Compare.")
+    results = make_results()
+    assert "notices" not in Page(render(results, "")).ids
+    text = render(results.model_copy(update={"notices": (early, about)}), "")
+    page = Page(text)
+    assert page.ids.index("study") < page.ids.index("notices") < page.ids.index("headlines")
+    assert "script" not in page.tags
+    for words in (f"{HOSTILE} runs.", "Round 3.", "Before the first round.", "Look.", "Skewed.", "Compare."):
+        assert words in page.text
 
 
 def test_names_from_others_are_text_wherever_they_stand(make_results: Make) -> None:
