@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hansa_common.errors import PlanError
+from hansa_common.personalisation import PersonalisationPlan
 from hansa_common.plan import StudyPlan, dump_plan, parse_plan, plan_from_json
 from hansa_common.settings import read_toml
 
@@ -89,3 +90,18 @@ def test_control_variates_go_with_neither_masks_nor_noise_nor_personal_models(
         make_plan(aggregation={"strategy": "scaffold"}, privacy=MASKED)
     with pytest.raises(PlanError, match="choose one of both"):
         make_plan(aggregation={"strategy": "scaffold"}, personalisation={"method": "ditto"})
+
+
+def test_every_key_changes_what_sites_approve(make_plan: Callable[..., StudyPlan]) -> None:
+    sections: list[dict[str, Any]] = [
+        {"method": "fedbn"},
+        {"method": "fedper"},
+        {"method": "fedper", "local": ["dense2"]},
+        {"method": "ditto"},
+        {"method": "ditto", "pull": 0.2},
+        {"method": "finetune"},
+        {"method": "finetune", "epochs": 2},
+        {"method": "finetune", "learning_rate": 0.2},
+    ]
+    assert {key for section in sections for key in section} == set(PersonalisationPlan.model_fields)
+    assert len({make_plan(personalisation=section).digest() for section in sections}) == len(sections)
