@@ -84,7 +84,7 @@ class SiteCustody:
         Raises:
             StorageError: The folder cannot be made.
         """
-        return StateFolder(self._folder.state(plan.digest()))
+        return StateFolder(self._folder.path / "state" / plan.digest())
 
     def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, name: str, parameters: int) -> None:
         """Enter in the ledger what the answer to a task will cost, before the work is done.

@@ -374,10 +374,6 @@ class SiteFolder:
             raise MessageError("This is no id of a study.")
         return self.path / "proposals" / f"{study}.json"
 
-    def state(self, digest: str) -> Path:
-        """Return where this site keeps what a plan's study needs from round to round."""
-        return self.path / "state" / digest
-
     def save_decision(self, request: DecideRequest) -> None:
         """Keep this site's signed answer; the last one about a plan counts."""
         with storage(self.path, "create"):

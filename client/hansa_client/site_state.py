@@ -126,3 +126,21 @@ class StateFolder:
                 found = _FILE.fullmatch(path.name)
                 if found and int(found[1]) not in wanted:
                     path.unlink(missing_ok=True)
+
+
+def hand_over(state: Path, models: Path) -> None:
+    """Write the site's own model, where it has one, beside the common one that was delivered: the pair.
+
+    Args:
+        state: The folder of the site's state in the study.
+        models: Where the common model lies.
+
+    Raises:
+        StorageError: The disk is full or fails.
+    """
+    own = state / PERSONAL
+    if not own.exists():
+        return
+    with storage(own, "read"):
+        content = own.read_bytes()
+    write_whole(models / PERSONAL, content, mode=0o600)

@@ -27,7 +27,7 @@ from hansa_common.personalisation import PersonalisationPlan
 from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
-from hansa_common.strategies import STRATEGIES, traits_of
+from hansa_common.strategies import STRATEGIES, require_plain_sgd, traits_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -326,25 +326,9 @@ class StudyPlan(Strict):
             except PlanError as error:
                 raise ValueError(error.message) from None
         if self.aggregation.strategy == "scaffold":
-            self._check_plain_sgd()
+            require_plain_sgd(self.training.model_dump())
         if self.personalisation is not None:
             self._check_personalisation(self.personalisation)
-
-    def _check_plain_sgd(self) -> None:
-        """A site works out its mean gradient from where SGD led: what else moves the model would be taken for one."""
-        training = self.training
-        for key, found, allowed in (
-            ("optimizer", training.optimizer, "sgd"),
-            ("momentum", training.momentum, 0.0),
-            ("schedule", training.schedule, "constant"),
-            ("warmup_rounds", training.warmup_rounds, 0),
-            ("gradient_clip", training.gradient_clip, None),
-        ):
-            if found != allowed:
-                raise ValueError(
-                    f"training.{key}: found {found!r}; aggregation.strategy = 'scaffold' corrects plain SGD at one "
-                    f"learning rate, so allowed is {'no such key' if allowed is None else repr(allowed)}."
-                )
 
     def _check_personalisation(self, personalisation: PersonalisationPlan) -> None:
         if self.carried > 1:

@@ -81,3 +81,21 @@ def traits_of(strategy: str, *, optimizer: str) -> Traits:
             "whose rule is derived from its steps."
         )
     return traits
+
+
+def require_plain_sgd(training: Mapping[str, object]) -> None:
+    """Refuse what else moves a model: SCAFFOLD's sites work out their mean gradient from where plain SGD led.
+
+    Args:
+        training: The keys of ``[training]``.
+
+    Raises:
+        ValueError: There is more than SGD at one learning rate; the text starts with the key.
+    """
+    plain = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "warmup_rounds": 0, "gradient_clip": None}
+    for key, allowed in plain.items():
+        if training[key] != allowed:
+            raise ValueError(
+                f"training.{key}: found {training[key]!r}; aggregation.strategy = 'scaffold' corrects plain SGD at one "
+                f"learning rate, so allowed is {'no such key' if allowed is None else repr(allowed)}."
+            )

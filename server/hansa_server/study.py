@@ -5,14 +5,11 @@ Opening exchange (every site checks its data), initial parameters, rounds with a
 """
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-
-import numpy as np
 
 from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
@@ -48,7 +45,7 @@ from hansa_server.rounds import Phase, Round, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
-from hansa_server.vectors import HeldUpdates, keep
+from hansa_server.vectors import HeldUpdates, extended, keep
 
 
 class Study:
@@ -144,7 +141,7 @@ class Study:
             self._masked = self._masked_rounds(exchange)
         if self.parameters is None:
             self.spec, initial = self._initial(exchange)
-            self.parameters = self._carried(initial)
+            self.parameters = extended(initial, self.plan.carried, self._folder.path)
         self._strategy.introduce(sites=len(self.names) or len(self.sites))
         require_budget(self.plan, self.names, dimension=self.parameters.size)
         self.setup_seconds += time.monotonic() - started
@@ -238,14 +235,6 @@ class Study:
                     return header.spec, keep(chunks(vector), vector.size, self._folder.path)
             raise StudyFailed(f"{first} could not initialise the model: {problem_of(answer)}")
         raise RuntimeError("An exchange yields an answer for each request.")
-
-    def _carried(self, initial: Vector) -> Vector:
-        """Return what the first round starts from: the model, and zeros for whatever is carried beside it."""
-        beside = np.zeros((self.plan.carried - 1) * initial.size, np.float32)
-        if not beside.size:
-            return initial
-        pieces = itertools.chain(chunks(initial), chunks(beside))
-        return keep(pieces, initial.size + beside.size, self._folder.path)
 
     def _basis(self) -> dict[str, int]:
         """Return the last round in which each site's update was counted, where sites build on it."""
