@@ -27,6 +27,7 @@ from hansa_client.gate import Gate
 from hansa_client.logs import configure
 from hansa_client.outbox import Entry, Outbox
 from hansa_client.session import SiteSession, refusal
+from hansa_client.site_state import hand_over
 from hansa_client.worker_process import WorkerProcess
 from hansa_common.app_plan import AppPlan
 from hansa_common.errors import (
@@ -283,8 +284,7 @@ class Agent:
     def _keep_model(self, notice: TaskNotice, plan: StudyPlan, message: Message) -> Envelope:
         """Write the study's last model and its card to this site's disk."""
         header, vector = message.header, message.vector
-        assert isinstance(header, DeliverTask)
-        assert vector is not None
+        assert isinstance(header, DeliverTask) and vector is not None  # noqa: PT018 - of one message
         if header.plan_digest != plan.digest():
             raise TaskRefused("The model belongs to another plan.")
         if vector.size != header.spec.size:
@@ -295,9 +295,10 @@ class Agent:
         with storage(folder, "create"):
             folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: np.ascontiguousarray(values) for name, values in header.spec.split(vector)}
-        metadata = {"study": notice.task.study, "plan_digest": header.plan_digest, "sha256": header.sha256}
-        write_whole(folder / "model.safetensors", save(tensors, metadata))
+        about = {"study": notice.task.study, "plan_digest": header.plan_digest, "sha256": header.sha256}
+        write_whole(folder / "model.safetensors", save(tensors, about))
         write_whole(folder / "MODEL_CARD.md", header.card.encode())
+        hand_over(self._folder.path / "state" / header.plan_digest, folder)
         self._journal.append("model-received", study=notice.task.study, sha256=header.sha256)
         return encode(Message(header=Delivered(plan_digest=header.plan_digest, site=self._site)))
 

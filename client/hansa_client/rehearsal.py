@@ -2,6 +2,8 @@
 
 import sys
 
+import numpy as np
+
 from hansa_client.site_data import real_site
 from hansa_client.work import Work, prepare_process
 from hansa_common.errors import HansaError
@@ -21,7 +23,9 @@ def main() -> None:
         digest = plan.digest()
         initial = work.do(Message(header=InitialTask(plan_digest=digest)))
         task = TrainTask(plan_digest=digest, round=1, attempt=1)
-        update = work.do(Message(header=task, vector=initial.vector)).header
+        assert initial.vector is not None
+        start = np.pad(initial.vector, (0, (plan.carried - 1) * initial.vector.size))
+        update = work.do(Message(header=task, vector=start)).header
     except HansaError as error:
         print(error, file=sys.stderr)  # noqa: T201 - this process speaks by its output
         sys.exit(_ADVICE_CODE)

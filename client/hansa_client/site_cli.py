@@ -244,6 +244,8 @@ def models(*, folder: Folder = DEFAULT_FOLDER) -> None:
         received = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
         typer.echo(f"{path.parent.name}  {path.stat().st_size / 1e6:.1f} MB  {received}  {path}")
         typer.echo(f"  card: {path.with_name('MODEL_CARD.md')}")
+        if (own := path.with_name("personal.safetensors")).exists():
+            typer.echo(f"  this site's own model: {own.stat().st_size / 1e6:.1f} MB  {own}")
     if not found:
         typer.echo("No model yet.")
 
@@ -260,6 +262,8 @@ def figures(*, folder: Folder = DEFAULT_FOLDER) -> None:
             typer.echo(f"  after {rounds:4} rounds  {_bar(figure)}  {figure.num_examples:,} validation examples")
         if study.test is not None:
             typer.echo(f"  the last model    {_bar(study.test)}  {study.test.num_examples:,} test examples")
+        if study.personal is not None:
+            typer.echo(f"  this site's own   {_bar(study.personal)}  {study.personal.num_examples:,} test examples")
     if not found:
         typer.echo("No study has evaluated a model here yet.")
 

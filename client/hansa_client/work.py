@@ -14,6 +14,8 @@ from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
+from hansa_client.site_state import Kept, PersonalModel, State
+from hansa_client.training.algorithms import build_algorithm
 from hansa_client.training.flat_model import offer_weights
 from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
@@ -68,14 +70,26 @@ class Work:
         if plan.model.backbone is not None:
             offer_weights(plan.model.backbone, site.weights)
         self._procedure = self._protected()
+        self._algorithm = build_algorithm(plan, self._procedure, self._prepare_changed)
 
     @property
     def parameters(self) -> int:
-        """``P``, the number of the model's parameters."""
-        return self._procedure.spec.size
+        """``P``, how many of the model's parameters travel."""
+        return self._algorithm.spec.size
 
     def do(self, message: Message) -> Message:
+        """Do one task of a study in which this site keeps nothing; see ``do_with_state``."""
+        return self.do_with_state(message, {})[0]
+
+    def do_with_state(self, message: Message, state: State) -> tuple[Message, Kept]:
         """Do one task of this study.
+
+        Args:
+            message: The task.
+            state: What this site kept of the round that the task builds on.
+
+        Returns:
+            The reply, and what stays here.
 
         Raises:
             TaskRefused: It belongs to another study or round, or the first round starts from other parameters.
@@ -84,25 +98,24 @@ class Work:
         """
         header = message.header
         if isinstance(header, OpenTask):
-            return self._open()
+            return self._open(), Kept()
         if not isinstance(header, InitialTask | TrainTask | EvaluateTask | BaselineTask):
             raise TaskRefused(f"A site does not do '{header.kind}'.")
         if header.plan_digest != self.digest:
             raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
-        if message.vector is not None and message.vector.size != self.parameters:
-            raise MessageError(
-                f"The parameters have {message.vector.size} values; the plan's model has {self.parameters}."
-            )
+        size = self.parameters * (self.plan.carried if isinstance(header, TrainTask) else 1)
+        if message.vector is not None and message.vector.size != size:
+            raise MessageError(f"The parameters have {message.vector.size} values; the plan's model has {size}.")
         match header, message.vector:
             case InitialTask(), None:
-                initial = Initial(plan_digest=self.digest, spec=self._procedure.spec)
-                return Message(header=initial, vector=self._initial())
+                initial = Initial(plan_digest=self.digest, spec=self._algorithm.spec)
+                return Message(header=initial, vector=self._algorithm.initial()), Kept()
             case TrainTask(), np.ndarray() as parameters:
-                return self._train(header, parameters)
+                return self._train(header, parameters, state)
             case EvaluateTask(), np.ndarray() as parameters:
-                return self._evaluate(header, parameters)
+                return self._evaluate(header, parameters, state)
             case BaselineTask(), np.ndarray() as parameters:
-                return self._baseline(header, parameters)
+                return self._baseline(header, parameters), Kept()
         raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
 
     @property
@@ -123,6 +136,9 @@ class Work:
         """Return a procedure without protection; what it gives of a real site's data must not leave."""
         return SupervisedTraining(plan=plan or self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
 
+    def _prepare_changed(self, plan: StudyPlan) -> SupervisedTraining:
+        return self._prepare(self.site.splits, plan)
+
     def _open(self) -> Message:
         splits, labels = self.site.splits, self.site.dataset.labels[self.site.own]
         kinds = len(label_names(self.plan.data))
@@ -140,23 +156,28 @@ class Work:
         )
         return Message(header=header)
 
-    def _initial(self) -> Vector:
-        return self._procedure.initial(derive_seed(self.plan.seed, "initial"))
+    def _is_start(self, parameters: Vector) -> bool:
+        """Tell whether these are the initial parameters, and nothing that is carried beside them has a value yet."""
+        size = self.parameters
+        initial = self._algorithm.initial()
+        return np.allclose(parameters[:size], initial, rtol=0.0, atol=_TOLERANCE) and not parameters[size:].any()
 
-    def _train(self, task: TrainTask, parameters: Vector) -> Message:
+    def _train(self, task: TrainTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         if not 1 <= task.round <= self.plan.rounds.count:
             raise TaskRefused(f"The plan has {self.plan.rounds.count} rounds; the task asks for round {task.round}.")
-        if task.round == 1 and not np.allclose(parameters, self._initial(), rtol=0.0, atol=_TOLERANCE):
+        if task.round == 1 and not self._is_start(parameters):
             raise TaskRefused(
                 "The first round does not start from the initial parameters that the plan's seed gives.",
                 advice="The site that initialised the model, or the server, changed them; or it runs another torch.",
             )
         reach("site.train")
         started = time.perf_counter()
-        counts = self._procedure.evaluate(parameters, "validation")
-        loss = self._incoming_loss(parameters)
+        whole = self._algorithm.whole(parameters, state)
+        counts = self._procedure.evaluate(whole, "validation")
+        loss = self._incoming_loss(whole)
         evaluated = time.perf_counter()
-        trained = self._procedure.train(parameters, round_number=task.round, seed=self._seed(task.round))
+        local = self._algorithm.train(parameters, state, round_number=task.round, seed=self._seed(task.round))
+        trained = local.trained
         ended = time.perf_counter()
         header = Update(
             plan_digest=self.digest,
@@ -170,7 +191,7 @@ class Work:
             seconds=ended - started,
             train_seconds=ended - evaluated,
         )
-        return Message(header=header, vector=trained.delta, counts={"validation": counts})
+        return Message(header=header, vector=local.update, counts={"validation": counts}), Kept(state=local.state)
 
     def _incoming_loss(self, parameters: Vector) -> float | None:
         """Return the mean loss of the incoming model on the training split, where the strategy asks for it."""
@@ -182,16 +203,23 @@ class Work:
     def _seed(self, round_number: int) -> int:
         return derive_seed(self.plan.seed, self.site.index, round_number, "train")
 
-    def _evaluate(self, task: EvaluateTask, parameters: Vector) -> Message:
+    def _evaluate(self, task: EvaluateTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         started = time.perf_counter()
-        procedure = self._procedure
         if task.subject == "coordinator":
             holdout = self._simulation().holdout
-            procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
-        counts = procedure.evaluate_last(parameters)
+            procedure: Procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
+            counts, kept = procedure.evaluate_last(parameters), Kept()
+        else:
+            whole = self._algorithm.whole(parameters, state)
+            counts = self._procedure.evaluate_last(whole)
+            own = self._algorithm.personal(parameters, state, seed=self._seed(self.plan.rounds.count + 1))
+            kept = Kept()
+            if own is not None:
+                counts |= {"personal": self._procedure.evaluate(own, "test")}
+                kept = Kept(personal=PersonalModel(spec=self._procedure.spec, vector=own))
         seconds = time.perf_counter() - started
         header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
-        return Message(header=header, counts=counts)
+        return Message(header=header, counts=counts), kept
 
     def _simulation(self) -> SimulatedSites:
         if self.site.simulation is None:
@@ -201,6 +229,7 @@ class Work:
     def _baseline(self, task: BaselineTask, parameters: Vector) -> Message:
         started = time.perf_counter()
         self._simulation()
+        parameters = self._algorithm.whole(parameters, {})  # of layers that stay at a site, the initial ones
         if task.subject == "local":
             # Not protected: the data of a simulation and its baselines stay on the researcher's machine.
             procedure = self._prepare(self.site.splits) if self._protects_persons else self._procedure

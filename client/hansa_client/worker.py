@@ -15,6 +15,7 @@ from typing import Any
 
 from hansa_client.confinement import confine
 from hansa_client.worker_channel import receive, send
+from hansa_client.worker_state import apart, state_of, with_state
 from hansa_common.errors import HansaError, TaskRefused
 from hansa_common.messages import Envelope, RawArray, decode, encode
 from hansa_common.plan import SourcePlan, plan_from_json
@@ -38,10 +39,17 @@ class Worker:
             case "open":
                 return {"parameters": self._open(head)}, None
             case "task" if envelope is not None and self._work is not None:
-                return {}, encode(self._work.do(decode(envelope)))
+                return self._do(envelope)
             case "flower" if envelope is not None:
                 return {}, _flower(head["app"], envelope)
         raise TaskRefused("The worker has no study open.")
+
+    def _do(self, envelope: Envelope) -> tuple[dict[str, Any], Envelope]:
+        bare, vectors = apart(envelope)
+        reply, kept = self._work.do_with_state(decode(bare), state_of(vectors))
+        own = kept.personal
+        head = {"spec": own.spec.model_dump_json()} if own is not None else {}
+        return head, with_state(encode(reply), kept.state, own.vector if own is not None else None)
 
     def _open(self, head: dict[str, Any]) -> int:
         from hansa_client.site_data import real_site  # noqa: PLC0415 - after the confinement

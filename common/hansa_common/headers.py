@@ -43,6 +43,8 @@ class OpenTask(_Header):
     kind: Literal["open"] = "open"
     plan: Annotated[str, Field(max_length=MAX_HEADER)]
     """The plan as JSON. A simulated site also reads ``simulation`` in it, a real one only the approved part."""
+    folder: Annotated[str, Field(max_length=4_096)] = ""
+    """Where a simulated site keeps its state from round to round; a real one has a folder of its own."""
 
 
 class Opened(_Header):
@@ -92,6 +94,8 @@ class TrainTask(_Header):
     attempt: Attempt
     next_attempt: Annotated[int, Field(ge=0, lt=1 << 16)] = 0
     """With secure aggregation: attempt of the next round, whose setup comes with the update; 0 asks for none."""
+    basis: RoundNumber = 0
+    """Last round in which this site's update was counted: what it kept then, the task builds on. 0: none."""
 
 
 class Update(_Header):
@@ -125,6 +129,8 @@ class EvaluateTask(_Header):
     attempt: Attempt = 1
     subject: Literal["site", "coordinator"] = "site"
     """``coordinator``: the test set that no site has; only in a simulation."""
+    basis: RoundNumber = 0
+    """As of ``TrainTask``."""
 
 
 class Evaluated(_Header):

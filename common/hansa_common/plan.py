@@ -18,15 +18,16 @@ import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
 from hansa_common.canonical import digest
-from hansa_common.combinations import decide
+from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
+from hansa_common.personalisation import PersonalisationPlan
 from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
-from hansa_common.strategies import FLTrustOptions, traits_of
+from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -284,6 +285,8 @@ class StudyPlan(Strict):
     rounds: RoundsPlan
     evaluation: EvaluationPlan = EvaluationPlan()
     privacy: PrivacyPlan = PrivacyPlan()
+    personalisation: PersonalisationPlan | None = None
+    """What of the model is each site's own; nothing where it is left out."""
     federation: FederationPlan | None = None
     """All members at the time of the proposal, where it is left out."""
     simulation: SimulationPlan | None = None
@@ -365,16 +368,34 @@ class StudyPlan(Strict):
     def _check_aggregation(self) -> None:
         """Hold the strategy against what is known without its code; the coordinator checks the rest."""
         traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
-        if traits.options is None:
-            return
-        try:
-            options = parse_options(traits.options, self.aggregation.options, section="aggregation")
-        except PlanError as error:
-            raise ValueError(error.message) from None
-        if isinstance(options, FLTrustOptions):
-            sites = self.federation.sites if self.federation else ()
-            named = self.simulation.names if self.simulation else ()
-            options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
+        if traits.options is not None:
+            try:
+                options = parse_options(traits.options, self.aggregation.options, section="aggregation")
+            except PlanError as error:
+                raise ValueError(error.message) from None
+            if isinstance(options, FLTrustOptions):
+                sites = self.federation.sites if self.federation else ()
+                named = self.simulation.names if self.simulation else ()
+                options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
+        if self.aggregation.strategy == "scaffold":
+            require_plain_sgd(self.training.model_dump())
+        if self.personalisation is not None:
+            self._check_personalisation(self.personalisation)
+
+    def _check_personalisation(self, personalisation: PersonalisationPlan) -> None:
+        if self.carried > 1:
+            raise ValueError(
+                f"personalisation: aggregation.strategy = '{self.aggregation.strategy}' carries more than the model; "
+                "choose one of both."
+            )
+        if self.simulation is not None and self.simulation.holdout and personalisation.splits_model:
+            raise ValueError(
+                f"simulation.holdout: with personalisation.method = '{personalisation.method}' no model is common to "
+                "all sites and whole, so nobody can evaluate one on it; leave this key out."
+            )
+        noised = self.privacy.differential
+        if refused := refused_personalisation(personalisation.method, noised.kind if noised else None):
+            raise ValueError(f"personalisation: {refused}")
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
         sites = simulation.sites or len(simulation.names) or None
@@ -404,6 +425,29 @@ class StudyPlan(Strict):
         """
         return model_options(self.model)
 
+    def site_options(self) -> Strict | None:
+        """Return the aggregation's options, checked, where the sites read them too.
+
+        Raises:
+            PlanError: An option is unknown or wrong; the path starts with ``aggregation``.
+        """
+        wanted = STRATEGIES[self.aggregation.strategy].options
+        if wanted is None:
+            return None
+        options: Strict = parse_options(wanted, self.aggregation.options, section="aggregation")
+        return options
+
+    @property
+    def carried(self) -> int:
+        """How many vectors of the model's size travel and are stepped together."""
+        return STRATEGIES[self.aggregation.strategy].carried
+
+    @property
+    def keeps_state(self) -> bool:
+        """A site keeps something of its own from round to round."""
+        own = self.personalisation is not None and self.personalisation.keeps_state
+        return own or STRATEGIES[self.aggregation.strategy].keeps_state
+
     def approved(self) -> "StudyPlan":
         """Return the part that sites approve: everything but ``[simulation]``."""
         return self.model_copy(update={"simulation": None})
@@ -431,6 +475,8 @@ class StudyPlan(Strict):
         for key in ("backbone", "lora"):  # younger too
             if values["model"][key] is None:
                 del values["model"][key]
+        if self.personalisation is None:  # younger still
+            del values["personalisation"]
         return digest(values)
 
 

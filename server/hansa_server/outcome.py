@@ -27,6 +27,7 @@ from hansa_server.report import metrics_csv, model_card, partition_svg, render
 from hansa_server.results import (
     Baselines,
     Final,
+    PersonalSummary,
     Results,
     Scores,
     SiteResult,
@@ -97,6 +98,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
     test = study.closing.test if study.closing else {}
     local = study.baselines.local_only if study.baselines else {}
     pooled = study.baselines.pooled if study.baselines else {}
+    personal = study.closing.personal if study.closing else {}
     contributed = Counter(site.site for r in study.rounds for site in r.sites)
     return tuple(
         SiteResult(
@@ -104,6 +106,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
             examples=_examples(opened),
             class_counts=opened.class_counts,
             federated=federated.get(site),
+            personal=_optional_scores(personal, site),
             local_only=_optional_scores(local, site),
             pooled=_optional_scores(pooled, site),
             confusion=(_confusion(test[site]) or None) if site in test else None,
@@ -134,11 +137,33 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
         site_mean=mean_over_sites(federated) if federated else None,
         worst_site=lowest,
         worst_site_against_local=against,
+        personal=_personal(study, closing),
         confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
         validation=_validation(study.plan, closing),
         decisions=decisions_of(study.plan.evaluation, *closing.overall) if closing.overall else None,
     )
+
+
+def _personal(study: Study, closing: Closing) -> PersonalSummary | None:
+    """Summarise the sites' own models, and say which site would have done better alone."""
+    if study.plan.personalisation is None or not closing.personal:
+        return None
+    own = {site: scores_of(counts) for site, counts in closing.personal.items()}
+    below = None
+    if study.baselines is not None:
+        alone = {site: scores_of(counts).accuracy for site, counts in study.baselines.local_only.items()}
+        below = tuple(sorted(site for site in own if _is_below(own[site].accuracy, alone.get(site))))
+    return PersonalSummary(
+        method=study.plan.personalisation.method,
+        site_mean=mean_over_sites(own),
+        worst_site=worst(own),
+        below_local_only=below,
+    )
+
+
+def _is_below(found: float | None, other: float | None) -> bool:
+    return found is not None and other is not None and found < other
 
 
 def _told(plan: StudyPlan, scores: Scores) -> Scores:
@@ -176,7 +201,7 @@ def _confusion(counts: Counts) -> tuple[tuple[int, ...], ...]:
 
 
 def _sha256(study: Study) -> str:
-    return "" if study.parameters is None else sha256_of(study.parameters)
+    return "" if study.model is None else sha256_of(study.model)
 
 
 def _environment(study: Study) -> dict[str, str]:
@@ -195,9 +220,9 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
     Raises:
         StorageError: The disk is full or fails; no file is half-written.
     """
-    if study.parameters is not None and study.spec is not None:
+    if study.model is not None and study.spec is not None:
         metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
-        folder.write_tensors("model.safetensors", dict(study.spec.split(study.parameters)), metadata)
+        folder.write_tensors("model.safetensors", dict(study.spec.split(study.model)), metadata)
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))

@@ -35,7 +35,7 @@ from hansa_common.strategies import STRATEGIES
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
-from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, problem_of
+from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
@@ -46,7 +46,7 @@ from hansa_server.rounds import Phase, Round, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
-from hansa_server.vectors import HeldUpdates, keep
+from hansa_server.vectors import HeldUpdates, extended, keep
 
 
 class Study:
@@ -95,6 +95,11 @@ class Study:
         self._masked: MaskedRounds | None = None
 
     @property
+    def model(self) -> Vector | None:
+        """The global model, ``float32 [P]``: the first part of what is carried."""
+        return self.parameters if self.spec is None or self.parameters is None else self.parameters[: self.spec.size]
+
+    @property
     def bytes_up(self) -> int:
         """Payload bytes from the sites, earlier runs of a resumed study included."""
         return self._bytes["up"] + (self._exchange.bytes_up if self._exchange else 0)
@@ -137,7 +142,9 @@ class Study:
         if self.plan.privacy.secure_aggregation is not None:
             self._masked = self._masked_rounds(exchange)
         if self.parameters is None:
-            self.spec, self.parameters = self._initial(exchange)
+            self.spec, initial = self._initial(exchange)
+            self.parameters = extended(initial, self.plan.carried, self._folder.path)
+        self._strategy.introduce(sites=len(self.names) or len(self.sites))
         require_budget(self.plan, self.names, dimension=self.parameters.size)
         self.setup_seconds += time.monotonic() - started
         if self.rounds:
@@ -166,7 +173,9 @@ class Study:
         """Have every site check its data; go on with those that can, if they are enough."""
         self._observer.stage("opening the study at the sites")
         nodes = exchange.nodes()
-        message = Message(header=OpenTask(plan=self.plan.model_dump_json()))
+        kept = self.plan.keeps_state or self.plan.personalisation is not None
+        folder = str(self._folder.path.resolve() / "sites") if kept and self.plan.simulation is not None else ""
+        message = Message(header=OpenTask(plan=self.plan.model_dump_json(), folder=folder))
         for answer in self._ask(exchange, [(node, message) for node in nodes]):
             header = answer.message.header if answer.message else None
             if not isinstance(header, Opened):
@@ -229,6 +238,12 @@ class Study:
             raise StudyFailed(f"{first} could not initialise the model: {problem_of(answer)}")
         raise RuntimeError("An exchange yields an answer for each request.")
 
+    def _basis(self) -> dict[str, int]:
+        """Return the last round in which each site's update was counted, where sites build on it."""
+        if not self.plan.keeps_state:
+            return {}
+        return {site.site: result.round for result in self.rounds for site in result.sites}
+
     def _round(self, exchange: Exchange, number: int) -> RoundResult:
         assert self.parameters is not None
         started, plan = time.monotonic(), self.plan.rounds
@@ -251,10 +266,10 @@ class Study:
         )
         self._observer.round_started(number, sites)
         header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)
-        task = Message(header=header, vector=self.parameters)
+        task = by_basis(Message(header=header, vector=self.parameters), self._basis())
         names = {self._nodes[site]: site for site in sites}
         with contextlib.closing(held):
-            for answer in self._ask(exchange, [(node, task) for node in names]):
+            for answer in self._ask(exchange, [(node, task(site)) for node, site in names.items()]):
                 self._take(current, names[answer.node], answer)
                 del answer  # its array must be gone before the next one comes
             if current.tick(current.deadline) is Phase.VOID:
@@ -286,6 +301,7 @@ class Study:
                 size=self.parameters.size,
                 counts=num_round_sums(self.plan.privacy, self._kind),
                 task=partial(self._train_task, number),
+                basis=self._basis(),
             )
         )
         self._need(len(total.survivors), len(self.sites), total.missing, f"Round {number} is void")
@@ -328,16 +344,16 @@ class Study:
         return replace(closing, coordinator=coordinator, seconds=time.monotonic() - started)
 
     def _plain_closing(self, exchange: Exchange) -> Closing:
-        task = Message(header=EvaluateTask(plan_digest=self.digest), vector=self.parameters)
+        task = by_basis(Message(header=EvaluateTask(plan_digest=self.digest), vector=self.model), self._basis())
         counted: dict[str, Mapping[str, Counts]] = {}
         failed: dict[str, str] = {}
         seconds = 0.0
         names = {node: site for site, node in self._nodes.items()}
-        for answer in self._ask(exchange, [(node, task) for node in names]):
+        for answer in self._ask(exchange, [(node, task(site)) for node, site in names.items()]):
             site, message = names[answer.node], answer.message
             if not message or not isinstance(message.header, Evaluated):
                 failed[site] = problem_of(answer)
-            elif not are_declared(self.sites[site], message.counts, self.plan.privacy, self._kind):
+            elif not are_declared(self.sites[site], message.counts, self.plan, self._kind):
                 failed[site] = "It sent other counts than those of the splits that it declared."
             else:
                 counted[site] = message.counts
@@ -347,13 +363,14 @@ class Study:
 
     def _masked_closing(self, masked: MaskedRounds) -> Closing:
         """Sum the counts of the last model as one more round, without an update."""
-        assert self.parameters is not None
+        assert self.model is not None
         number, privacy = self.plan.rounds.count + 1, self.plan.privacy
         job = Job(
             number=number,
-            parameters=self.parameters,
+            parameters=self.model,
             size=0,
             counts=num_evaluation_sums(privacy, self._kind),
+            basis=self._basis(),
             task=lambda attempt, _following: EvaluateTask(plan_digest=self.digest, round=number, attempt=attempt),
         )
         total = masked.sum(job)
@@ -365,7 +382,7 @@ class Study:
         assert self.spec is not None
         self._observer.stage("delivering the model to the sites")
         header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256)
-        task = Message(header=header, vector=self.parameters)
+        task = Message(header=header, vector=self.model)
         names = {node: site for site, node in self._nodes.items()}
         for answer in self._ask(exchange, [(node, task) for node in names]):
             got_it = answer.message is not None and isinstance(answer.message.header, Delivered)
@@ -377,7 +394,7 @@ class Study:
         if self.plan.simulation is None or not self.plan.simulation.holdout:
             return None
         header = EvaluateTask(plan_digest=self.digest, subject="coordinator")
-        first, task = self._nodes[min(self.sites)], Message(header=header, vector=self.parameters)
+        first, task = self._nodes[min(self.sites)], Message(header=header, vector=self.model)
         for answer in self._ask(exchange, [(first, task)]):
             if answer.message and isinstance(answer.message.header, Evaluated):
                 return answer.message.counts.get("test")

@@ -50,9 +50,14 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
         tell: Told how far it is.
 
     Raises:
-        UsageError: The study is too small to be audited.
+        UsageError: The study is too small to be audited, or its sites keep something from round to round.
         HansaError: Its data cannot be read, or its training failed.
     """
+    if plan.keeps_state or plan.personalisation is not None:
+        raise UsageError(
+            "The audit attacks updates of sites that keep nothing of their own; this plan's sites do.",
+            advice="Audit the plan with strategy = 'fedavg' and without [personalisation].",
+        )
     started, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     names = divide(plan).names
     bare = changed_plan(plan, {"privacy": {}})

@@ -135,7 +135,10 @@ def _metrics(results: Results) -> str:
     shown = _shown(results)
     names = [column.name if column.name[:2].isupper() else column.name.lower() for column in shown]
     lines += ["", f"| site | test examples | {' | '.join(names)} |", "|---|" + "--:|" * (1 + len(shown))]
-    lines += [f"| {_plain(site.site)} | {_cells(results, site.federated)} |" for site in results.sites]
+    for entry in results.sites:
+        lines.append(f"| {_plain(entry.site)} | {_cells(results, entry.federated)} |")
+        if entry.personal is not None:
+            lines.append(f"| {_plain(entry.site)}, its own model | {_cells(results, entry.personal)} |")
     lines += ["", f"{EXPLAINED[results.target]}."]
     return "\n".join(lines)
 

@@ -50,6 +50,13 @@ class Strategy(ABC):
     left_out: tuple[str, ...] = ()
     """Sites whose update did not count in the last round, of a rule that chooses."""
 
+    def introduce(self, *, sites: int) -> None:  # noqa: B027 - most rules need none
+        """Learn how many sites the study has, those included that a round leaves out; before its first round.
+
+        Args:
+            sites: ``N``.
+        """
+
     def suit(self, training: TrainingPlan) -> None:  # noqa: B027 - most rules do not depend on it
         """Take from the plan what the rule depends on in how the sites train.
 

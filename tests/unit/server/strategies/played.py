@@ -15,7 +15,9 @@ SITES = tuple(f"site-{number}" for number in range(7))
 
 
 def made(name: str, options: Options | None = None, *, training: TrainingPlan = SGD) -> Strategy:
-    return build_strategy(AggregationPlan(strategy=name, options=dict(options or {})), training)
+    strategy = build_strategy(AggregationPlan(strategy=name, options=dict(options or {})), training)
+    strategy.introduce(sites=len(SITES))
+    return strategy
 
 
 def rounds(count: int = 4, *, size: int = SIZE, seed: int = 0, missing: bool = True) -> Iterator[list[Contribution]]:
