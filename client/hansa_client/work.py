@@ -6,6 +6,7 @@ The work runs beside ``session`` in a simulation, and at a real site in a proces
 import functools
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class Work:
         if plan.model.backbone is not None:
             offer_weights(plan.model.backbone, site.weights)
         self._procedure = self._protected()
-        self._algorithm = build_algorithm(plan, self._procedure, self._prepare_changed)
+        self._algorithm = build_algorithm(plan, self._procedure, partial(_changed, site, self._device))
 
     @property
     def parameters(self) -> int:
@@ -135,9 +136,6 @@ class Work:
     def _prepare(self, splits: Splits, plan: StudyPlan | None = None) -> SupervisedTraining:
         """Return a procedure without protection; what it gives of a real site's data must not leave."""
         return SupervisedTraining(plan=plan or self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
-
-    def _prepare_changed(self, plan: StudyPlan) -> SupervisedTraining:
-        return self._prepare(self.site.splits, plan)
 
     def _open(self) -> Message:
         splits, labels = self.site.splits, self.site.dataset.labels[self.site.own]
@@ -270,3 +268,8 @@ class Work:
             name: self._prepare(replace(union, test=splits.test)).evaluate(trained, "test")
             for name, splits in zip(names, per_site, strict=True)
         }
+
+
+def _changed(site: SiteData, device: torch.device, plan: StudyPlan) -> SupervisedTraining:
+    """Return a procedure of another plan; no method, for who holds it must not hold the work that holds it."""
+    return SupervisedTraining(plan=plan, dataset=site.dataset, splits=site.splits, device=device)
