@@ -14,9 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from hansa_client.data import ADAPTERS, Dataset, Source
 from hansa_client.data.contract_check import check
 from hansa_client.data.partition import partition
-from hansa_client.data.persons import unit_columns
 from hansa_client.data.source import Indices
 from hansa_client.data.split import Splits, draw, split_site
+from hansa_client.data.text_columns import needed_columns
 from hansa_common.contract import DataContract
 from hansa_common.errors import PartitionError, PlanError
 from hansa_common.models.registry import Contract
@@ -57,7 +57,7 @@ def load(plan: StudyPlan) -> Dataset:
         DataError: The data cannot be read or does not fulfil the contract.
     """
     with _lock:
-        return _load(_contracts.dump_json(plan.data), _simulation(plan).data.model_dump_json(), unit_columns(plan))
+        return _load(_contracts.dump_json(plan.data), _simulation(plan).data.model_dump_json(), needed_columns(plan))
 
 
 @functools.lru_cache(maxsize=_CACHED)
@@ -80,7 +80,7 @@ def divide(plan: StudyPlan) -> SimulatedSites:
     """
     with _lock:
         shape = _simulation(plan).model_dump_json(include={"data", "sites", "names", "partition", "holdout"})
-        return _divide(_contracts.dump_json(plan.data), shape, unit_columns(plan), plan.seed)
+        return _divide(_contracts.dump_json(plan.data), shape, needed_columns(plan), plan.seed)
 
 
 @functools.lru_cache(maxsize=_CACHED)

@@ -141,6 +141,10 @@ class EvaluationPlan(Strict):
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    column: Text | None = None
+    """A column of the site's data that says ``train``, ``validation`` or ``test`` in each row; then no share counts."""
+    group: Text | None = None
+    """A column whose value says what a row belongs to: all of a patient, an image or an engine is in one split."""
 
     cost: CostPlan | None = None
     """What the two kinds of errors cost; the threshold that costs least on all validation examples is reported."""
@@ -157,6 +161,8 @@ class EvaluationPlan(Strict):
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
+        if self.column is not None and self.group is not None:
+            raise ValueError("group: the data bring their split in a column; leave one of 'column' and 'group' out.")
         found, most = self.validation + self.test, 0.9
         if found > most:
             raise ValueError(f"found validation + test = {found:g}; allowed is at most {most:g}.")
@@ -306,6 +312,7 @@ class StudyPlan(Strict):
             )
         if self.simulation is not None:
             self._check_simulation(self.simulation)
+        self._check_splits()
         self._check_privacy()
         return self
 
@@ -333,6 +340,19 @@ class StudyPlan(Strict):
         ):
             if is_set:
                 raise ValueError(f"{key} is for classes; data.target.kind is '{target.kind}'.")
+
+    def _check_splits(self) -> None:
+        noised = self.privacy.differential
+        features = {column.name for column in self.data.columns} if self.data.kind == "table" else set()
+        for key, name in (("column", self.evaluation.column), ("group", self.evaluation.group)):
+            if name in features:
+                raise ValueError(f"evaluation.{key}: '{name}' is a feature column too; it says how rows are split.")
+            if name is not None and noised is not None and noised.kind == "example":
+                raise ValueError(
+                    f"evaluation.{key}: with privacy.differential.kind = 'example' a hash of the person's name decides "
+                    "the split, so that nobody's depends on others; leave this key out, and name the person's column "
+                    "in privacy.differential.unit."
+                )
 
     def _check_privacy(self) -> None:
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
@@ -469,6 +489,9 @@ class StudyPlan(Strict):
             del values["privacy"]
         if self.data.target is None:
             del values["data"]["target"]
+        for key in ("column", "group"):
+            if values["evaluation"][key] is None:
+                del values["evaluation"][key]
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
