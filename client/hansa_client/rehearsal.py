@@ -7,10 +7,22 @@ import numpy as np
 from hansa_client.site_data import real_site
 from hansa_client.work import Work, prepare_process
 from hansa_common.errors import HansaError
-from hansa_common.messages import InitialTask, Message, TrainTask, Update
+from hansa_common.feature_sums import read
+from hansa_common.messages import InitialTask, Message, StatisticsTask, TrainTask, Update
 from hansa_common.plan import SourcePlan, plan_from_json
+from hansa_common.prepared import Prepared, prepare
 
 _ADVICE_CODE = 1
+
+
+def _own_preprocessing(work: Work) -> Prepared | None:
+    """Return what this site's own statistics make of its features; in the study it is those of all sites."""
+    plan = work.plan
+    if not plan.preprocessing.needs_statistics:
+        return None
+    sums = work.do(Message(header=StatisticsTask(plan_digest=work.digest))).sums
+    assert sums is not None
+    return prepare(read(sums, plan.preprocessing, plan.data), plan.preprocessing, plan.data)
 
 
 def main() -> None:
@@ -22,7 +34,7 @@ def main() -> None:
         work = Work(plan, site, "auto")
         digest = plan.digest()
         initial = work.do(Message(header=InitialTask(plan_digest=digest)))
-        task = TrainTask(plan_digest=digest, round=1, attempt=1)
+        task = TrainTask(plan_digest=digest, round=1, attempt=1, prepared=_own_preprocessing(work))
         assert initial.vector is not None
         start = np.pad(initial.vector, (0, (plan.carried - 1) * initial.vector.size))
         update = work.do(Message(header=task, vector=start)).header

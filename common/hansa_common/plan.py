@@ -25,6 +25,7 @@ from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
 from hansa_common.plan_options import Options, collect_options, parse_options
+from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
@@ -286,6 +287,7 @@ class StudyPlan(Strict):
     """Of initial weights, splits and training; never of noise or masks."""
     model: ModelPlan
     data: DataContract
+    preprocessing: PreprocessingPlan = PreprocessingPlan()
     training: TrainingPlan
     aggregation: AggregationPlan = AggregationPlan()
     rounds: RoundsPlan
@@ -313,6 +315,12 @@ class StudyPlan(Strict):
         if self.simulation is not None:
             self._check_simulation(self.simulation)
         self._check_splits()
+        check_preprocessing(self.preprocessing, self.data)
+        if self.preprocessing.needs_statistics and self.privacy.differential is not None:
+            raise ValueError(
+                "preprocessing: the sites' statistics leave without noise, and no budget covers them; with "
+                "privacy.differential leave this section out."
+            )
         self._check_privacy()
         return self
 
@@ -487,11 +495,13 @@ class StudyPlan(Strict):
         values = self.approved().model_dump(mode="json")
         if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
             del values["privacy"]
+        if self.preprocessing == PreprocessingPlan():
+            del values["preprocessing"]
         if self.data.target is None:
             del values["data"]["target"]
-        for key in ("column", "group"):
-            if values["evaluation"][key] is None:
-                del values["evaluation"][key]
+        values["evaluation"] = {
+            key: value for key, value in values["evaluation"].items() if value is not None or key == "cost"
+        }
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
