@@ -1,9 +1,11 @@
-"""Turns the public files of the shipped studies into what their data adapters read: ``prepare_studies.py DATA OUT``.
+#!/usr/bin/env python3
+"""Turns the public files of the shipped studies into what their adapters read: ``prepare_studies.py DATA OUT``.
 
-``DATA`` holds a folder for each data set, as their publishers give them: ``heart_disease`` (the four ``processed.*.data`` of
-UCI), ``fed_tcga_brca`` (``brca.csv`` and ``train_test_split.csv`` of FLamby), ``credit_default_taiwan``
-(``UCI_Credit_Card.csv``), ``bccd_bloodcells`` (crops as an ``.npz``) and ``cmapss`` (NASA's files, plain or gzipped). What is
-not there is left out and said so. Run a study then from ``OUT``: ``hansa simulate .../deploy/studies/heart-disease.toml``.
+``DATA`` holds a folder for each data set, as their publishers give them: ``heart_disease`` (the four
+``processed.*.data`` of UCI), ``fed_tcga_brca`` (``brca.csv`` and ``train_test_split.csv`` of FLamby),
+``credit_default_taiwan`` (``UCI_Credit_Card.csv``), ``bccd_bloodcells`` (crops as an ``.npz``) and ``cmapss`` (NASA's
+files, plain or gzipped). What is not there is left out and said so. Then run a study from ``OUT``:
+``hansa simulate .../deploy/studies/heart-disease.toml``.
 """
 
 import argparse
@@ -32,7 +34,7 @@ _VALIDATED: Final = 10  # each so-manyth engine validates
 
 
 def heart_disease(data: Path, out: Path) -> None:
-    """Write the patients of Fed-Heart-Disease: rows with missing values left out, two columns as indicators, its split."""
+    """Write the patients of Fed-Heart-Disease: complete rows, two columns as indicators, its split."""
     from sklearn.model_selection import train_test_split  # noqa: PLC0415 - slow, and for this one only
 
     header = ["age", "sex", "trestbps", "chol", "fbs", "thalach", "exang", "oldpeak"]
