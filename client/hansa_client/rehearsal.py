@@ -9,7 +9,7 @@ from hansa_client.work import Work, prepare_process
 from hansa_common.errors import HansaError
 from hansa_common.feature_sums import read
 from hansa_common.messages import InitialTask, Message, StatisticsTask, TrainTask, Update
-from hansa_common.plan import SourcePlan, plan_from_json
+from hansa_common.plan import plan_from_json, source_from_json
 from hansa_common.prepared import Prepared, prepare
 
 _ADVICE_CODE = 1
@@ -27,7 +27,7 @@ def _own_preprocessing(work: Work) -> Prepared | None:
 
 def main() -> None:
     """Print what was found in one line; exit code 1 and a reason where it cannot be done."""
-    plan, source = plan_from_json(sys.argv[1]), SourcePlan.model_validate_json(sys.argv[2])
+    plan, source = plan_from_json(sys.argv[1]), source_from_json(sys.argv[2])
     try:
         prepare_process()
         site = real_site(plan, name="rehearsal", index=int(sys.argv[3]), source=source)

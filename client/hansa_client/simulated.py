@@ -4,6 +4,7 @@ The data set is read once a process and never copied: a site is a list of positi
 """
 
 import functools
+import json
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from hansa_client.data.text_columns import needed_columns
 from hansa_common.contract import DataContract
 from hansa_common.errors import PartitionError, PlanError
 from hansa_common.models.registry import Contract
-from hansa_common.plan import Partition, SimulationPlan, SiteName, SourcePlan, StudyPlan
+from hansa_common.plan import Partition, SimulationPlan, SiteName, StudyPlan, source_from_json
 from hansa_common.seeds import derive_seed
+from hansa_common.settings import parse
 
 _SMALLEST = 3  # examples of a site: one to train, one to validate, one to test
 _CACHED = 2  # data sets in memory; the next study's beside the last one's
@@ -64,7 +66,7 @@ def load(plan: StudyPlan) -> Dataset:
 def _load(contract_json: bytes, source_json: str, columns: tuple[str, ...]) -> Dataset:
     """Read by texts that can be compared: what does not change the data does not read it again."""
     contract = _contracts.validate_json(contract_json)
-    source = SourcePlan.model_validate_json(source_json)
+    source = source_from_json(source_json)
     path = Path(source.path) if source.path is not None else None
     wanted = Source(path=path, options=source.options, columns=columns)
     return check(ADAPTERS.find(source.adapter)(wanted, contract), contract)
@@ -85,7 +87,7 @@ def divide(plan: StudyPlan) -> SimulatedSites:
 
 @functools.lru_cache(maxsize=_CACHED)
 def _divide(contract_json: bytes, simulation_json: str, columns: tuple[str, ...], seed: int) -> SimulatedSites:
-    simulation = SimulationPlan.model_validate_json(simulation_json)
+    simulation = parse(SimulationPlan, json.loads(simulation_json))
     contract = _contracts.validate_json(contract_json)
     dataset = _load(contract_json, simulation.data.model_dump_json(), columns)
     size = max(1, round(len(dataset) * simulation.holdout)) if simulation.holdout else 0

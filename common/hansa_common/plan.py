@@ -528,6 +528,20 @@ def plan_from_json(text: str) -> StudyPlan:
     return parse_plan(values)
 
 
+def source_from_json(text: str | bytes) -> SourcePlan:
+    """Build a source from the JSON that ``model_dump_json`` gives; options may be lists, which JSON has no tuples for.
+
+    Raises:
+        PlanError: It is no JSON or no source.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise PlanError("The data source is not valid JSON.") from None
+    source: SourcePlan = parse(SourcePlan, values, error=PlanError)
+    return source
+
+
 def dump_plan(plan: StudyPlan) -> str:
     """Return the plan as TOML that ``read_plan`` reads back to an equal plan."""
     values = plan.model_dump(mode="json", exclude_none=True)

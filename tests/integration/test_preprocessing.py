@@ -1,6 +1,6 @@
 """A study with federated preprocessing, from the sites' statistics to the model's folder, in one process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class InProcess:
     """An exchange with simulated sites of this process."""
 
     def __init__(self) -> None:
-        self.names: dict[int, str] = {}
+        self.names: Mapping[int, str] = {}
         self.bytes_up = self.bytes_down = 0
         self.asked: list[str] = []
         self._states = [SiteState(index=index) for index in range(len(NAMES))]
@@ -82,7 +82,8 @@ def run(plan: StudyPlan, folder: RunFolder, *, baselines: bool = False) -> tuple
 
 def pooled(plan: StudyPlan) -> np.ndarray:
     rows = np.concatenate([site_splits(plan, index).train for index in range(len(NAMES))])
-    return divide(plan).dataset.features[rows].astype(np.float64)
+    values: np.ndarray = divide(plan).dataset.features[rows].astype(np.float64)
+    return values
 
 
 def test_statistics_are_the_pooled_ones_and_prepare_every_evaluation(plan: StudyPlan, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_value_that_is_filled_in_later_may_be_missing_and_nothing_else() -> No
         columns=(Column(name="x", missing="fill", maximum=9.0),),
         minimum_examples=1,
     )
-    frame = pd.DataFrame({"x": ["1", None], "y": ["a", "b"]}, index=[2, 3])
+    frame = pd.DataFrame({"x": ["1", np.nan], "y": ["a", "b"]}, index=[2, 3])
     dataset = to_dataset(frame, table, origin="t.csv", counting="the header is row 1")
     assert np.isnan(dataset.features).tolist() == [[False], [True]]
     assert check(dataset, table) is not None
