@@ -30,6 +30,8 @@ _LENGTH: Final = 30  # cycles of a window
 _STRIDE: Final = 5  # cycles from one training window to the next
 _MOST_LIFE: Final = 125  # cycles: an engine does not show earlier that it will fail (Heimes, PHM 2008)
 _FAILING: Final = 30  # cycles before its failure from which an engine counts as failing
+_ALTITUDES: Final = (0.0, 10.0, 20.0, 25.0, 35.0, 42.0)  # thousand feet, the six conditions of C-MAPSS
+_CONSTANT: Final = 1e-3  # a deviation below it is float32's rounding
 _VALIDATED: Final = 10  # each so-manyth engine validates
 
 
@@ -98,7 +100,9 @@ def cmapss(data: Path, out: Path) -> None:
 
     healthy: list[tuple[Floats, int, str, str]] = []
     for fleet in ("FD001", "FD002", "FD003", "FD004"):
-        for engine, rows in _engines(_table(data / f"train_{fleet}.txt")):
+        training = _table(data / f"train_{fleet}.txt")
+        conditions = _conditions(training)
+        for engine, rows in _engines(training, conditions):
             fold = "validation" if engine % _VALIDATED == 0 else "train"
             for end in range(len(rows), _LENGTH - 1, -_STRIDE):
                 window, left = rows[end - _LENGTH : end], len(rows) - end
@@ -106,7 +110,7 @@ def cmapss(data: Path, out: Path) -> None:
                 if left >= _MOST_LIFE or left < _FAILING:
                     healthy.append((window, int(left < _FAILING), fleet, f"{fleet}-{engine}"))
         lives = _table(data / f"RUL_{fleet}.txt")[:, 0]
-        for engine, rows in _engines(_table(data / f"test_{fleet}.txt")):
+        for engine, rows in _engines(_table(data / f"test_{fleet}.txt"), conditions):
             padded = np.concatenate([np.repeat(rows[:1], max(0, _LENGTH - len(rows)), axis=0), rows])
             add(padded[-_LENGTH:], min(lives[engine - 1], _MOST_LIFE), fleet, engine, "test")
     arrays = {key: np.asarray(values) for key, values in parts.items()}
@@ -126,10 +130,31 @@ def _table(path: Path) -> Floats:
     return np.loadtxt(path, dtype=np.float32, ndmin=2)
 
 
-def _engines(table: Floats) -> Iterator[tuple[int, Floats]]:
-    """Yield each engine's number and its cycles: three settings and 21 sensors."""
+def _conditions(training: Floats) -> Floats:
+    """Return mean and deviation of each sensor at each altitude, ``[6, 2, 21]``, over one fleet's training engines.
+
+    A sensor says how worn an engine is only against others that fly alike, as each fleet can tell for itself.
+    """
+    found = np.tile(np.stack([np.zeros(21), np.ones(21)]), (len(_ALTITUDES), 1, 1)).astype(np.float32)
+    flown = _flown(training)
+    for place in np.unique(flown):
+        sensors = training[flown == place][:, 5:].astype(np.float64)
+        deviation = sensors.std(axis=0)
+        found[place] = sensors.mean(axis=0), np.where(deviation > _CONSTANT, deviation, 1.0)
+    return found
+
+
+def _flown(table: Floats) -> npt.NDArray[np.int64]:
+    """Return at which of the six altitudes each cycle was flown."""
+    return np.abs(table[:, 2:3] - np.asarray(_ALTITUDES, np.float32)).argmin(axis=1)
+
+
+def _engines(table: Floats, conditions: Floats) -> Iterator[tuple[int, Floats]]:
+    """Yield each engine's number and its cycles: three settings and 21 sensors, these by what is usual at the altitude."""
+    mean, deviation = conditions[_flown(table)].transpose(1, 0, 2)
+    values = np.concatenate([table[:, 2:5], (table[:, 5:] - mean) / deviation], axis=1)
     for engine in np.unique(table[:, 0]):
-        yield int(engine), table[table[:, 0] == engine][:, 2:]
+        yield int(engine), values[table[:, 0] == engine]
 
 
 def _write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
