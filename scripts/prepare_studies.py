@@ -150,7 +150,7 @@ def _flown(table: Floats) -> npt.NDArray[np.int64]:
 
 
 def _engines(table: Floats, conditions: Floats) -> Iterator[tuple[int, Floats]]:
-    """Yield each engine's number and its cycles: three settings and 21 sensors, these by what is usual at the altitude."""
+    """Yield each engine's number and its cycles: three settings, and 21 sensors by what is usual at the altitude."""
     mean, deviation = conditions[_flown(table)].transpose(1, 0, 2)
     values = np.concatenate([table[:, 2:5], (table[:, 5:] - mean) / deviation], axis=1)
     for engine in np.unique(table[:, 0]):

@@ -49,7 +49,8 @@ def require_individual_updates(plan: StudyPlan) -> None:
     """Return if the plan lets what single sites bring be told apart.
 
     Raises:
-        UsageError: It masks, noises or prepares by all sites, leaves a part to the sites, draws cohorts, or has no simulation.
+        UsageError: It masks or noises it, prepares by all sites, leaves a part to the sites, draws cohorts, or has
+            no simulation.
     """
     if plan.simulation is None:
         raise UsageError("The plan has no [simulation]: contributions are measured by training again, on one machine.")
