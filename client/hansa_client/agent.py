@@ -49,6 +49,7 @@ from hansa_common.files import storage, write_whole
 from hansa_common.messages import Delivered, DeliverTask, Envelope, Message, decode, encode
 from hansa_common.parameters import sha256_of
 from hansa_common.plan import StudyPlan
+from hansa_common.prepared import PREPROCESSING, is_asked_for
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import (
     PROTOCOLS,
@@ -289,6 +290,8 @@ class Agent:
             raise TaskRefused("The model belongs to another plan.")
         if vector.size != header.spec.size:
             raise MessageError("The model has another size than its tensors.")
+        if not is_asked_for(header.prepared, plan.preprocessing, plan.data):
+            raise MessageError("The model does not come with the preprocessing that the plan asks for.")
         if sha256_of(vector) != header.sha256:
             raise MessageError("The model's bytes are not those that its digest is of.")
         folder = self._folder.path / "models" / notice.task.study
@@ -299,6 +302,8 @@ class Agent:
         write_whole(folder / "model.safetensors", save(tensors, about))
         write_whole(folder / "MODEL_CARD.md", header.card.encode())
         hand_over(self._folder.path / "state" / header.plan_digest, folder)
+        if header.prepared is not None:
+            write_whole(folder / PREPROCESSING, header.prepared.model_dump_json(indent=2).encode())
         self._journal.append("model-received", study=notice.task.study, sha256=header.sha256)
         return encode(Message(header=Delivered(plan_digest=header.plan_digest, site=self._site)))
 

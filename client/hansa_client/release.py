@@ -14,6 +14,7 @@ import numpy as np
 
 from hansa_client.masking import Masking
 from hansa_common.errors import ReleaseRefused
+from hansa_common.feature_sums import num_words
 from hansa_common.messages import (
     Envelope,
     Evaluated,
@@ -22,6 +23,8 @@ from hansa_common.messages import (
     MaskedUpdate,
     Message,
     Opened,
+    Statistics,
+    StatisticsTask,
     Sums,
     Update,
     encode,
@@ -74,6 +77,8 @@ class Release:
             message = self._update(task, header, reply.vector, reply.counts["validation"])
         elif isinstance(header, Evaluated) and isinstance(task.header, EvaluateTask) and task.header.subject == "site":
             message = self._evaluated(task, task.header, header, reply.counts)
+        elif isinstance(header, Statistics) and isinstance(task.header, StatisticsTask) and reply.sums is not None:
+            message = self._statistics(task, task.header, header, reply.sums)
         else:
             message = reply  # initial parameters, which the plan's seed gives; and what only a simulation has
         envelope = encode(message)
@@ -172,4 +177,26 @@ class Release:
             sums=sums,
             statement=statement,
             counts=alone if self._shows_own else {},
+        )
+
+    def _statistics(self, task: Message, asked: StatisticsTask, header: Statistics, sums: Sums) -> Message:
+        """Let out statistics of the features, which only a plan with preprocessing asks for."""
+        preprocessing = self.plan.preprocessing
+        if not preprocessing.needs_statistics or self._is_noised:
+            raise ReleaseRefused("The plan lets no statistics of the features out; nothing left this site.")
+        if len(sums) != num_words(preprocessing, self.plan.data):
+            raise ReleaseRefused("The statistics are not those that the plan asks for; nothing left this site.")
+        if self.masking is None:
+            return Message(header=header, sums=sums)
+        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
+        return Message(
+            header=MaskedEvaluated(
+                plan_digest=header.plan_digest,
+                round=asked.round,
+                attempt=asked.attempt,
+                site=header.site,
+                seconds=header.seconds,
+            ),
+            sums=sums,
+            statement=statement,
         )

@@ -27,6 +27,8 @@ from hansa_common.messages import (
     Opened,
     OpenTask,
     Refusal,
+    Statistics,
+    StatisticsTask,
     TrainTask,
     Update,
     decode,
@@ -52,7 +54,7 @@ def _require_announcement(task: Message, plan: StudyPlan) -> None:
     """
     header = task.header
     counts = isinstance(header, EvaluateTask) and header.subject == "site" and counts_leave(plan.privacy)
-    leaves = isinstance(header, TrainTask) or counts
+    leaves = isinstance(header, TrainTask | StatisticsTask) or counts
     if leaves and plan.privacy.secure_aggregation is not None and not task.statement:
         raise TaskRefused("The plan asks for secure aggregation, and the task announces no round of it.")
 
@@ -102,7 +104,13 @@ class RemoteWork(Protocol):
         """Do one task of the open study, in which this site keeps something; return what stays here too."""
 
 
-_ANSWERS: Final = {OpenTask: Opened, InitialTask: Initial, TrainTask: Update, EvaluateTask: Evaluated}
+_ANSWERS: Final = {
+    OpenTask: Opened,
+    InitialTask: Initial,
+    StatisticsTask: Statistics,
+    TrainTask: Update,
+    EvaluateTask: Evaluated,
+}
 """What a real site does, and what leaves it for each."""
 
 

@@ -11,6 +11,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from hansa_client.data.preparation import prepared_dataset
+from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.simulated import SimulatedSites, site_splits
@@ -25,6 +27,7 @@ from hansa_common import __version__
 from hansa_common.contract import label_names
 from hansa_common.errors import MessageError, TaskRefused
 from hansa_common.failpoints import reach
+from hansa_common.feature_sums import measure
 from hansa_common.messages import (
     Baseline,
     BaselineTask,
@@ -35,12 +38,15 @@ from hansa_common.messages import (
     Message,
     Opened,
     OpenTask,
+    Statistics,
+    StatisticsTask,
     TrainTask,
     Update,
 )
 from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
+from hansa_common.prepared import Prepared, is_asked_for
 from hansa_common.seeds import derive_seed
 from hansa_common.strategies import STRATEGIES
 
@@ -72,6 +78,8 @@ class Work:
             offer_weights(plan.model.backbone, site.weights)
         self._procedure = self._protected()
         self._algorithm = build_algorithm(plan, self._procedure, partial(_changed, site, self._device))
+        self._prepared: Prepared | None = None
+        self._raw: Dataset | None = None  # before it was prepared
 
     @property
     def parameters(self) -> int:
@@ -100,14 +108,12 @@ class Work:
         header = message.header
         if isinstance(header, OpenTask):
             return self._open(), Kept()
-        if not isinstance(header, InitialTask | TrainTask | EvaluateTask | BaselineTask):
-            raise TaskRefused(f"A site does not do '{header.kind}'.")
-        if header.plan_digest != self.digest:
-            raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
-        size = self.parameters * (self.plan.carried if isinstance(header, TrainTask) else 1)
-        if message.vector is not None and message.vector.size != size:
-            raise MessageError(f"The parameters have {message.vector.size} values; the plan's model has {size}.")
+        self._require_mine(message)
+        if isinstance(header, TrainTask | EvaluateTask | BaselineTask):
+            self._use(header.prepared)
         match header, message.vector:
+            case StatisticsTask(), None:
+                return self._statistics(), Kept()
             case InitialTask(), None:
                 initial = Initial(plan_digest=self.digest, spec=self._algorithm.spec)
                 return Message(header=initial, vector=self._algorithm.initial()), Kept()
@@ -118,6 +124,16 @@ class Work:
             case BaselineTask(), np.ndarray() as parameters:
                 return self._baseline(header, parameters), Kept()
         raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
+
+    def _require_mine(self, message: Message) -> None:
+        header = message.header
+        if not isinstance(header, InitialTask | StatisticsTask | TrainTask | EvaluateTask | BaselineTask):
+            raise TaskRefused(f"A site does not do '{header.kind}'.")
+        if header.plan_digest != self.digest:
+            raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
+        size = self.parameters * (self.plan.carried if isinstance(header, TrainTask) else 1)
+        if message.vector is not None and message.vector.size != size:
+            raise MessageError(f"The parameters have {message.vector.size} values; the plan's model has {size}.")
 
     @property
     def _protects_persons(self) -> bool:
@@ -153,6 +169,37 @@ class Work:
             device=describe(self._device),
         )
         return Message(header=header)
+
+    def _statistics(self) -> Message:
+        """Measure the training split, for the plan's preprocessing."""
+        preprocessing = self.plan.preprocessing
+        if not preprocessing.needs_statistics:
+            raise TaskRefused("The plan asks for no statistics of the features.")
+        started = time.perf_counter()
+        features = (self._raw if self._raw is not None else self.site.dataset).features
+        sums = measure(features[self.site.splits.train], preprocessing, self.plan.data)
+        seconds = time.perf_counter() - started
+        return Message(header=Statistics(plan_digest=self.digest, site=self.site.name, seconds=seconds), sums=sums)
+
+    def _use(self, prepared: Prepared | None) -> None:
+        """Prepare the features as the server says that all sites' statistics ask for, once.
+
+        Raises:
+            TaskRefused: It says nothing, something that the plan does not ask for, or something else than before.
+        """
+        if not is_asked_for(prepared, self.plan.preprocessing, self.plan.data):
+            raise TaskRefused("The task does not bring the preprocessing that the plan asks for, or brings some.")
+        if prepared is None:
+            return
+        if self._prepared is not None:
+            if prepared != self._prepared:
+                raise TaskRefused("The task brings other preprocessing than the task before it.")
+            return
+        self._raw = self.site.dataset
+        self.site = replace(self.site, dataset=prepared_dataset(self._raw, prepared))
+        self._procedure = self._protected()
+        self._algorithm = build_algorithm(self.plan, self._procedure, partial(_changed, self.site, self._device))
+        self._prepared = prepared
 
     def _is_start(self, parameters: Vector) -> bool:
         """Tell whether these are the initial parameters, and nothing that is carried beside them has a value yet."""

@@ -18,7 +18,7 @@ from hansa_client.worker_channel import receive, send
 from hansa_client.worker_state import apart, state_of, with_state
 from hansa_common.errors import HansaError, TaskRefused
 from hansa_common.messages import Envelope, RawArray, decode, encode
-from hansa_common.plan import SourcePlan, plan_from_json
+from hansa_common.plan import plan_from_json, source_from_json
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Worker:
         prepare_process()
         self._work = None
         plan = plan_from_json(head["plan"])
-        source = SourcePlan.model_validate_json(head["source"])
+        source = source_from_json(head["source"])
         site = real_site(plan, name=head["name"], index=head["index"], source=source)
         self._work = Work(plan, site, head["device"])
         return int(self._work.parameters)

@@ -25,6 +25,7 @@ from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
 from hansa_common.plan_options import Options, collect_options, parse_options
+from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
@@ -141,6 +142,10 @@ class EvaluationPlan(Strict):
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    column: Text | None = None
+    """A column of the site's data that says ``train``, ``validation`` or ``test`` in each row; then no share counts."""
+    group: Text | None = None
+    """A column whose value says what a row belongs to: all of a patient, an image or an engine is in one split."""
 
     cost: CostPlan | None = None
     """What the two kinds of errors cost; the threshold that costs least on all validation examples is reported."""
@@ -157,6 +162,8 @@ class EvaluationPlan(Strict):
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
+        if self.column is not None and self.group is not None:
+            raise ValueError("group: the data bring their split in a column; leave one of 'column' and 'group' out.")
         found, most = self.validation + self.test, 0.9
         if found > most:
             raise ValueError(f"found validation + test = {found:g}; allowed is at most {most:g}.")
@@ -280,6 +287,7 @@ class StudyPlan(Strict):
     """Of initial weights, splits and training; never of noise or masks."""
     model: ModelPlan
     data: DataContract
+    preprocessing: PreprocessingPlan = PreprocessingPlan()
     training: TrainingPlan
     aggregation: AggregationPlan = AggregationPlan()
     rounds: RoundsPlan
@@ -306,6 +314,13 @@ class StudyPlan(Strict):
             )
         if self.simulation is not None:
             self._check_simulation(self.simulation)
+        self._check_splits()
+        check_preprocessing(self.preprocessing, self.data)
+        if self.preprocessing.needs_statistics and self.privacy.differential is not None:
+            raise ValueError(
+                "preprocessing: the sites' statistics leave without noise, and no budget covers them; with "
+                "privacy.differential leave this section out."
+            )
         self._check_privacy()
         return self
 
@@ -333,6 +348,19 @@ class StudyPlan(Strict):
         ):
             if is_set:
                 raise ValueError(f"{key} is for classes; data.target.kind is '{target.kind}'.")
+
+    def _check_splits(self) -> None:
+        noised = self.privacy.differential
+        features = {column.name for column in self.data.columns} if self.data.kind == "table" else set()
+        for key, name in (("column", self.evaluation.column), ("group", self.evaluation.group)):
+            if name in features:
+                raise ValueError(f"evaluation.{key}: '{name}' is a feature column too; it says how rows are split.")
+            if name is not None and noised is not None and noised.kind == "example":
+                raise ValueError(
+                    f"evaluation.{key}: with privacy.differential.kind = 'example' a hash of the person's name decides "
+                    "the split, so that nobody's depends on others; leave this key out, and name the person's column "
+                    "in privacy.differential.unit."
+                )
 
     def _check_privacy(self) -> None:
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
@@ -467,8 +495,13 @@ class StudyPlan(Strict):
         values = self.approved().model_dump(mode="json")
         if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
             del values["privacy"]
+        if self.preprocessing == PreprocessingPlan():
+            del values["preprocessing"]
         if self.data.target is None:
             del values["data"]["target"]
+        values["evaluation"] = {
+            key: value for key, value in values["evaluation"].items() if value is not None or key == "cost"
+        }
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
@@ -493,6 +526,20 @@ def plan_from_json(text: str) -> StudyPlan:
     if not isinstance(values, dict):
         raise PlanError("The plan is no JSON object.")
     return parse_plan(values)
+
+
+def source_from_json(text: str | bytes) -> SourcePlan:
+    """Build a source from the JSON that ``model_dump_json`` gives; options may be lists, which JSON has no tuples for.
+
+    Raises:
+        PlanError: It is no JSON or no source.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise PlanError("The data source is not valid JSON.") from None
+    source: SourcePlan = parse(SourcePlan, values, error=PlanError)
+    return source
 
 
 def dump_plan(plan: StudyPlan) -> str:

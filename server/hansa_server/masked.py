@@ -26,6 +26,7 @@ from hansa_common.messages import (
     Opened,
     SetUp,
     SetupTask,
+    StatisticsTask,
     Sums,
     TrainTask,
     Unmasked,
@@ -121,7 +122,7 @@ class Job:
     parameters: Vector = field(repr=False)
     size: int
     counts: int
-    task: Callable[[int, int], TrainTask | EvaluateTask]
+    task: Callable[[int, int], TrainTask | EvaluateTask | StatisticsTask]
     basis: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -279,7 +280,8 @@ class MaskedRounds:
         missing: dict[str, str],
     ) -> tuple[dict[str, MaskedUpdate | MaskedEvaluated], dict[str, Mapping[str, Counts]]]:
         header, statement = job.task(attempt, self._first), announcement.to_bytes()
-        tasks = by_basis(Message(header=header, vector=job.parameters, statement=statement), job.basis)
+        vector = job.parameters if header.carries_vector else None
+        tasks = by_basis(Message(header=header, vector=vector, statement=statement), job.basis)
         headers: dict[str, MaskedUpdate | MaskedEvaluated] = {}
         shown: dict[str, Mapping[str, Counts]] = {}
         requests = [(site, tasks(site)) for site in announcement.sites]

@@ -11,6 +11,7 @@ from hansa_common.messages import Opened
 from hansa_common.metrics import ClassificationCounts, Counts
 from hansa_common.parameters import sha256_of
 from hansa_common.plan import StudyPlan, dump_plan
+from hansa_common.prepared import PREPROCESSING
 from hansa_server.closing import Closing
 from hansa_server.decisions import decisions_of
 from hansa_server.figures import (
@@ -87,6 +88,7 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
             + (closing.evaluation_seconds if closing else 0.0),
         ),
         bytes=Traffic(up=study.bytes_up, down=study.bytes_down),
+        statistics=study.gathered.features if study.gathered else (),
         notices=study.noticed.all,
         protection=protection_of(study.plan, study.names, study.rounds, dimension=_dimension(study)),
         model_sha256=_sha256(study),
@@ -224,6 +226,8 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
         metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
         folder.write_tensors("model.safetensors", dict(study.spec.split(study.model)), metadata)
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
+        if study.gathered is not None:
+            folder.write(PREPROCESSING, study.gathered.prepared.model_dump_json(indent=2))
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))
     folder.write("report.html", render(results, dump_plan(study.plan)))

@@ -317,6 +317,19 @@ class Traffic(Strict):
     down: int
 
 
+class FeatureStatistics(Strict):
+    """One feature over the training splits of all sites."""
+
+    name: str
+    count: int
+    missing: int
+    """Rows without a value, at sites that have enough values."""
+    mean: float
+    deviation: float
+    quartiles: tuple[float, float, float] | None = None
+    """From the histogram, where the plan asks for one."""
+
+
 class Results(Strict):
     """Everything a report shows."""
 
@@ -352,6 +365,8 @@ class Results(Strict):
     baselines: Baselines | None
     timing: Timing
     bytes: Traffic
+    statistics: tuple[FeatureStatistics, ...] = ()
+    """Of the features over all sites, where the plan's preprocessing gathered them."""
     notices: tuple[Notice, ...] = ()
     """What the study noticed about itself, in the order in which it appeared."""
     protection: Protection | None = None

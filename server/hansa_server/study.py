@@ -11,9 +11,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+import numpy as np
+
 from hansa_common.contract import label_names
-from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
+from hansa_common.errors import MessageError, StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
+from hansa_common.feature_sums import num_words, read
 from hansa_common.messages import (
     Delivered,
     DeliverTask,
@@ -25,17 +28,22 @@ from hansa_common.messages import (
     Opened,
     OpenTask,
     Refusal,
+    Statistics,
+    StatisticsTask,
+    Sums,
     TrainTask,
 )
 from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
+from hansa_common.prepared import Prepared
 from hansa_common.protection import counts_leave, kind_of, num_evaluation_sums, num_round_sums
 from hansa_common.strategies import STRATEGIES
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
 from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
+from hansa_server.gathering import GATHERED, Gathered, gather, load_gathered, sum_words
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
@@ -93,6 +101,7 @@ class Study:
         self.names = tuple(names)
         self._signers = signers or {}
         self._masked: MaskedRounds | None = None
+        self.gathered: Gathered | None = None
 
     @property
     def model(self) -> Vector | None:
@@ -141,6 +150,8 @@ class Study:
         self._open(exchange)
         if self.plan.privacy.secure_aggregation is not None:
             self._masked = self._masked_rounds(exchange)
+        if self.plan.preprocessing.needs_statistics:
+            self.gathered = self._gather(exchange)
         if self.parameters is None:
             self.spec, initial = self._initial(exchange)
             self.parameters = extended(initial, self.plan.carried, self._folder.path)
@@ -226,6 +237,55 @@ class Study:
             signers=self._signers,
         )
 
+    def _gather(self, exchange: Exchange) -> Gathered:
+        """Have every site measure its training split, once: what was gathered holds for the whole run, resumed or not.
+
+        Raises:
+            StudyFailed: Too few sites sent statistics, or they add up to nothing possible.
+        """
+        if (kept := load_gathered(self._folder.path, self.digest)) is not None:
+            return kept
+        self._observer.stage("gathering the statistics of the features")
+        preprocessing, contract = self.plan.preprocessing, self.plan.data
+        failed: Mapping[str, str]
+        if self._masked is not None:
+            job = Job(
+                number=0,
+                parameters=np.zeros(0, np.float32),
+                size=0,
+                counts=num_words(preprocessing, contract),
+                task=lambda attempt, _following: StatisticsTask(plan_digest=self.digest, attempt=attempt),
+            )
+            total = self._masked.sum(job)
+            added, sites, failed = total.sums, total.survivors, total.missing
+        else:
+            words, failed = self._statistics(exchange)
+            sites = tuple(sorted(words))
+            added = sum_words(words.values(), self.plan)
+        self._need(len(sites), len(self.sites), failed, "The statistics could not be gathered")
+        gathered = gather(added, self.plan, sites)
+        self._folder.write(GATHERED, gathered.model_dump_json(indent=2))
+        return gathered
+
+    def _statistics(self, exchange: Exchange) -> tuple[dict[str, Sums], dict[str, str]]:
+        """Return each site's statistics, and why others sent none."""
+        words: dict[str, Sums] = {}
+        failed: dict[str, str] = {}
+        names = {node: site for site, node in self._nodes.items()}
+        task = Message(header=StatisticsTask(plan_digest=self.digest))
+        for answer in self._ask(exchange, [(node, task) for node in names]):
+            site, message = names[answer.node], answer.message
+            if message is None or not isinstance(message.header, Statistics) or message.sums is None:
+                failed[site] = problem_of(answer)
+                continue
+            try:
+                read(message.sums, self.plan.preprocessing, self.plan.data)
+            except MessageError as error:
+                failed[site] = error.message
+            else:
+                words[site] = message.sums
+        return words, failed
+
     def _initial(self, exchange: Exchange) -> tuple[ParameterSpec, Vector]:
         """Have the first site initialise the model with the plan's seed: this process has no torch."""
         first = min(self.sites)
@@ -265,7 +325,7 @@ class Study:
             steps=self.plan.training.steps_of_round if self._traits.weighs_steps else None,
         )
         self._observer.round_started(number, sites)
-        header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)
+        header = self._train_task(number, self._attempt, 0)
         task = by_basis(Message(header=header, vector=self.parameters), self._basis())
         names = {self._nodes[site]: site for site in sites}
         with contextlib.closing(held):
@@ -317,7 +377,14 @@ class Study:
         )
 
     def _train_task(self, number: int, attempt: int, following: int) -> TrainTask:
-        return TrainTask(plan_digest=self.digest, round=number, attempt=attempt, next_attempt=following)
+        return TrainTask(
+            plan_digest=self.digest, round=number, attempt=attempt, next_attempt=following, prepared=self._prepared
+        )
+
+    @property
+    def _prepared(self) -> Prepared | None:
+        """What every site does to its features before the model sees them."""
+        return self.gathered.prepared if self.gathered is not None else None
 
     def _take(self, current: Round, site: str, answer: Answer) -> None:
         """Hand one answer to the round; what is wrong with it concerns this site only."""
@@ -344,7 +411,8 @@ class Study:
         return replace(closing, coordinator=coordinator, seconds=time.monotonic() - started)
 
     def _plain_closing(self, exchange: Exchange) -> Closing:
-        task = by_basis(Message(header=EvaluateTask(plan_digest=self.digest), vector=self.model), self._basis())
+        evaluate = EvaluateTask(plan_digest=self.digest, prepared=self._prepared)
+        task = by_basis(Message(header=evaluate, vector=self.model), self._basis())
         counted: dict[str, Mapping[str, Counts]] = {}
         failed: dict[str, str] = {}
         seconds = 0.0
@@ -371,7 +439,9 @@ class Study:
             size=0,
             counts=num_evaluation_sums(privacy, self._kind),
             basis=self._basis(),
-            task=lambda attempt, _following: EvaluateTask(plan_digest=self.digest, round=number, attempt=attempt),
+            task=lambda attempt, _following: EvaluateTask(
+                plan_digest=self.digest, round=number, attempt=attempt, prepared=self._prepared
+            ),
         )
         total = masked.sum(job)
         self._need(len(total.survivors), len(self.sites), total.missing, "The last model could not be evaluated")
@@ -381,7 +451,7 @@ class Study:
         """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""
         assert self.spec is not None
         self._observer.stage("delivering the model to the sites")
-        header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256)
+        header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256, prepared=self._prepared)
         task = Message(header=header, vector=self.model)
         names = {node: site for site, node in self._nodes.items()}
         for answer in self._ask(exchange, [(node, task) for node in names]):
@@ -393,7 +463,7 @@ class Study:
         """Evaluate on the test set that no site has; in a simulation any node can."""
         if self.plan.simulation is None or not self.plan.simulation.holdout:
             return None
-        header = EvaluateTask(plan_digest=self.digest, subject="coordinator")
+        header = EvaluateTask(plan_digest=self.digest, subject="coordinator", prepared=self._prepared)
         first, task = self._nodes[min(self.sites)], Message(header=header, vector=self.model)
         for answer in self._ask(exchange, [(first, task)]):
             if answer.message and isinstance(answer.message.header, Evaluated):
@@ -410,6 +480,7 @@ class Study:
             plan_digest=self.digest,
             nodes=self._nodes,
             initial=initial,
+            prepared=self._prepared,
         )
 
     def _ask(

@@ -62,6 +62,11 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
     names = divide(plan).names
     bare = changed_plan(plan, {"privacy": {}})
     asked = plan.privacy != bare.privacy
+    if plan.preprocessing.needs_statistics:
+        raise UsageError(
+            "Leakage is measured on features as they are; the plan has preprocessing by the sites' statistics.",
+            advice="Measure a study without [preprocessing].",
+        )
     if plan.data.target is not None:
         raise UsageError(
             f"Leakage is measured for classes; data.target.kind is '{plan.data.target.kind}'.",
