@@ -9,8 +9,9 @@ from hansa_client.work import Work, prepare_process
 from hansa_common.errors import HansaError
 from hansa_common.feature_sums import read
 from hansa_common.messages import InitialTask, Message, StatisticsTask, TrainTask, Update
-from hansa_common.plan import plan_from_json, source_from_json
+from hansa_common.plan import plan_from_json
 from hansa_common.prepared import Prepared, prepare
+from hansa_common.simulation_plan import source_from_json
 
 _ADVICE_CODE = 1
 

@@ -36,8 +36,9 @@ from hansa_common.messages import (
 )
 from hansa_common.metrics import Counts, CountsKind
 from hansa_common.parameters import is_finite
-from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
+from hansa_common.plan import StudyPlan, plan_from_json
 from hansa_common.protection import counts_leave, kind_of
+from hansa_common.simulation_plan import SourcePlan
 
 if TYPE_CHECKING:  # torch stays out of the agent
     from hansa_client.work import Work

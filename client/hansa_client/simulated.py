@@ -21,9 +21,11 @@ from hansa_client.data.text_columns import needed_columns
 from hansa_common.contract import DataContract
 from hansa_common.errors import PartitionError, PlanError
 from hansa_common.models.registry import Contract
-from hansa_common.plan import Partition, SimulationPlan, SiteName, StudyPlan, source_from_json
+from hansa_common.plan import StudyPlan
+from hansa_common.plan_names import SiteName
 from hansa_common.seeds import derive_seed
 from hansa_common.settings import parse
+from hansa_common.simulation_plan import Partition, SimulationPlan, source_from_json
 
 _SMALLEST = 3  # examples of a site: one to train, one to validate, one to test
 _CACHED = 2  # data sets in memory; the next study's beside the last one's

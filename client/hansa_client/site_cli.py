@@ -236,18 +236,11 @@ def refuse(study: Study, *, folder: Folder = DEFAULT_FOLDER) -> None:
 @app.command()
 def models(*, folder: Folder = DEFAULT_FOLDER) -> None:
     """List the models that this site was given."""
+    from hansa_client.delivery import list_models  # noqa: PLC0415
     from hansa_client.folder import SiteFolder  # noqa: PLC0415
 
     SiteFolder(folder).check()
-    found = sorted((folder / "models").glob("*/model.safetensors"))
-    for path in found:
-        received = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        typer.echo(f"{path.parent.name}  {path.stat().st_size / 1e6:.1f} MB  {received}  {path}")
-        typer.echo(f"  card: {path.with_name('MODEL_CARD.md')}")
-        if (own := path.with_name("personal.safetensors")).exists():
-            typer.echo(f"  this site's own model: {own.stat().st_size / 1e6:.1f} MB  {own}")
-    if not found:
-        typer.echo("No model yet.")
+    typer.echo("\n".join(list_models(folder)) or "No model yet.")
 
 
 @app.command()

@@ -12,8 +12,9 @@ from hansa_client.data.split import Splits, split_site
 from hansa_client.data.text_columns import needed_columns
 from hansa_client.simulated import SimulatedSites, divide, site_splits
 from hansa_common.errors import TaskRefused
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
 from hansa_common.seeds import derive_seed
+from hansa_common.simulation_plan import SourcePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from hansa_client.worker_channel import receive, send
 from hansa_client.worker_state import apart, state_of, with_state
 from hansa_common.errors import HansaError, TaskRefused
 from hansa_common.messages import Envelope, RawArray, decode, encode
-from hansa_common.plan import plan_from_json, source_from_json
+from hansa_common.plan import plan_from_json
+from hansa_common.simulation_plan import source_from_json
 
 _log = logging.getLogger(__name__)
 

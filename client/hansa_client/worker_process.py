@@ -25,7 +25,8 @@ from hansa_common import errors
 from hansa_common.errors import HansaError, MessageError, TaskRefused, TrainingError, TrainingOutOfMemory, WorkerLost
 from hansa_common.messages import Envelope, Message, decode, encode
 from hansa_common.metrics import CountsKind
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.simulation_plan import SourcePlan
 
 _START_SECONDS: Final = 60.0
 _LOOK: Final = 0.5  # seconds between looks at the worker's memory

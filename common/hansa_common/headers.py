@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from hansa_common.parameters import ParameterSpec
-from hansa_common.plan import SiteName
+from hansa_common.plan_names import SiteName
 from hansa_common.prepared import Prepared
 from hansa_common.privacy_plan import MOST_MASKED
 from hansa_common.settings import Strict

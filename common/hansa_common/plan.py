@@ -7,15 +7,12 @@ Evolution: ``format`` counts up when a meaning changes; keys are added with a de
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from hansa_common.canonical import digest
 from hansa_common.combinations import decide, refused_personalisation
@@ -24,82 +21,14 @@ from hansa_common.errors import PlanError
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
+from hansa_common.plan_names import Fraction, Positive, SiteName, StudyName
 from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
+from hansa_common.simulation_plan import Partition, SimulationPlan
 from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-
-
-def _matching(pattern: str, words: str) -> AfterValidator:
-    """Return a check of text against a pattern that explains itself in words."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"found {text[:100]!r}; allowed is {words}.")
-        return text
-
-    return AfterValidator(check)
-
-
-SiteName = Annotated[
-    str, _matching(r"[^\x00-\x1f\x7f/\\]{1,64}", "1 to 64 characters, without slashes and control characters")
-]
-StudyName = Annotated[
-    str,
-    _matching("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens, the first no hyphen"),
-]
-
-
-class AugmentationPlan(Strict):
-    """``[training.augmentation]``: random changes to training images, drawn anew for each batch."""
-
-    flip: bool = False
-    """Mirror left and right with probability 1/2."""
-    crop: Annotated[int, Field(ge=0, le=64)] = 0
-    """Pad by this many pixels on each side and cut out the original size at a random place."""
-    noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Standard deviation of Gaussian noise added to each feature."""
-    mixup: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
-    """Alpha of mixup (Zhang et al., ICLR 2018); 0 is off."""
-
-
-class TrainingPlan(Strict):
-    """``[training]``: what a site does with the model in one round."""
-
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: Positive = 1e-3
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
-    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls from its first step to the last step of the last round."""
-    warmup_rounds: Annotated[int, Field(ge=0)] = 0
-    """Rounds in which the learning rate rises linearly from 0."""
-    gradient_clip: Positive | None = None
-    """Upper bound of the L2 norm of a step's gradient."""
-    class_weights: Literal["none", "balanced"] | tuple[Positive, ...] = "none"
-    """``balanced``: N / (K * count) of the site's own training split."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    augmentation: AugmentationPlan = AugmentationPlan()
-
-    @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            found = "neither" if self.epochs is None else "both"
-            raise ValueError(f"found {found} of 'epochs' and 'steps'; allowed is exactly one of them.")
-        if self.optimizer == "adam" and self.momentum:
-            raise ValueError(f"momentum: found {self.momentum:g}; allowed is 0 with optimizer = 'adam'.")
-        return self
-
-    def steps_of_round(self, examples: int) -> int:
-        """Return how many optimiser steps a site with so many training examples takes in a round."""
-        return self.steps or (self.epochs or 1) * math.ceil(examples / self.batch_size)
+from hansa_common.training_plan import TrainingPlan
 
 
 class AggregationPlan(Strict):
@@ -170,98 +99,6 @@ class EvaluationPlan(Strict):
         return self
 
 
-class SourcePlan(Strict):
-    """``[simulation.data]``: an adapter from ``hansa_client.data``, where its data lies, and its options."""
-
-    adapter: Text
-    path: Text | None = None
-    weights: Text | None = None
-    """Folder with the weight files that ``[model.backbone]`` names."""
-    options: Options = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, values: Any) -> Any:
-        return collect_options(values, "adapter", "path", "weights")
-
-
-_TWO = 2  # classes: positive and negative
-_MAX_ALPHA = 1e6  # sites are alike to the last example long before
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """How a data set is split into simulated sites: ``iid``, ``dirichlet:0.5``, ``shards:2``, ``column:hospital``."""
-
-    kind: Literal["iid", "dirichlet", "shards", "quantity", "column"]
-    alpha: float = 0.0
-    labels_per_site: int = 0
-    column: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "Partition":
-        """Read the notation of a plan or of ``--partition``.
-
-        Raises:
-            ValueError: It is none; the message lists what is allowed.
-        """
-        kind, _, argument = text.partition(":")
-        try:
-            if kind == "iid" and not argument:
-                return cls("iid")
-            if kind in ("dirichlet", "quantity") and 0.0 < (alpha := float(argument)) < _MAX_ALPHA:
-                return cls("dirichlet" if kind == "dirichlet" else "quantity", alpha=alpha)
-            if kind == "shards" and (labels := int(argument)) > 0:
-                return cls("shards", labels_per_site=labels)
-            if kind == "column" and argument:
-                return cls("column", column=argument)
-        except ValueError:
-            pass
-        raise ValueError(
-            f"found '{text}'; allowed is iid, dirichlet:ALPHA, shards:K, quantity:ALPHA (ALPHA > 0, K >= 1 labels a "
-            "site) or column:NAME."
-        )
-
-
-class SimulationPlan(Strict):
-    """``[simulation]``: one data set split into sites on one machine; outside the plan's digest."""
-
-    data: SourcePlan
-    sites: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """How many; may be left out with ``column:NAME``, which has one site for each value."""
-    names: tuple[SiteName, ...] = ()
-    """Names of the sites; ``site-1``, ``site-2`` ... where left out."""
-    partition: Text = "iid"
-    holdout: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    """Share of the data that no site gets: the coordinator's own test set."""
-    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of its training split that each site uses; validation and test stay whole, so that results compare."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the sites train; ``auto`` takes a GPU when there is one."""
-    gpus_per_site: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
-    """Share of a GPU that a running site takes on engine ``ray``; engine ``local`` shares the GPUs by itself."""
-
-    @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
-        try:
-            partition = Partition.parse(self.partition)
-        except ValueError as error:
-            raise ValueError(f"partition: {error}") from None
-        if self.sites is None and partition.kind != "column" and not self.names:
-            raise ValueError(f"sites: this key is required with partition = '{self.partition}' and missing.")
-        if self.names:
-            if len(set(self.names)) != len(self.names):
-                twice = sorted({name for name in self.names if self.names.count(name) > 1})
-                raise ValueError(f"names: named twice: {', '.join(twice)}; each site needs a name of its own.")
-            if partition.kind == "column":
-                raise ValueError("names: a column partition names the sites by the column's values; leave names out.")
-            if self.sites is not None and self.sites != len(self.names):
-                raise ValueError(
-                    f"names: found {len(self.names)} names; allowed is one for each of the {self.sites} sites."
-                )
-        return self
-
-
 class FederationPlan(Strict):
     """``[federation]``: the members that are asked to take part; those that do get the model."""
 
@@ -273,6 +110,9 @@ class FederationPlan(Strict):
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("sites: a site is named twice.")
         return self
+
+
+_TWO = 2  # classes: positive and negative
 
 
 class StudyPlan(Strict):
@@ -526,20 +366,6 @@ def plan_from_json(text: str) -> StudyPlan:
     if not isinstance(values, dict):
         raise PlanError("The plan is no JSON object.")
     return parse_plan(values)
-
-
-def source_from_json(text: str | bytes) -> SourcePlan:
-    """Build a source from the JSON that ``model_dump_json`` gives; options may be lists, which JSON has no tuples for.
-
-    Raises:
-        PlanError: It is no JSON or no source.
-    """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        raise PlanError("The data source is not valid JSON.") from None
-    source: SourcePlan = parse(SourcePlan, values, error=PlanError)
-    return source
 
 
 def dump_plan(plan: StudyPlan) -> str:

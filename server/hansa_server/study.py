@@ -11,42 +11,34 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
-import numpy as np
-
 from hansa_common.contract import label_names
-from hansa_common.errors import MessageError, StudyFailed, UpdateRefused, UsageError
+from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
-from hansa_common.feature_sums import num_words, read
 from hansa_common.messages import (
     Delivered,
     DeliverTask,
-    Evaluated,
-    EvaluateTask,
     Initial,
     InitialTask,
     Message,
     Opened,
     OpenTask,
     Refusal,
-    Statistics,
-    StatisticsTask,
-    Sums,
     TrainTask,
 )
-from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.prepared import Prepared
-from hansa_common.protection import counts_leave, kind_of, num_evaluation_sums, num_round_sums
+from hansa_common.protection import counts_leave, kind_of, num_round_sums
 from hansa_common.strategies import STRATEGIES
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
-from hansa_server.closing import Closing, are_declared
+from hansa_server.closing import Closing, LastModel, close, close_masked, coordinator_counts
 from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
-from hansa_server.gathering import GATHERED, Gathered, gather, load_gathered, sum_words
+from hansa_server.gathering import Gathered, gather_once
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
+from hansa_server.panel import Panel
 from hansa_server.protected import require_budget
 from hansa_server.results import RoundResult
 from hansa_server.round_results import masked_result, round_result
@@ -150,8 +142,10 @@ class Study:
         self._open(exchange)
         if self.plan.privacy.secure_aggregation is not None:
             self._masked = self._masked_rounds(exchange)
+        panel = self._panel(exchange)
         if self.plan.preprocessing.needs_statistics:
-            self.gathered = self._gather(exchange)
+            self._observer.stage("gathering the statistics of the features")
+            self.gathered = gather_once(panel, self._masked, self._folder)
         if self.parameters is None:
             self.spec, initial = self._initial(exchange)
             self.parameters = extended(initial, self.plan.carried, self._folder.path)
@@ -168,9 +162,19 @@ class Study:
             self._checkpoint()
             self._observer.round_closed(result)
             self._notice()
-        self.closing = self._close(exchange)
+        self.closing = self._close(panel)
         if self._with_baselines:
             self.baselines = self._baselines(exchange)
+
+    def _panel(self, exchange: Exchange) -> Panel:
+        return Panel(
+            plan=self.plan,
+            digest=self.digest,
+            kind=self._kind,
+            opened=self.sites,
+            nodes=self._nodes,
+            ask_nodes=partial(self._ask, exchange),
+        )
 
     def _sight(self) -> Sight:
         return Sight(plan=self.plan, sites=self.sites, spec=self.spec, rounds=self.rounds)
@@ -236,55 +240,6 @@ class Study:
             said=self._observer.site_done,
             signers=self._signers,
         )
-
-    def _gather(self, exchange: Exchange) -> Gathered:
-        """Have every site measure its training split, once: what was gathered holds for the whole run, resumed or not.
-
-        Raises:
-            StudyFailed: Too few sites sent statistics, or they add up to nothing possible.
-        """
-        if (kept := load_gathered(self._folder.path, self.digest)) is not None:
-            return kept
-        self._observer.stage("gathering the statistics of the features")
-        preprocessing, contract = self.plan.preprocessing, self.plan.data
-        failed: Mapping[str, str]
-        if self._masked is not None:
-            job = Job(
-                number=0,
-                parameters=np.zeros(0, np.float32),
-                size=0,
-                counts=num_words(preprocessing, contract),
-                task=lambda attempt, _following: StatisticsTask(plan_digest=self.digest, attempt=attempt),
-            )
-            total = self._masked.sum(job)
-            added, sites, failed = total.sums, total.survivors, total.missing
-        else:
-            words, failed = self._statistics(exchange)
-            sites = tuple(sorted(words))
-            added = sum_words(words.values(), self.plan)
-        self._need(len(sites), len(self.sites), failed, "The statistics could not be gathered")
-        gathered = gather(added, self.plan, sites)
-        self._folder.write(GATHERED, gathered.model_dump_json(indent=2))
-        return gathered
-
-    def _statistics(self, exchange: Exchange) -> tuple[dict[str, Sums], dict[str, str]]:
-        """Return each site's statistics, and why others sent none."""
-        words: dict[str, Sums] = {}
-        failed: dict[str, str] = {}
-        names = {node: site for site, node in self._nodes.items()}
-        task = Message(header=StatisticsTask(plan_digest=self.digest))
-        for answer in self._ask(exchange, [(node, task) for node in names]):
-            site, message = names[answer.node], answer.message
-            if message is None or not isinstance(message.header, Statistics) or message.sums is None:
-                failed[site] = problem_of(answer)
-                continue
-            try:
-                read(message.sums, self.plan.preprocessing, self.plan.data)
-            except MessageError as error:
-                failed[site] = error.message
-            else:
-                words[site] = message.sums
-        return words, failed
 
     def _initial(self, exchange: Exchange) -> tuple[ParameterSpec, Vector]:
         """Have the first site initialise the model with the plan's seed: this process has no torch."""
@@ -399,77 +354,27 @@ class Study:
                 problem = str(error)
         self._observer.site_done(site, problem)
 
-    def _close(self, exchange: Exchange) -> Closing:
-        assert self.parameters is not None
+    def _close(self, panel: Panel) -> Closing:
+        assert self.model is not None
         self._observer.stage("evaluating the last model")
         started = time.monotonic()
+        last = LastModel(parameters=self.model, prepared=self._prepared, basis=self._basis())
         if self._masked is not None and counts_leave(self.plan.privacy):
-            closing = self._masked_closing(self._masked)
+            closing = close_masked(panel, self._masked, last)
         else:
-            closing = self._plain_closing(exchange)
-        coordinator = self._coordinator(exchange)
+            closing = close(panel, last)
+        coordinator = coordinator_counts(panel, last)
         return replace(closing, coordinator=coordinator, seconds=time.monotonic() - started)
-
-    def _plain_closing(self, exchange: Exchange) -> Closing:
-        evaluate = EvaluateTask(plan_digest=self.digest, prepared=self._prepared)
-        task = by_basis(Message(header=evaluate, vector=self.model), self._basis())
-        counted: dict[str, Mapping[str, Counts]] = {}
-        failed: dict[str, str] = {}
-        seconds = 0.0
-        names = {node: site for site, node in self._nodes.items()}
-        for answer in self._ask(exchange, [(node, task(site)) for node, site in names.items()]):
-            site, message = names[answer.node], answer.message
-            if not message or not isinstance(message.header, Evaluated):
-                failed[site] = problem_of(answer)
-            elif not are_declared(self.sites[site], message.counts, self.plan, self._kind):
-                failed[site] = "It sent other counts than those of the splits that it declared."
-            else:
-                counted[site] = message.counts
-                seconds += message.header.seconds
-        self._need(len(counted), len(names), failed, "The last model could not be evaluated")
-        return Closing.of_sites(counted, evaluation_seconds=seconds)
-
-    def _masked_closing(self, masked: MaskedRounds) -> Closing:
-        """Sum the counts of the last model as one more round, without an update."""
-        assert self.model is not None
-        number, privacy = self.plan.rounds.count + 1, self.plan.privacy
-        job = Job(
-            number=number,
-            parameters=self.model,
-            size=0,
-            counts=num_evaluation_sums(privacy, self._kind),
-            basis=self._basis(),
-            task=lambda attempt, _following: EvaluateTask(
-                plan_digest=self.digest, round=number, attempt=attempt, prepared=self._prepared
-            ),
-        )
-        total = masked.sum(job)
-        self._need(len(total.survivors), len(self.sites), total.missing, "The last model could not be evaluated")
-        return Closing.of_sum(total, privacy, self._kind)
 
     def deliver(self, exchange: Exchange, *, card: str, sha256: str) -> None:
         """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""
         assert self.spec is not None
         self._observer.stage("delivering the model to the sites")
         header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256, prepared=self._prepared)
-        task = Message(header=header, vector=self.model)
-        names = {node: site for site, node in self._nodes.items()}
-        for answer in self._ask(exchange, [(node, task) for node in names]):
+        for site, answer in self._panel(exchange).ask(Message(header=header, vector=self.model)):
             got_it = answer.message is not None and isinstance(answer.message.header, Delivered)
-            self.delivered[names[answer.node]] = "" if got_it else problem_of(answer)
-            self._observer.site_done(names[answer.node], self.delivered[names[answer.node]])
-
-    def _coordinator(self, exchange: Exchange) -> Counts | None:
-        """Evaluate on the test set that no site has; in a simulation any node can."""
-        if self.plan.simulation is None or not self.plan.simulation.holdout:
-            return None
-        header = EvaluateTask(plan_digest=self.digest, subject="coordinator", prepared=self._prepared)
-        first, task = self._nodes[min(self.sites)], Message(header=header, vector=self.model)
-        for answer in self._ask(exchange, [(first, task)]):
-            if answer.message and isinstance(answer.message.header, Evaluated):
-                return answer.message.counts.get("test")
-            raise StudyFailed(f"The coordinator's test set could not be evaluated: {problem_of(answer)}")
-        return None
+            self.delivered[site] = "" if got_it else problem_of(answer)
+            self._observer.site_done(site, self.delivered[site])
 
     def _baselines(self, exchange: Exchange) -> Baselines:
         self._observer.stage("training the baselines: each site alone, and all data pooled")

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.mapping import give_back
 from hansa_common.parameters import Accumulator, Vector, add_scaled, parts
-from hansa_common.plan import AggregationPlan, TrainingPlan
+from hansa_common.plan import AggregationPlan
 from hansa_common.plan_options import parse_options
 from hansa_common.registry import Registry
 from hansa_common.settings import Strict
+from hansa_common.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,8 @@ from hansa_common.messages import (
 )
 from hansa_common.metrics import ClassificationKind, Counts, CountsKind
 from hansa_common.parameters import ParameterSpec, Tensor
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.simulation_plan import SourcePlan
 
 CANARY = "patient-4711"
 SITE = "site-b"

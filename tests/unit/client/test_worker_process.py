@@ -27,7 +27,8 @@ from hansa_common.errors import ContractViolation, TaskRefused, TrainingOutOfMem
 from hansa_common.messages import Envelope, EvaluateTask, InitialTask, OpenTask, RawArray, TrainTask, Update
 from hansa_common.messages import Message as Task
 from hansa_common.metrics import ClassificationKind
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.simulation_plan import SourcePlan
 
 SOURCE = SourcePlan(adapter="digits")
 CLASSES = 10

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hansa_common.contract import NumberTarget
 from hansa_common.errors import PlanError, SettingsError
 from hansa_common.models.cnn import CNNOptions
-from hansa_common.plan import AggregationPlan, Partition, StudyPlan, dump_plan, parse_plan, read_plan
+from hansa_common.plan import AggregationPlan, StudyPlan, dump_plan, parse_plan, read_plan
+from hansa_common.simulation_plan import Partition
 
 Plan = dict[str, Any]
 _GONE = object()

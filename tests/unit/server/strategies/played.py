@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from hansa_common.parameters import Accumulator, Vector
-from hansa_common.plan import AggregationPlan, TrainingPlan
+from hansa_common.plan import AggregationPlan
+from hansa_common.training_plan import TrainingPlan
 from hansa_server.strategies import Contribution, Strategy, build_strategy, next_parameters
 
 Options = Mapping[str, bool | float | str]
