@@ -165,6 +165,6 @@ def test_a_value_that_is_filled_in_later_may_be_missing_and_nothing_else() -> No
     assert np.isnan(dataset.features).tolist() == [[False], [True]]
     assert check(dataset, table) is not None
     with pytest.raises(ContractViolation, match="found 'old' in row"):
-        to_dataset(frame.assign(x=["old", None]), table, origin="t.csv", counting="the header is row 1")
+        to_dataset(frame.assign(x=["old", np.nan]), table, origin="t.csv", counting="the header is row 1")
     with pytest.raises(ContractViolation, match="NaN or infinity"):
         check(dataset, table.model_copy(update={"columns": (Column(name="x"),)}))
