@@ -15,6 +15,7 @@ from hansa_common.messages import (
     Confirmed,
     ConfirmTask,
     EvaluateTask,
+    ExplainTask,
     MaskingTask,
     Message,
     Opened,
@@ -145,7 +146,7 @@ class Masking:
             StorageError: What must be durable first could not be written.
         """
         header = task.header
-        assert isinstance(header, TrainTask | EvaluateTask)
+        assert isinstance(header, TrainTask | EvaluateTask | ExplainTask)
         assert task.vector is not None
         self.session.enrol(self._enrolled())
         announcement = Announcement.from_bytes(task.statement, self.terms)
@@ -172,7 +173,8 @@ class Masking:
 
     @staticmethod
     def _require_turn(
-        header: MaskingTask | TrainTask | EvaluateTask, statement: Announcement | Survivors | Confirmation
+        header: MaskingTask | TrainTask | EvaluateTask | ExplainTask,
+        statement: Announcement | Survivors | Confirmation,
     ) -> None:
         """Hold a statement to the task that carries it: the site's record names rounds by tasks."""
         turn = statement.turn

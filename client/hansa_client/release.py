@@ -13,12 +13,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hansa_client.masking import Masking
-from hansa_common.errors import ReleaseRefused
+from hansa_common.errors import MessageError, ReleaseRefused
+from hansa_common.explain_plan import num_groups, scores_of
 from hansa_common.messages import (
     Envelope,
     Evaluated,
     EvaluateTask,
+    Explained,
+    ExplainTask,
     MaskedEvaluated,
+    MaskedExplained,
     MaskedUpdate,
     Message,
     Opened,
@@ -26,7 +30,7 @@ from hansa_common.messages import (
     Update,
     encode,
 )
-from hansa_common.metrics import ClassificationCounts, Counts
+from hansa_common.metrics import ClassificationCounts, Counts, Importance
 from hansa_common.metrics.decisions import without_small_groups
 from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
@@ -74,6 +78,9 @@ class Release:
             message = self._update(task, header, reply.vector, reply.counts["validation"])
         elif isinstance(header, Evaluated) and isinstance(task.header, EvaluateTask) and task.header.subject == "site":
             message = self._evaluated(task, task.header, header, reply.counts)
+        elif isinstance(header, Explained) and isinstance(task.header, ExplainTask):
+            assert reply.sums is not None
+            message = self._explained(task, task.header, header, reply.sums)
         else:
             message = reply  # initial parameters, which the plan's seed gives; and what only a simulation has
         envelope = encode(message)
@@ -173,3 +180,27 @@ class Release:
             statement=statement,
             counts=alone if self._shows_own else {},
         )
+
+    def _explained(self, task: Message, asked: ExplainTask, header: Explained, sums: Sums) -> Message:
+        """Let sums of attributions out, but of no class with fewer examples than the plan's minimum."""
+        explain, classes = self.plan.evaluation.explain, len(scores_of(self.plan.data))
+        if explain is None or self._is_noised:
+            raise ReleaseRefused("The plan lets no attributions out; nothing left this site.")
+        try:
+            found = Importance.from_sums(
+                sums, classes=classes, groups=num_groups(self.plan.data), most=explain.examples
+            )
+        except MessageError as error:
+            raise ReleaseRefused(f"{error.message} Nothing left this site.") from None
+        sums = found.suppressed(explain.minimum_examples).to_sums()
+        if self.masking is None:
+            return Message(header=header, sums=sums)
+        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
+        masked = MaskedExplained(
+            plan_digest=header.plan_digest,
+            round=asked.round,
+            attempt=asked.attempt,
+            site=header.site,
+            seconds=header.seconds,
+        )
+        return Message(header=masked, sums=sums, statement=statement)

@@ -6,15 +6,19 @@ The work runs beside ``session`` in a simulation, and at a real site in a proces
 import functools
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
+from hansa_client.keeping import keep_files
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
-from hansa_client.training.flat_model import offer_weights
+from hansa_client.training.attribution import require_explainable
+from hansa_client.training.explainer import explain_model
+from hansa_client.training.flat_model import offer_weights, shared_model
 from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
@@ -27,6 +31,8 @@ from hansa_common.messages import (
     BaselineTask,
     Evaluated,
     EvaluateTask,
+    Explained,
+    ExplainTask,
     Initial,
     InitialTask,
     Message,
@@ -58,12 +64,14 @@ class Work:
         plan: The study.
         site: What the site has.
         device: Where to train, as a plan names it.
+        kept: Folder for what explains single examples; a simulated site gets one with the task.
     """
 
-    def __init__(self, plan: StudyPlan, site: SiteData, device: Device) -> None:
+    def __init__(self, plan: StudyPlan, site: SiteData, device: Device, *, kept: Path | None = None) -> None:
         self.plan = plan
         self.digest = plan.digest()
         self.site = site
+        self._kept = kept
         self._device = choose_device(device, worker_index=site.index)
         if plan.model.backbone is not None:
             offer_weights(plan.model.backbone, site.weights)
@@ -85,7 +93,7 @@ class Work:
         header = message.header
         if isinstance(header, OpenTask):
             return self._open()
-        if not isinstance(header, InitialTask | TrainTask | EvaluateTask | BaselineTask):
+        if not isinstance(header, InitialTask | TrainTask | EvaluateTask | ExplainTask | BaselineTask):
             raise TaskRefused(f"A site does not do '{header.kind}'.")
         if header.plan_digest != self.digest:
             raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
@@ -101,6 +109,8 @@ class Work:
                 return self._train(header, parameters)
             case EvaluateTask(), np.ndarray() as parameters:
                 return self._evaluate(header, parameters)
+            case ExplainTask(), np.ndarray() as parameters:
+                return self._explain(header, parameters)
             case BaselineTask(), np.ndarray() as parameters:
                 return self._baseline(header, parameters)
         raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
@@ -124,6 +134,8 @@ class Work:
         return SupervisedTraining(plan=plan or self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
 
     def _open(self) -> Message:
+        if self.plan.evaluation.explain is not None:
+            require_explainable(self.plan.evaluation.explain, shared_model(self.plan, self._device).module)
         splits, labels = self.site.splits, self.site.dataset.labels[self.site.own]
         kinds = len(label_names(self.plan.data))
         counts = np.bincount(labels if kinds > 1 else np.zeros_like(labels), minlength=kinds)
@@ -192,6 +204,26 @@ class Work:
         seconds = time.perf_counter() - started
         header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
         return Message(header=header, counts=counts)
+
+    def _explain(self, task: ExplainTask, parameters: Vector) -> Message:
+        """Return sums of attributions; what explains single examples goes to this site's disk only."""
+        if self.plan.evaluation.explain is None:
+            raise TaskRefused("The plan has no [evaluation.explain].")
+        started = time.perf_counter()
+        seed = derive_seed(self.plan.seed, self.site.index, "explain")
+        site = self.site
+        found = explain_model(self.plan, site.dataset, site.splits, parameters, device=self._device, seed=seed)
+        keep_files(self._folder_of(task), found.kept)
+        header = Explained(plan_digest=self.digest, site=site.name, seconds=time.perf_counter() - started)
+        return Message(header=header, sums=found.importance.to_sums())
+
+    def _folder_of(self, task: ExplainTask) -> Path | None:
+        """Return where single examples are kept; of a simulation below the run's folder, where this machine has it."""
+        if self.site.simulation is None:
+            return self._kept
+        run = Path(task.folder)
+        name = f"{self.site.index + 1:03d} {self.site.name}"
+        return run / "explanations" / name if task.folder and run.is_dir() else None
 
     def _simulation(self) -> SimulatedSites:
         if self.site.simulation is None:

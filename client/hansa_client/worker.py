@@ -23,9 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One study's data and model at a time."""
+    """One study's data and model at a time.
 
-    def __init__(self) -> None:
+    Args:
+        folder: Where it may write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._work: Any = None
 
     def answer(self, head: dict[str, Any], envelope: Envelope | None) -> tuple[dict[str, Any], Envelope | None]:
@@ -52,7 +57,8 @@ class Worker:
         plan = plan_from_json(head["plan"])
         source = SourcePlan.model_validate_json(head["source"])
         site = real_site(plan, name=head["name"], index=head["index"], source=source)
-        self._work = Work(plan, site, head["device"])
+        kept = self._folder / "explanations" / plan.digest()
+        self._work = Work(plan, site, head["device"], kept=kept)
         return int(self._work.parameters)
 
 
@@ -107,7 +113,7 @@ def main(descriptor: int, folder: Path, settings: dict[str, Any]) -> None:
     send(channel, {"network": confinement.network, "files": confinement.files})
     if settings["warm"]:
         importlib.import_module("hansa_client.work")
-    worker = Worker()
+    worker = Worker(folder)
     while True:
         try:
             head, envelope = receive(channel)

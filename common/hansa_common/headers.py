@@ -137,6 +137,30 @@ class Evaluated(_Header):
     seconds: Seconds
 
 
+class ExplainTask(_Header):
+    """Server to site: sum the attributions of this model, as ``[evaluation.explain]`` says."""
+
+    kind: Literal["explain"] = "explain"
+    carries_vector: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = None
+    plan_digest: Digest
+    round: RoundNumber = 0
+    """With secure aggregation: two more than the plan has, for the sums are a round of their own."""
+    attempt: Attempt = 1
+    folder: Annotated[str, Field(max_length=4_096)] = ""
+    """Of the run, where a simulated site keeps pictures of its examples; a real site refuses one."""
+
+
+class Explained(_Header):
+    """Site to server: the sums of attributions, of the classes with enough examples."""
+
+    kind: Literal["explained"] = "explained"
+    carries_sums: ClassVar[bool] = True
+    plan_digest: Digest
+    site: SiteName
+    seconds: Seconds
+
+
 class SetupTask(_Header):
     """Server to site: prepare to mask one round."""
 
@@ -185,6 +209,19 @@ class MaskedEvaluated(_Header):
 
     kind: Literal["masked-evaluated"] = "masked-evaluated"
     carries_counts: ClassVar[bool | None] = None
+    carries_sums: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+    seconds: Seconds
+
+
+class MaskedExplained(_Header):
+    """Site to server: the sums of ``ExplainTask`` under masks."""
+
+    kind: Literal["masked-explained"] = "masked-explained"
     carries_sums: ClassVar[bool] = True
     carries_statement: ClassVar[bool | None] = True
     plan_digest: Digest
@@ -289,7 +326,7 @@ class Refusal(_Header):
 
 MaskingTask = SetupTask | ConfirmTask | UnmaskTask
 MaskingReply = SetUp | Confirmed | Unmasked
-Task = OpenTask | InitialTask | TrainTask | EvaluateTask | BaselineTask | DeliverTask | MaskingTask
+Task = OpenTask | InitialTask | TrainTask | EvaluateTask | ExplainTask | BaselineTask | DeliverTask | MaskingTask
 Reply = (
     Opened
     | Initial
@@ -300,6 +337,8 @@ Reply = (
     | Refusal
     | MaskedUpdate
     | MaskedEvaluated
+    | Explained
+    | MaskedExplained
     | MaskingReply
 )
 Header = Annotated[Task | Reply, Field(discriminator="kind")]

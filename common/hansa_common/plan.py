@@ -21,6 +21,7 @@ from hansa_common.canonical import digest
 from hansa_common.combinations import decide
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError
+from hansa_common.explain_plan import ExplainPlan, check_explain
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
 from hansa_common.plan_options import Options, collect_options, parse_options
@@ -140,6 +141,7 @@ class EvaluationPlan(Strict):
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    explain: ExplainPlan | None = None
 
     cost: CostPlan | None = None
     """What the two kinds of errors cost; the threshold that costs least on all validation examples is reported."""
@@ -304,6 +306,7 @@ class StudyPlan(Strict):
         if self.simulation is not None:
             self._check_simulation(self.simulation)
         self._check_privacy()
+        check_explain(self.evaluation.explain, self.data, self.privacy, validation=self.evaluation.validation)
         return self
 
     def _check_target(self) -> None:
@@ -377,8 +380,7 @@ class StudyPlan(Strict):
             options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
-        sites = simulation.sites or len(simulation.names) or None
-        per_round = self.rounds.sites_per_round
+        sites, per_round = simulation.sites or len(simulation.names) or None, self.rounds.sites_per_round
         if sites is not None and per_round is not None and per_round > sites:
             raise ValueError(
                 f"rounds.sites_per_round: found {per_round}; allowed is at most {sites}, the sites there are."
@@ -431,6 +433,8 @@ class StudyPlan(Strict):
         for key in ("backbone", "lora"):  # younger too
             if values["model"][key] is None:
                 del values["model"][key]
+        if self.evaluation.explain is None:
+            del values["evaluation"]["explain"]
         return digest(values)
 
 

@@ -87,6 +87,7 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
         ),
         bytes=Traffic(up=study.bytes_up, down=study.bytes_down),
         notices=study.noticed.all,
+        explanation=study.explanation,
         protection=protection_of(study.plan, study.names, study.rounds, dimension=_dimension(study)),
         model_sha256=_sha256(study),
         environment=_environment(study),

@@ -36,11 +36,12 @@ from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
 from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, problem_of
+from hansa_server.explaining import explain_model
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
 from hansa_server.protected import require_budget
-from hansa_server.results import RoundResult
+from hansa_server.results import Explanation, RoundResult
 from hansa_server.round_results import masked_result, round_result
 from hansa_server.rounds import Phase, Round, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
@@ -73,6 +74,7 @@ class Study:
         self.rounds: list[RoundResult] = []
         self.noticed = Noticed()
         self.closing: Closing | None = None
+        self.explanation: Explanation | None = None
         self.parameters: Vector | None = None
         self.spec: ParameterSpec | None = None
         self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -151,6 +153,8 @@ class Study:
             self._observer.round_closed(result)
             self._notice()
         self.closing = self._close(exchange)
+        ask, folder = partial(self._ask, exchange), "" if exchange.names else str(self._folder.path.resolve())
+        self.explanation = explain_model(self.plan, self.parameters, self._nodes, ask, self._masked, folder=folder)
         if self._with_baselines:
             self.baselines = self._baselines(exchange)
 

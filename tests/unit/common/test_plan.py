@@ -113,7 +113,12 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
     ("training.epoch", 1, "", "unknown key. Did you mean 'epochs'?"),
     ("training.augmentation.flipp", True, "", "Did you mean 'flip'? Allowed: crop, flip, mixup, noise."),
     ("rounds.counts", 3, "", "Did you mean 'count'? Allowed: count, deadline_seconds, quorum, sites_per_round."),
-    ("evaluation.tst", 0.1, "", "Did you mean 'test'? Allowed: cost, groups, minimum_group, test, validation."),
+    (
+        "evaluation.tst",
+        0.1,
+        "",
+        "Did you mean 'test'? Allowed: cost, explain, groups, minimum_group, test, validation.",
+    ),
     ("simulation.site", 3, "", "unknown key. Did you mean 'sites'?"),
     ("format", 2, "", "found 2; allowed is 1."),
     ("format", "1", "", "found '1'; allowed is 1."),
@@ -506,6 +511,7 @@ def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
             "steps",
             "optimizer",
             *_DECISIONS,
+            "explain",  # test_explain_plan.py
         }
 
 
