@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from hansa_common.contract import ImageContract, NumberTarget, ReconstructionTarget, SurvivalTarget, TableContract
+from hansa_common.contract import ImageContract, NumberTarget, SurvivalTarget, TableContract
 from hansa_common.models.registry import Contract
 from hansa_common.privacy_plan import PrivacyPlan
 from hansa_common.settings import Strict
@@ -120,7 +120,7 @@ def check_explain(explain: ExplainPlan | None, contract: Contract, privacy: Priv
             f"{where}: sums of attributions have no noise in them, and [privacy.differential] promises that nothing "
             "leaves without; leave out one of the two."
         )
-    if isinstance(contract.target, ReconstructionTarget):
+    if contract.target is not None and contract.target.kind == "reconstruction":
         raise ValueError(f"{where}: a model that reconstructs its input has no score to explain.")
     if explain.split == "validation" and not validation:
         raise ValueError(f"{where}.split: evaluation.validation is 0; there is no validation split.")

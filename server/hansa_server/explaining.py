@@ -52,14 +52,14 @@ def explain_model(
     if masked is not None:
         total, missing = _sum(plan, explain, parameters, masked, folder)
     else:
-        total, missing = _collect(plan, explain, parameters, nodes, ask, folder)
+        task = Message(header=ExplainTask(plan_digest=plan.digest(), folder=folder), vector=parameters)
+        total, missing = _collect(plan, explain, task, nodes, ask)
     return explanation_of(plan, explain, total, missing)
 
 
 def _collect(
-    plan: StudyPlan, explain: ExplainPlan, parameters: Vector, nodes: Mapping[str, int], ask: Ask, folder: str
+    plan: StudyPlan, explain: ExplainPlan, task: Message, nodes: Mapping[str, int], ask: Ask
 ) -> tuple[Importance, dict[str, str]]:
-    task = Message(header=ExplainTask(plan_digest=plan.digest(), folder=folder), vector=parameters)
     total, missing = _nothing(plan), {}
     names = {node: site for site, node in sorted(nodes.items())}
     for answer in ask([(node, task) for node in names]):

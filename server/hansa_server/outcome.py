@@ -23,7 +23,7 @@ from hansa_server.figures import (
     worst,
 )
 from hansa_server.protected import protection_of
-from hansa_server.report import metrics_csv, model_card, partition_svg, render
+from hansa_server.report import load_pictures, metrics_csv, model_card, partition_svg, render
 from hansa_server.results import (
     Baselines,
     Final,
@@ -202,6 +202,7 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))
-    folder.write("report.html", render(results, dump_plan(study.plan)))
+    pictures = load_pictures(folder.path, study.plan)
+    folder.write("report.html", render(results, dump_plan(study.plan), pictures=pictures))
     if any(site.class_counts for site in results.sites):
         folder.write("partition.svg", partition_svg(results))

@@ -112,7 +112,7 @@ def _answer(number: int, one: Explained) -> list[object]:
 def _rows(examples: Sequence[Explained], contract: Contract) -> bytes:
     """Write one row an example: what it is, what the model said, and what each column or feature did."""
     labels = views_of(contract)[0].labels
-    rows: list[list[object]] = [[*_ANSWER, *labels]]
+    rows: list[list[object]] = [[*_ANSWER, *map(_name, labels)]]
     for number, one in enumerate(examples, start=1):
         raising, lowering = grouped(one.attributions[None], contract)
         values = (raising - lowering)[0, : len(labels)]
@@ -125,6 +125,11 @@ def _table(one: Explained) -> bytes:
     steps = one.attributions.reshape(-1, one.attributions.shape[-1])
     head: list[object] = ["step", *(f"feature {number + 1}" for number in range(steps.shape[1]))]
     return _csv([head, *([number, *(f"{value:.6g}" for value in row)] for number, row in enumerate(steps, start=1))])
+
+
+def _name(text: str) -> str:
+    """Keep a spreadsheet from running a name that somebody else chose."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> bytes:

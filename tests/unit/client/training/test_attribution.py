@@ -90,16 +90,13 @@ def test_integrated_gradients_of_a_recurrent_model_have_a_value_for_each_step() 
 
 def test_grad_cam_is_what_a_hand_computes() -> None:
     """Equations 1 and 2: weights are mean gradients of the score, the map is what is positive of the weighted sum."""
-    model = seeded(
-        lambda: nn.Sequential(
-            nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
-        )
-    )
+    first, last, head = seeded(lambda: nn.ModuleList([nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3), nn.Linear(8, 2)]))
+    model = nn.Sequential(first, nn.ReLU(), last, nn.ReLU(), nn.Flatten(), head)
     inputs = torch.randn(2, 1, 6, 6)
     found = ask("grad_cam", model, inputs, [1, 0])
     for number, label in enumerate([1, 0]):
-        activation = model[2](model[1](model[0](inputs[number : number + 1]))).detach()[0].numpy()
-        weight = model[5].weight.detach().numpy()[label].reshape(2, 2, 2)
+        activation = last(first(inputs[number : number + 1]).relu()).detach()[0].numpy()
+        weight = head.weight[label].detach().reshape(2, 2, 2).numpy()
         alpha = (weight * (activation > 0)).mean(axis=(1, 2))
         hand = np.maximum((alpha[:, None, None] * activation).sum(axis=0), 0.0)
         scaled = nn.functional.interpolate(torch.from_numpy(hand)[None, None], (6, 6), mode="bilinear")[0, 0]
