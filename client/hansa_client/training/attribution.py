@@ -7,7 +7,8 @@
   sampling", 2009; Strumbelj and Kononenko, "An Efficient Explanation of Individual Classifications using Game Theory",
   JMLR 2010. The columns of a table are the players; one-hot features of one column enter together.
 
-The score is the logit of the class, or the number that is predicted. captum is imported only when something is explained.
+The score is the logit of the class, or the number that is predicted. captum is imported only when something is
+explained.
 
 Shapes: ``N`` examples, ``K`` classes, ``C`` channels, ``H`` height, ``W`` width, ``G`` groups.
 """

@@ -104,7 +104,7 @@ def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.P
         absent_classes=_absent_classes(results),
         overall=_overall(results),
         by_site=_by_site(results),
-        explained=explanation.sentence(results),
+        looks_at=explanation.sentence(results),
         explanation=explanation.parts(results),
         pictures=pictures,
         privacy=protection.account(results),

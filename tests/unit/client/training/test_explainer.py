@@ -11,6 +11,7 @@ from PIL import Image
 from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.training.explainer import Explanation, explain_model
+from hansa_client.training.flat_model import shared_model
 from hansa_client.training.keepsakes import overlay
 from hansa_common.errors import TrainingError
 from hansa_common.metrics import Importance
@@ -152,3 +153,22 @@ def test_an_overlay_is_red_for_the_class_and_blue_against_it() -> None:
     assert mixed[0, 1].tolist() == [0.5, 0.5, 0.5]
     assert mixed[0, 2, 2] > mixed[0, 2, 0] + 0.4
     assert (overlay(grey, np.zeros((1, 3))) == 0.5).all()
+
+
+def test_a_predicted_number_is_explained_step_by_step_through_a_recurrent_model(make_plan: Make) -> None:
+    data = {"kind": "array", "shape": [6, 2], "target": {"kind": "number", "scale": 10.0}}
+    plan = planned(make_plan, data, {"name": "lstm", "hidden": 4}, kept_examples=1, steps=64)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(30, 6, 2)).astype(np.float32)
+    dataset = Dataset(features=features, labels=np.zeros(30, np.int64), targets=np.full(30, 70.0))
+    parts = splits(range(20), range(20, 30))
+    size = shared_model(plan, CPU).spec.size
+    found = explained(plan, dataset, parts, rng.normal(size=size) * 0.5)
+    importance = found.importance
+    assert importance.examples.tolist() == [10]
+    assert (importance.raising + importance.lowering > 0).all()
+    by_feature, by_step = importance.mean()[0][:2].sum(), importance.mean()[0][2:].sum()
+    assert by_feature == pytest.approx(by_step, abs=1e-4)  # one sum, two ways
+    (row,) = csv.DictReader(io.StringIO(found.kept["examples.csv"].decode()))
+    assert row["truth"] == "70"
+    assert abs(float(row["predicted"])) < 100.0
