@@ -36,6 +36,7 @@ from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy import clip_l2
 from hansa_common.protection import counts_leave, encode_update, evaluation_sums, round_sums, update_bound
+from hansa_common.transport import update_message
 
 _NO_SUMS: Sums = np.zeros(0, np.uint64)
 
@@ -131,7 +132,8 @@ class Release:
         if self._is_noised:
             untold = {"num_examples": 0, "train_loss": 0.0, "seconds": 0.0, "train_seconds": 0.0}
             header = header.model_copy(update=untold)
-        return Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
+        leaves = Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
+        return update_message(self.plan, leaves, bound=bound)
 
     def _masked_update(self, masking: Masking, task: Message, header: Update, delta: Vector, counts: Counts) -> Message:
         vector = encode_update(self.plan, masking.terms, delta, header.num_examples)

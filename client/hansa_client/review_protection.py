@@ -109,7 +109,7 @@ def _protects(
             strategy=plan.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
             kind=noised.kind if noised else None,
-            codec="float32",
+            codec=plan.transport.codec,
         )
         yield f"In short: {decision.text}"
 

@@ -29,6 +29,8 @@ Statement = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{2}){1,500}$")]
 class _Header(Strict):
     protocol: Literal[1] = 1
     carries_vector: ClassVar[bool] = False
+    may_pack: ClassVar[bool] = False
+    """The vector may be bytes of a codec instead."""
     carries_counts: ClassVar[bool | None] = False
     """``None``: unless the plan's protection keeps them at the site."""
     carries_masked: ClassVar[bool] = False
@@ -86,6 +88,7 @@ class TrainTask(_Header):
 
     kind: Literal["train"] = "train"
     carries_vector: ClassVar[bool] = True
+    may_pack: ClassVar[bool] = True
     carries_statement: ClassVar[bool | None] = None
     plan_digest: Digest
     round: RoundNumber
@@ -99,6 +102,7 @@ class Update(_Header):
 
     kind: Literal["update"] = "update"
     carries_vector: ClassVar[bool] = True
+    may_pack: ClassVar[bool] = True
     carries_counts: ClassVar[bool | None] = None
     plan_digest: Digest
     round: RoundNumber

@@ -28,6 +28,7 @@ from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.strategies import FLTrustOptions, traits_of
+from hansa_common.transport_plan import TransportPlan
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -286,6 +287,7 @@ class StudyPlan(Strict):
     rounds: RoundsPlan
     evaluation: EvaluationPlan = EvaluationPlan()
     privacy: PrivacyPlan = PrivacyPlan()
+    transport: TransportPlan = TransportPlan()
     federation: FederationPlan | None = None
     """All members at the time of the proposal, where it is left out."""
     simulation: SimulationPlan | None = None
@@ -342,10 +344,12 @@ class StudyPlan(Strict):
             strategy=self.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
             kind=noised.kind if noised else None,
-            codec="float32",
+            codec=self.transport.codec,
         )
         if not decision.allowed:
             raise ValueError(f"privacy: {decision.text}")
+        if masked is not None:
+            self.transport.check_masked()
         if masked is not None or (noised is not None and noised.kind != "example"):
             self._check_whole_cohort()
         if noised is not None and noised.kind == "example":
@@ -425,6 +429,8 @@ class StudyPlan(Strict):
         values = self.approved().model_dump(mode="json")
         if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
             del values["privacy"]
+        if self.transport == TransportPlan():
+            del values["transport"]
         if self.data.target is None:
             del values["data"]["target"]
         if not self.evaluation.decision_rows:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from hansa_common.contract import label_names
-from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
+from hansa_common.errors import MessageError, StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
 from hansa_common.messages import (
     Delivered,
@@ -32,6 +32,7 @@ from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import counts_leave, kind_of, num_evaluation_sums, num_round_sums
 from hansa_common.strategies import STRATEGIES
+from hansa_common.transport import train_task, unpacked
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, are_declared
@@ -255,7 +256,7 @@ class Study:
         )
         self._observer.round_started(number, sites)
         header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)
-        task = Message(header=header, vector=self.parameters)
+        task = train_task(self.plan, header, self.parameters)
         names = {self._nodes[site]: site for site in sites}
         with contextlib.closing(held):
             for answer in self._ask(exchange, [(node, task) for node in names]):
@@ -315,9 +316,12 @@ class Study:
             current.fail(site, problem)
         else:
             try:
-                current.receive(site, answer.message)
+                current.receive(site, unpacked(self.plan, answer.message, size=current.size))
             except UpdateRefused as error:
                 problem = str(error)
+            except MessageError as error:
+                problem = error.message
+                current.fail(site, problem)
         self._observer.site_done(site, problem)
 
     def _close(self, exchange: Exchange) -> Closing:

@@ -503,7 +503,7 @@ _DECISIONS: dict[str, Any] = {
 
 
 def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
-    tried = {place.split(".")[0] for _, place in _DIGESTED} | {"format", "simulation", "privacy"}
+    tried = {place.split(".")[0] for _, place in _DIGESTED} | {"format", "simulation", "privacy", "transport"}
     assert tried == set(StudyPlan.model_fields)
     for section in ("training", "rounds", "evaluation"):
         fields = set(StudyPlan.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
