@@ -90,7 +90,11 @@ def test_integrated_gradients_of_a_recurrent_model_have_a_value_for_each_step() 
 
 def test_grad_cam_is_what_a_hand_computes() -> None:
     """Equations 1 and 2: weights are mean gradients of the score, the map is what is positive of the weighted sum."""
-    first, last, head = seeded(lambda: nn.ModuleList([nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3), nn.Linear(8, 2)]))
+    first, last, head = (
+        seeded(lambda: nn.Conv2d(1, 3, 3)),
+        seeded(lambda: nn.Conv2d(3, 2, 3), 1),
+        seeded(lambda: nn.Linear(8, 2), 2),
+    )
     model = nn.Sequential(first, nn.ReLU(), last, nn.ReLU(), nn.Flatten(), head)
     inputs = torch.randn(2, 1, 6, 6)
     found = ask("grad_cam", model, inputs, [1, 0])
