@@ -18,7 +18,8 @@ from tests.attacks import UPDATE_ATTACKS, add_trigger, backdoor, flip_labels
 
 from benchmarks.table import print_table
 from hansa_common.parameters import Vector
-from hansa_common.plan import AggregationPlan, TrainingPlan
+from hansa_common.plan import AggregationPlan
+from hansa_common.training_plan import TrainingPlan
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 
 _SITES: Final = 20

@@ -16,12 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import structlog
-from safetensors.numpy import save
 
 from hansa_client.connection import Connection
 from hansa_client.custody import SiteCustody
+from hansa_client.delivery import keep_model
 from hansa_client.folder import SiteFolder
 from hansa_client.gate import Gate
 from hansa_client.logs import configure
@@ -44,9 +43,8 @@ from hansa_common.errors import (
     UsageError,
 )
 from hansa_common.failpoints import reach
-from hansa_common.files import storage, write_whole
-from hansa_common.messages import Delivered, DeliverTask, Envelope, Message, decode, encode
-from hansa_common.parameters import sha256_of
+from hansa_common.files import storage
+from hansa_common.messages import Delivered, Envelope, Message, decode, encode
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import (
@@ -282,22 +280,7 @@ class Agent:
 
     def _keep_model(self, notice: TaskNotice, plan: StudyPlan, message: Message) -> Envelope:
         """Write the study's last model and its card to this site's disk."""
-        header, vector = message.header, message.vector
-        assert isinstance(header, DeliverTask)
-        assert vector is not None
-        if header.plan_digest != plan.digest():
-            raise TaskRefused("The model belongs to another plan.")
-        if vector.size != header.spec.size:
-            raise MessageError("The model has another size than its tensors.")
-        if sha256_of(vector) != header.sha256:
-            raise MessageError("The model's bytes are not those that its digest is of.")
-        folder = self._folder.path / "models" / notice.task.study
-        with storage(folder, "create"):
-            folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: np.ascontiguousarray(values) for name, values in header.spec.split(vector)}
-        metadata = {"study": notice.task.study, "plan_digest": header.plan_digest, "sha256": header.sha256}
-        write_whole(folder / "model.safetensors", save(tensors, metadata))
-        write_whole(folder / "MODEL_CARD.md", header.card.encode())
+        header = keep_model(self._folder.path, plan, notice.task.study, message)
         self._journal.append("model-received", study=notice.task.study, sha256=header.sha256)
         return encode(Message(header=Delivered(plan_digest=header.plan_digest, site=self._site)))
 

@@ -19,7 +19,7 @@ def answer(message: Message, context: Context) -> Message:
     """Hand a task to the session and its reply back; what the site remembers stays in its Flower state."""
     state = _load_state(context)
     reply = handle(envelope_from_records(message.content), state)
-    context.state["hansa"] = ConfigRecord({"plan": state.plan_json, "masks": state.masks})
+    context.state["hansa"] = ConfigRecord({"plan": state.plan_json, "masks": state.masks, "folder": state.folder})
     return Message(envelope_to_records(reply), reply_to=message)
 
 
@@ -27,10 +27,11 @@ def _load_state(context: Context) -> SiteState:
     record = context.state.get("hansa")
     state = SiteState(index=int(context.node_config["partition-id"]))
     if isinstance(record, ConfigRecord):
-        plan, masks = record["plan"], record["masks"]
+        plan, masks, folder = record["plan"], record["masks"], record["folder"]
         assert isinstance(plan, str)
         assert isinstance(masks, bytes)
-        state.plan_json, state.masks = plan, masks
+        assert isinstance(folder, str)
+        state.plan_json, state.masks, state.folder = plan, masks, folder
     return state
 
 

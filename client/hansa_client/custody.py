@@ -1,8 +1,8 @@
 """What a real site keeps between the tasks of a study: its part in secure aggregation, its ledger, its own figures.
 
 ``masking/<plan digest>/`` in the site's folder holds the key for the study, what was signed and used, and the last
-announcement; ``figures/<plan digest>.json`` what this site's own data said of each model. The secrets of a round are in
-the process's memory only.
+announcement; ``state/<plan digest>/`` what a study needs from round to round; ``figures/<plan digest>.json`` what this
+site's own data said of each model. The secrets of a round are in the process's memory only.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from hansa_client.keeping import take_files
 from hansa_client.masking import Masking
 from hansa_client.own_figures import keep
 from hansa_client.settings import SiteSettings
+from hansa_client.site_state import StateFolder
 from hansa_client.spending import Spending
 from hansa_common.errors import StorageError
 from hansa_common.files import read_secret, storage, write_secret, write_whole
@@ -78,6 +79,14 @@ class SiteCustody:
         roster = self._folder.roster().roster
         bindings = {site: roster.member(site) for site in sites}
         return {site: binding.keys.signing for site, binding in bindings.items() if binding is not None}
+
+    def states(self, plan: StudyPlan) -> StateFolder:
+        """Return where this site keeps what a study needs from round to round.
+
+        Raises:
+            StorageError: The folder cannot be made.
+        """
+        return StateFolder(self._folder.path / "state" / plan.digest())
 
     def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, name: str, parameters: int) -> None:
         """Enter in the ledger what the answer to a task will cost, before the work is done.

@@ -11,6 +11,7 @@ decisions/<digest>.json   what this site answered, signed with its own key
 paused                    there while the site is paused
 journal.jsonl             everything that left or was refused
 ledger/<population>.jsonl what was spent of a population's privacy; it stays, whatever else is deleted
+state/<plan digest>/      what a study needs here from round to round; it stays, for a study may be resumed
 outbox/, models/<study>/, agent.sock, agent.log  the agent's
 """
 
@@ -210,7 +211,7 @@ class SiteFolder:
                 (self.path / name).unlink(missing_ok=True)
             for name in ("request.json", "binding-request.json", "binding.json", "paused", "agent.sock"):
                 (self.path / name).unlink(missing_ok=True)
-            for name in ("keys", ".keys", "proposals", "decisions", "outbox", "incoming", "apps", "masking"):
+            for name in ("keys", ".keys", "proposals", "decisions", "outbox", "incoming", "apps", "masking", "state"):
                 if (self.path / name).exists():
                     shutil.rmtree(self.path / name)
             sync_folder(self.path)

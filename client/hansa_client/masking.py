@@ -5,8 +5,9 @@ of a round are in this process's memory only; what was signed and used is on the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -21,6 +22,7 @@ from hansa_common.messages import (
     Opened,
     SetUp,
     SetupTask,
+    StatisticsTask,
     Sums,
     TrainTask,
     Unmasked,
@@ -37,6 +39,8 @@ from hansa_common.secagg import (
     Terms,
     Words,
 )
+
+_NO_MODEL: Final = np.zeros(0, np.float32)  # statistics are measured before there is one
 
 
 class Keeper(Protocol):
@@ -146,13 +150,14 @@ class Masking:
             StorageError: What must be durable first could not be written.
         """
         header = task.header
-        assert isinstance(header, TrainTask | EvaluateTask | ExplainTask)
-        assert task.vector is not None
+        assert isinstance(header, TrainTask | EvaluateTask | ExplainTask | StatisticsTask)
         self.session.enrol(self._enrolled())
         announcement = Announcement.from_bytes(task.statement, self.terms)
         self._require_turn(header, announcement)
         self._keeper.keep_announcement(task.statement)
-        model = bytes.fromhex(sha256_of(task.vector))  # masks cancel only between sites that saw one model
+        model = bytes.fromhex(
+            sha256_of(_NO_MODEL if task.vector is None else task.vector)
+        )  # masks cancel only between sites that saw one model
         masked = self.session.mask(announcement, model, vector, sums)
         statement = masked.to_bytes()
         if isinstance(header, TrainTask) and header.next_attempt and self._keys:
@@ -173,7 +178,7 @@ class Masking:
 
     @staticmethod
     def _require_turn(
-        header: MaskingTask | TrainTask | EvaluateTask | ExplainTask,
+        header: MaskingTask | TrainTask | EvaluateTask | ExplainTask | StatisticsTask,
         statement: Announcement | Survivors | Confirmation,
     ) -> None:
         """Hold a statement to the task that carries it: the site's record names rounds by tasks."""

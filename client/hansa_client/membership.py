@@ -3,7 +3,7 @@
 from typing import Self
 
 from hansa_common.invitation import Address, Invitation
-from hansa_common.plan import SiteName, StudyName
+from hansa_common.plan_names import SiteName, StudyName
 from hansa_common.roster import Hash
 from hansa_common.settings import Strict
 from hansa_common.signing import PublicKey

@@ -35,6 +35,8 @@ class OwnFigures(Strict):
     """By the number of rounds that the model had been trained for."""
     test: OwnFigure | None = None
     """Of the last model."""
+    personal: OwnFigure | None = None
+    """Of this site's own model, on the same examples."""
 
 
 def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
@@ -44,7 +46,7 @@ def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, 
         folder: The site's.
         plan: The study.
         round_number: How many rounds the model had been trained for.
-        counts: Named ``validation`` and, of the last model, ``test``.
+        counts: Named ``validation`` and, of the last model, ``test``; ``personal`` of the site's own on the test split.
 
     Raises:
         StorageError: The disk is full or fails, or the file cannot be read back.
@@ -57,6 +59,8 @@ def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, 
         )
     if "test" in counts:
         figures = figures.model_copy(update={"test": _figure(counts["test"])})
+    if "personal" in counts:
+        figures = figures.model_copy(update={"personal": _figure(counts["personal"])})
     with storage(path.parent, "create"):
         path.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(path, figures.model_dump_json().encode(), mode=0o600)

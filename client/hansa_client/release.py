@@ -15,6 +15,7 @@ import numpy as np
 from hansa_client.masking import Masking
 from hansa_common.errors import MessageError, ReleaseRefused
 from hansa_common.explain_plan import num_groups, scores_of
+from hansa_common.feature_sums import num_words
 from hansa_common.messages import (
     Envelope,
     Evaluated,
@@ -26,6 +27,8 @@ from hansa_common.messages import (
     MaskedUpdate,
     Message,
     Opened,
+    Statistics,
+    StatisticsTask,
     Sums,
     Update,
     encode,
@@ -82,6 +85,8 @@ class Release:
         elif isinstance(header, Explained) and isinstance(task.header, ExplainTask):
             assert reply.sums is not None
             message = self._explained(task, task.header, header, reply.sums)
+        elif isinstance(header, Statistics) and isinstance(task.header, StatisticsTask) and reply.sums is not None:
+            message = self._statistics(task, task.header, header, reply.sums)
         else:
             message = reply  # initial parameters, which the plan's seed gives; and what only a simulation has
         envelope = encode(message)
@@ -206,3 +211,25 @@ class Release:
             seconds=header.seconds,
         )
         return Message(header=masked, sums=sums, statement=statement)
+
+    def _statistics(self, task: Message, asked: StatisticsTask, header: Statistics, sums: Sums) -> Message:
+        """Let out statistics of the features, which only a plan with preprocessing asks for."""
+        preprocessing = self.plan.preprocessing
+        if not preprocessing.needs_statistics or self._is_noised:
+            raise ReleaseRefused("The plan lets no statistics of the features out; nothing left this site.")
+        if len(sums) != num_words(preprocessing, self.plan.data):
+            raise ReleaseRefused("The statistics are not those that the plan asks for; nothing left this site.")
+        if self.masking is None:
+            return Message(header=header, sums=sums)
+        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
+        return Message(
+            header=MaskedEvaluated(
+                plan_digest=header.plan_digest,
+                round=asked.round,
+                attempt=asked.attempt,
+                site=header.site,
+                seconds=header.seconds,
+            ),
+            sums=sums,
+            statement=statement,
+        )

@@ -61,10 +61,7 @@ def _study(plan: StudyPlan) -> list[str]:
                 f"A model '{plan.model.name}' is trained here {rounds.count} times, {effort} each, in batches of "
                 f"{training.batch_size} with {training.optimizer}; each time by {cohort}."
             ),
-            (
-                f"Your data is split once: {plan.evaluation.validation:.0%} to validate, {plan.evaluation.test:.0%} to "
-                "test, the rest to train."
-            ),
+            _split(plan),
         ),
     )
     lines += _rows("What leaves", what_leaves(plan))
@@ -72,6 +69,16 @@ def _study(plan: StudyPlan) -> list[str]:
     names = ", ".join(_sites(plan))
     lines += _rows("Who gets the model", (f"The coordinator, and every site that takes part: {names}.",))
     return lines
+
+
+def _split(plan: StudyPlan) -> str:
+    evaluation = plan.evaluation
+    if evaluation.column is not None:
+        return f"Your data says in the column '{evaluation.column}' which rows train, validate and test."
+    shares = f"{evaluation.validation:.0%} to validate, {evaluation.test:.0%} to test, the rest to train"
+    if evaluation.group is not None:
+        return f"Your data is split once, by '{evaluation.group}': about {shares}."
+    return f"Your data is split once: {shares}."
 
 
 def _data(plan: StudyPlan) -> tuple[str, ...]:

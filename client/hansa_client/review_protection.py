@@ -19,7 +19,7 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
     if noised is not None:
         return (*_noised(noised, masked, _count(plan)), _NEVER)
     if masked is not None:
-        return (*_masked(plan.privacy, masked, _count(plan)), *_explanation(plan), _NEVER)
+        return (*_masked(plan.privacy, masked, _count(plan)), *_statistics(plan), *_explanation(plan), _NEVER)
     return (
         (
             "In each round: the change of the model's weights, the number of training examples, the training loss, "
@@ -29,6 +29,7 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
             "At the beginning: the number of examples in each split and class. At the end: the same counts on the "
             "test split. The coordinator can read all of it."
         ),
+        *_statistics(plan),
         *_explanation(plan),
         _NEVER,
     )
@@ -46,6 +47,20 @@ def _explanation(plan: StudyPlan) -> tuple[str, ...]:
             f"examples of each class of which at least {explain.minimum_examples} are explained. {readers}Pictures and "
             f"rows of single examples ({explain.kept_examples} at most) are written into this site's folder and never "
             "leave it."
+        ),
+    )
+
+
+def _statistics(plan: StudyPlan) -> tuple[str, ...]:
+    preprocessing = plan.preprocessing
+    if not preprocessing.needs_statistics:
+        return ()
+    histogram = f", and a histogram of {preprocessing.bins:,} bins," if preprocessing.needs_histograms else ""
+    who = "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
+    return (
+        (
+            f"Once, before the first round: number, sum and sum of squares{histogram} of each column over the training "
+            f"split, {who}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
         ),
     )
 

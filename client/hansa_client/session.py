@@ -8,10 +8,13 @@ secure aggregation are this side's.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hansa_client.masking import Masking
 from hansa_client.release import Release
+from hansa_client.site_state import Kept, State, StateFolder
 from hansa_common.errors import HansaError, ReleaseRefused, TaskRefused
 from hansa_common.messages import (
     Envelope,
@@ -27,6 +30,8 @@ from hansa_common.messages import (
     OpenTask,
     Refusal,
     Reply,
+    Statistics,
+    StatisticsTask,
     Task,
     TrainTask,
     Update,
@@ -35,8 +40,9 @@ from hansa_common.messages import (
 )
 from hansa_common.metrics import Counts, CountsKind
 from hansa_common.parameters import is_finite
-from hansa_common.plan import SourcePlan, StudyPlan, plan_from_json
+from hansa_common.plan import StudyPlan, plan_from_json
 from hansa_common.protection import counts_leave, kind_of
+from hansa_common.simulation_plan import SourcePlan
 
 if TYPE_CHECKING:  # torch stays out of the agent
     from hansa_client.work import Work
@@ -53,9 +59,31 @@ def _require_announcement(task: Message, plan: StudyPlan) -> None:
     """
     header = task.header
     counts = isinstance(header, EvaluateTask) and header.subject == "site" and counts_leave(plan.privacy)
-    leaves = isinstance(header, TrainTask | ExplainTask) or counts
+    leaves = isinstance(header, TrainTask | ExplainTask | StatisticsTask) or counts
     if leaves and plan.privacy.secure_aggregation is not None and not task.statement:
         raise TaskRefused("The plan asks for secure aggregation, and the task announces no round of it.")
+
+
+def keeps(plan: StudyPlan) -> bool:
+    """Tell whether a site has something of its own in this study: between rounds, or in the end."""
+    return plan.keeps_state or plan.personalisation is not None
+
+
+def _require_basis(header: TrainTask | EvaluateTask, plan: StudyPlan) -> int:
+    """Return the round that the state of a task is of; the closing exchange is one more than the plan has.
+
+    Raises:
+        TaskRefused: The task builds on a round that cannot have been before it.
+    """
+    number = header.round if isinstance(header, TrainTask) else plan.rounds.count + 1
+    if header.basis >= number:
+        raise TaskRefused(f"The task of round {number} builds on what was kept of round {header.basis}.")
+    return number
+
+
+def _about(plan: StudyPlan, site: str) -> dict[str, str]:
+    """Return what the file of a site's own model says of itself."""
+    return {"study": plan.name, "plan_digest": plan.digest(), "site": site}
 
 
 def refusal(site: str, code: str, reason: str) -> Envelope:
@@ -75,10 +103,16 @@ class RemoteWork(Protocol):
     def do(self, message: Message, *, kind: CountsKind, timeout: float) -> Message:
         """Do one task of the open study."""
 
+    def do_with_state(
+        self, message: Message, state: State, *, kind: CountsKind, timeout: float
+    ) -> tuple[Message, Kept]:
+        """Do one task of the open study, in which this site keeps something; return what stays here too."""
+
 
 _ANSWERS: Final = {
     OpenTask: Opened,
     InitialTask: Initial,
+    StatisticsTask: Statistics,
     TrainTask: Update,
     EvaluateTask: Evaluated,
     ExplainTask: Explained,
@@ -123,6 +157,9 @@ class Custody(Protocol):
 
     def keep_explanations(self, plan: StudyPlan, task: str) -> None:
         """Keep what the work wrote about single examples for the task of this name, beside the study's model."""
+
+    def states(self, plan: StudyPlan) -> StateFolder:
+        """Return where this site keeps what a study needs from round to round."""
 
     @property
     def shows_figures(self) -> bool:
@@ -210,8 +247,7 @@ class SiteSession:
         if isinstance(header, TrainTask | EvaluateTask):
             self._custody.spend(plan, header, name=task, parameters=self._parameters)
         bare = replace(message, statement=b"")
-        reply = self._work.do(bare, kind=kind_of(plan), timeout=seconds)
-        _check_answer(message, reply, site=self._name, digest=digest, parameters=self._parameters)
+        reply = self._do(bare, plan, seconds)
         self._approve(digest)  # the site may have taken it back while it trained
         if isinstance(header, TrainTask | EvaluateTask):
             self._custody.keep_figures(plan, _round_of(header, plan), reply.counts)
@@ -219,10 +255,25 @@ class SiteSession:
             self._custody.keep_explanations(plan, task)
         return self._release(plan).reply(message, reply)
 
+    def _do(self, task: Message, plan: StudyPlan, seconds: float) -> Message:
+        """Do a task, on what this site kept where the study needs that; what it leaves is kept before anything goes."""
+        header, kind = task.header, kind_of(plan)
+        check = partial(_check_answer, task, site=self._name, digest=plan.digest(), parameters=self._parameters)
+        if not isinstance(header, TrainTask | EvaluateTask) or not keeps(plan):
+            reply = self._work.do(task, kind=kind, timeout=seconds)
+            check(reply)
+            return reply
+        number, states = _require_basis(header, plan), self._custody.states(plan)
+        state = states.load(header.basis)
+        reply, kept = self._work.do_with_state(task, state, kind=kind, timeout=seconds)
+        check(reply)
+        states.keep(kept, round_number=number, basis=header.basis, about=_about(plan, self._name))
+        return reply
+
     def _release(self, plan: StudyPlan) -> Release:
         return Release(
             plan=plan,
-            parameters=self._parameters,
+            parameters=self._parameters * plan.carried,
             max_bytes=MAX_REPLY,
             masking=self._custody.masking(plan) if plan.privacy.secure_aggregation is not None else None,
             shows_figures=self._custody.shows_figures,
@@ -258,11 +309,13 @@ class SiteState:
         index: Its place among the sites of the simulation, from 0.
         plan_json: The plan it opened, empty before.
         masks: Its part in secure aggregation; its tasks may be done by one process after another.
+        folder: Of the run, where the sites keep what a study needs from round to round.
     """
 
     index: int
     plan_json: str = ""
     masks: bytes = field(default=b"", repr=False)
+    folder: str = ""
 
 
 class Sessions:
@@ -322,7 +375,7 @@ def _handle(envelope: Envelope, state: SiteState) -> Envelope:
     prepare_process()
     message = decode(envelope)
     if isinstance(message.header, OpenTask):
-        state.plan_json, state.masks = message.header.plan, b""
+        state.plan_json, state.masks, state.folder = message.header.plan, b"", message.header.folder
     work = _sessions.find(state)
     plan = work.plan
     masking = SimulatedMasking(plan, work.site.name, state.masks) if plan.privacy.secure_aggregation else None
@@ -330,11 +383,26 @@ def _handle(envelope: Envelope, state: SiteState) -> Envelope:
         if masking is not None and isinstance(message.header, MaskingTask):
             return encode(masking.answer(message))
         _require_announcement(message, plan)
-        release = Release(plan=plan, parameters=work.parameters, max_bytes=MAX_REPLY, masking=masking)
-        return release.reply(message, work.do(replace(message, statement=b"")))
+        size = work.parameters * plan.carried
+        release = Release(plan=plan, parameters=size, max_bytes=MAX_REPLY, masking=masking)
+        return release.reply(message, _simulate(work, replace(message, statement=b""), state))
     finally:
         if masking is not None:
             state.masks = masking.state()
+
+
+def _simulate(work: "Work", task: Message, site: SiteState) -> Message:
+    """Do a task; what a site keeps lies in the run's folder, for another process may do its next task."""
+    header, plan = task.header, work.plan
+    if not isinstance(header, TrainTask | EvaluateTask) or not keeps(plan):
+        return work.do(task)
+    number = _require_basis(header, plan)
+    if not site.folder:
+        raise TaskRefused("The sites of this study keep state, and the server named no folder for it.")
+    states = StateFolder(Path(site.folder) / str(site.index + 1))
+    reply, kept = work.do_with_state(task, states.load(header.basis))
+    states.keep(kept, round_number=number, basis=header.basis, about=_about(plan, work.site.name))
+    return reply
 
 
 def _refuse(state: SiteState, code: str, reason: str) -> Envelope:

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from hansa_common.contract import Text
 from hansa_common.files import write_whole
-from hansa_common.plan import SourcePlan
 from hansa_common.settings import Strict, parse, read_toml
+from hansa_common.simulation_plan import SourcePlan
 
 _TASK_SECONDS: Final = 6 * 3_600.0
 

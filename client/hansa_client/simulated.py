@@ -4,6 +4,7 @@ The data set is read once a process and never copied: a site is a list of positi
 """
 
 import functools
+import json
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,14 +15,17 @@ from pydantic import TypeAdapter, ValidationError
 from hansa_client.data import ADAPTERS, Dataset, Source
 from hansa_client.data.contract_check import check
 from hansa_client.data.partition import partition
-from hansa_client.data.persons import unit_columns
 from hansa_client.data.source import Indices
 from hansa_client.data.split import Splits, draw, split_site
+from hansa_client.data.text_columns import needed_columns
 from hansa_common.contract import DataContract
 from hansa_common.errors import PartitionError, PlanError
 from hansa_common.models.registry import Contract
-from hansa_common.plan import Partition, SimulationPlan, SiteName, SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.plan_names import SiteName
 from hansa_common.seeds import derive_seed
+from hansa_common.settings import parse
+from hansa_common.simulation_plan import Partition, SimulationPlan, source_from_json
 
 _SMALLEST = 3  # examples of a site: one to train, one to validate, one to test
 _CACHED = 2  # data sets in memory; the next study's beside the last one's
@@ -57,14 +61,14 @@ def load(plan: StudyPlan) -> Dataset:
         DataError: The data cannot be read or does not fulfil the contract.
     """
     with _lock:
-        return _load(_contracts.dump_json(plan.data), _simulation(plan).data.model_dump_json(), unit_columns(plan))
+        return _load(_contracts.dump_json(plan.data), _simulation(plan).data.model_dump_json(), needed_columns(plan))
 
 
 @functools.lru_cache(maxsize=_CACHED)
 def _load(contract_json: bytes, source_json: str, columns: tuple[str, ...]) -> Dataset:
     """Read by texts that can be compared: what does not change the data does not read it again."""
     contract = _contracts.validate_json(contract_json)
-    source = SourcePlan.model_validate_json(source_json)
+    source = source_from_json(source_json)
     path = Path(source.path) if source.path is not None else None
     wanted = Source(path=path, options=source.options, columns=columns)
     return check(ADAPTERS.find(source.adapter)(wanted, contract), contract)
@@ -80,12 +84,12 @@ def divide(plan: StudyPlan) -> SimulatedSites:
     """
     with _lock:
         shape = _simulation(plan).model_dump_json(include={"data", "sites", "names", "partition", "holdout"})
-        return _divide(_contracts.dump_json(plan.data), shape, unit_columns(plan), plan.seed)
+        return _divide(_contracts.dump_json(plan.data), shape, needed_columns(plan), plan.seed)
 
 
 @functools.lru_cache(maxsize=_CACHED)
 def _divide(contract_json: bytes, simulation_json: str, columns: tuple[str, ...], seed: int) -> SimulatedSites:
-    simulation = SimulationPlan.model_validate_json(simulation_json)
+    simulation = parse(SimulationPlan, json.loads(simulation_json))
     contract = _contracts.validate_json(contract_json)
     dataset = _load(contract_json, simulation.data.model_dump_json(), columns)
     size = max(1, round(len(dataset) * simulation.holdout)) if simulation.holdout else 0

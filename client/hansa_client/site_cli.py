@@ -236,16 +236,11 @@ def refuse(study: Study, *, folder: Folder = DEFAULT_FOLDER) -> None:
 @app.command()
 def models(*, folder: Folder = DEFAULT_FOLDER) -> None:
     """List the models that this site was given."""
+    from hansa_client.delivery import list_models  # noqa: PLC0415
     from hansa_client.folder import SiteFolder  # noqa: PLC0415
 
     SiteFolder(folder).check()
-    found = sorted((folder / "models").glob("*/model.safetensors"))
-    for path in found:
-        received = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        typer.echo(f"{path.parent.name}  {path.stat().st_size / 1e6:.1f} MB  {received}  {path}")
-        typer.echo(f"  card: {path.with_name('MODEL_CARD.md')}")
-    if not found:
-        typer.echo("No model yet.")
+    typer.echo("\n".join(list_models(folder)) or "No model yet.")
 
 
 @app.command()
@@ -260,6 +255,8 @@ def figures(*, folder: Folder = DEFAULT_FOLDER) -> None:
             typer.echo(f"  after {rounds:4} rounds  {_bar(figure)}  {figure.num_examples:,} validation examples")
         if study.test is not None:
             typer.echo(f"  the last model    {_bar(study.test)}  {study.test.num_examples:,} test examples")
+        if study.personal is not None:
+            typer.echo(f"  this site's own   {_bar(study.personal)}  {study.personal.num_examples:,} test examples")
     if not found:
         typer.echo("No study has evaluated a model here yet.")
 

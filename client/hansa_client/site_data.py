@@ -7,13 +7,14 @@ import numpy as np
 
 from hansa_client.data import ADAPTERS, Dataset, Source
 from hansa_client.data.contract_check import check
-from hansa_client.data.persons import unit_columns
 from hansa_client.data.source import Indices
 from hansa_client.data.split import Splits, split_site
+from hansa_client.data.text_columns import needed_columns
 from hansa_client.simulated import SimulatedSites, divide, site_splits
 from hansa_common.errors import TaskRefused
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
 from hansa_common.seeds import derive_seed
+from hansa_common.simulation_plan import SourcePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ def real_site(plan: StudyPlan, *, name: str, index: int, source: SourcePlan) -> 
         DataError: The data cannot be read, does not fulfil the plan's contract or does not say whose a row is.
     """
     path = Path(source.path) if source.path is not None else None
-    wanted = Source(path=path, options=source.options, columns=unit_columns(plan))
+    wanted = Source(path=path, options=source.options, columns=needed_columns(plan))
     dataset = check(ADAPTERS.find(source.adapter)(wanted, plan.data), plan.data)
     own = np.arange(len(dataset))
     splits = split_site(plan, dataset, own, derive_seed(plan.seed, index, "split"))

@@ -6,16 +6,21 @@ The work runs beside ``session`` in a simulation, and at a real site in a proces
 import functools
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from hansa_client.data.preparation import prepared_dataset
+from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.keeping import keep_files
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
+from hansa_client.site_state import Kept, PersonalModel, State
+from hansa_client.training.algorithms import build_algorithm
 from hansa_client.training.attribution import require_explainable
 from hansa_client.training.explainer import explain_model
 from hansa_client.training.flat_model import offer_weights, shared_model
@@ -26,6 +31,7 @@ from hansa_common import __version__
 from hansa_common.contract import label_names
 from hansa_common.errors import MessageError, TaskRefused
 from hansa_common.failpoints import reach
+from hansa_common.feature_sums import measure
 from hansa_common.messages import (
     Baseline,
     BaselineTask,
@@ -38,12 +44,15 @@ from hansa_common.messages import (
     Message,
     Opened,
     OpenTask,
+    Statistics,
+    StatisticsTask,
     TrainTask,
     Update,
 )
 from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
+from hansa_common.prepared import Prepared, is_asked_for
 from hansa_common.seeds import derive_seed
 from hansa_common.strategies import STRATEGIES
 from hansa_common.transport import received_model, unpacked
@@ -77,14 +86,28 @@ class Work:
         if plan.model.backbone is not None:
             offer_weights(plan.model.backbone, site.weights)
         self._procedure = self._protected()
+        self._algorithm = build_algorithm(plan, self._procedure, partial(_changed, site, self._device))
+        self._prepared: Prepared | None = None
+        self._raw: Dataset | None = None  # before it was prepared
 
     @property
     def parameters(self) -> int:
-        """``P``, the number of the model's parameters."""
-        return self._procedure.spec.size
+        """``P``, how many of the model's parameters travel."""
+        return self._algorithm.spec.size
 
     def do(self, message: Message) -> Message:
+        """Do one task of a study in which this site keeps nothing; see ``do_with_state``."""
+        return self.do_with_state(message, {})[0]
+
+    def do_with_state(self, message: Message, state: State) -> tuple[Message, Kept]:
         """Do one task of this study.
+
+        Args:
+            message: The task.
+            state: What this site kept of the round that the task builds on.
+
+        Returns:
+            The reply, and what stays here.
 
         Raises:
             TaskRefused: It belongs to another study or round, or the first round starts from other parameters.
@@ -93,29 +116,40 @@ class Work:
         """
         header = message.header
         if isinstance(header, OpenTask):
-            return self._open()
-        if not isinstance(header, InitialTask | TrainTask | EvaluateTask | ExplainTask | BaselineTask):
+            return self._open(), Kept()
+        message = self._require_mine(message)
+        if isinstance(header, TrainTask | EvaluateTask | ExplainTask | BaselineTask):
+            self._use(header.prepared)
+        match header, message.vector:
+            case StatisticsTask(), None:
+                return self._statistics(), Kept()
+            case InitialTask(), None:
+                initial = Initial(plan_digest=self.digest, spec=self._algorithm.spec)
+                return Message(header=initial, vector=self._algorithm.initial()), Kept()
+            case TrainTask(), np.ndarray() as parameters:
+                return self._train(header, parameters, state)
+            case EvaluateTask(), np.ndarray() as parameters:
+                return self._evaluate(header, parameters, state)
+            case ExplainTask() | BaselineTask(), np.ndarray() as parameters:
+                if isinstance(header, BaselineTask):
+                    reply = self._baseline(header, parameters)
+                else:
+                    reply = self._explain(header, parameters)
+                return reply, Kept()
+        raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
+
+    def _require_mine(self, message: Message) -> Message:
+        """Return a task of this study with its vector as ``float32``."""
+        header = message.header
+        if not isinstance(header, InitialTask | StatisticsTask | TrainTask | EvaluateTask | ExplainTask | BaselineTask):
             raise TaskRefused(f"A site does not do '{header.kind}'.")
         if header.plan_digest != self.digest:
             raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
-        message = unpacked(self.plan, message, size=self.parameters)
-        if message.vector is not None and message.vector.size != self.parameters:
-            raise MessageError(
-                f"The parameters have {message.vector.size} values; the plan's model has {self.parameters}."
-            )
-        match header, message.vector:
-            case InitialTask(), None:
-                initial = Initial(plan_digest=self.digest, spec=self._procedure.spec)
-                return Message(header=initial, vector=self._initial())
-            case TrainTask(), np.ndarray() as parameters:
-                return self._train(header, parameters)
-            case EvaluateTask(), np.ndarray() as parameters:
-                return self._evaluate(header, parameters)
-            case ExplainTask(), np.ndarray() as parameters:
-                return self._explain(header, parameters)
-            case BaselineTask(), np.ndarray() as parameters:
-                return self._baseline(header, parameters)
-        raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
+        size = self.parameters * (self.plan.carried if isinstance(header, TrainTask) else 1)
+        message = unpacked(self.plan, message, size=size)
+        if message.vector is not None and message.vector.size != size:
+            raise MessageError(f"The parameters have {message.vector.size} values; the plan's model has {size}.")
+        return message
 
     @property
     def _protects_persons(self) -> bool:
@@ -154,31 +188,65 @@ class Work:
         )
         return Message(header=header)
 
-    def _initial(self) -> Vector:
-        return self._procedure.initial(derive_seed(self.plan.seed, "initial"))
+    def _statistics(self) -> Message:
+        """Measure the training split, for the plan's preprocessing."""
+        preprocessing = self.plan.preprocessing
+        if not preprocessing.needs_statistics:
+            raise TaskRefused("The plan asks for no statistics of the features.")
+        started = time.perf_counter()
+        features = (self._raw if self._raw is not None else self.site.dataset).features
+        sums = measure(features[self.site.splits.train], preprocessing, self.plan.data)
+        seconds = time.perf_counter() - started
+        return Message(header=Statistics(plan_digest=self.digest, site=self.site.name, seconds=seconds), sums=sums)
 
-    def _is_initial(self, parameters: Vector) -> bool:
-        """Tell whether a round starts from what the plan's seed gives, seen through the plan's codec."""
-        expected, down = received_model(self.plan, self._initial()), self.plan.transport.down
+    def _use(self, prepared: Prepared | None) -> None:
+        """Prepare the features as the server says that all sites' statistics ask for, once.
+
+        Raises:
+            TaskRefused: It says nothing, something that the plan does not ask for, or something else than before.
+        """
+        if not is_asked_for(prepared, self.plan.preprocessing, self.plan.data):
+            raise TaskRefused("The task does not bring the preprocessing that the plan asks for, or brings some.")
+        if prepared is None:
+            return
+        if self._prepared is not None:
+            if prepared != self._prepared:
+                raise TaskRefused("The task brings other preprocessing than the task before it.")
+            return
+        self._raw = self.site.dataset
+        self.site = replace(self.site, dataset=prepared_dataset(self._raw, prepared))
+        self._procedure = self._protected()
+        self._algorithm = build_algorithm(self.plan, self._procedure, partial(_changed, self.site, self._device))
+        self._prepared = prepared
+
+    def _is_start(self, parameters: Vector) -> bool:
+        """Tell whether these are the initial parameters, and nothing that is carried beside them has a value yet."""
+        size = self.parameters
+        initial = self._algorithm.initial()
+        start = np.concatenate([initial, np.zeros(len(parameters) - size, np.float32)])
+        expected, down = received_model(self.plan, start)[:size], self.plan.transport.down
         # what differs by 1e-5 before it is rounded may come out as two neighbours
         relative = 2.0**-7 if down == "bf16" else 0.0
         step = float(np.abs(expected).max(initial=0.0)) / 127.0 if down == "int8" else 0.0
-        return bool(np.allclose(parameters, expected, rtol=relative, atol=_TOLERANCE + step))
+        close = np.allclose(parameters[:size], expected, rtol=relative, atol=_TOLERANCE + step)
+        return close and not parameters[size:].any()
 
-    def _train(self, task: TrainTask, parameters: Vector) -> Message:
+    def _train(self, task: TrainTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         if not 1 <= task.round <= self.plan.rounds.count:
             raise TaskRefused(f"The plan has {self.plan.rounds.count} rounds; the task asks for round {task.round}.")
-        if task.round == 1 and not self._is_initial(parameters):
+        if task.round == 1 and not self._is_start(parameters):
             raise TaskRefused(
                 "The first round does not start from the initial parameters that the plan's seed gives.",
                 advice="The site that initialised the model, or the server, changed them; or it runs another torch.",
             )
         reach("site.train")
         started = time.perf_counter()
-        counts = self._procedure.evaluate(parameters, "validation")
-        loss = self._incoming_loss(parameters)
+        whole = self._algorithm.whole(parameters, state)
+        counts = self._procedure.evaluate(whole, "validation")
+        loss = self._incoming_loss(whole)
         evaluated = time.perf_counter()
-        trained = self._procedure.train(parameters, round_number=task.round, seed=self._seed(task.round))
+        local = self._algorithm.train(parameters, state, round_number=task.round, seed=self._seed(task.round))
+        trained = local.trained
         ended = time.perf_counter()
         header = Update(
             plan_digest=self.digest,
@@ -192,7 +260,7 @@ class Work:
             seconds=ended - started,
             train_seconds=ended - evaluated,
         )
-        return Message(header=header, vector=trained.delta, counts={"validation": counts})
+        return Message(header=header, vector=local.update, counts={"validation": counts}), Kept(state=local.state)
 
     def _incoming_loss(self, parameters: Vector) -> float | None:
         """Return the mean loss of the incoming model on the training split, where the strategy asks for it."""
@@ -204,16 +272,23 @@ class Work:
     def _seed(self, round_number: int) -> int:
         return derive_seed(self.plan.seed, self.site.index, round_number, "train")
 
-    def _evaluate(self, task: EvaluateTask, parameters: Vector) -> Message:
+    def _evaluate(self, task: EvaluateTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         started = time.perf_counter()
-        procedure = self._procedure
         if task.subject == "coordinator":
             holdout = self._simulation().holdout
-            procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
-        counts = procedure.evaluate_last(parameters)
+            procedure: Procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
+            counts, kept = procedure.evaluate_last(parameters), Kept()
+        else:
+            whole = self._algorithm.whole(parameters, state)
+            counts = self._procedure.evaluate_last(whole)
+            own = self._algorithm.personal(parameters, state, seed=self._seed(self.plan.rounds.count + 1))
+            kept = Kept()
+            if own is not None:
+                counts |= {"personal": self._procedure.evaluate(own, "test")}
+                kept = Kept(personal=PersonalModel(spec=self._procedure.spec, vector=own))
         seconds = time.perf_counter() - started
         header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
-        return Message(header=header, counts=counts)
+        return Message(header=header, counts=counts), kept
 
     def _explain(self, task: ExplainTask, parameters: Vector) -> Message:
         """Return sums of attributions; what explains single examples goes to this site's disk only."""
@@ -243,6 +318,7 @@ class Work:
     def _baseline(self, task: BaselineTask, parameters: Vector) -> Message:
         started = time.perf_counter()
         self._simulation()
+        parameters = self._algorithm.whole(parameters, {})  # of layers that stay at a site, the initial ones
         if task.subject == "local":
             # Not protected: the data of a simulation and its baselines stay on the researcher's machine.
             procedure = self._prepare(self.site.splits) if self._protects_persons else self._procedure
@@ -283,3 +359,8 @@ class Work:
             name: self._prepare(replace(union, test=splits.test)).evaluate(trained, "test")
             for name, splits in zip(names, per_site, strict=True)
         }
+
+
+def _changed(site: SiteData, device: torch.device, plan: StudyPlan) -> SupervisedTraining:
+    """Return a procedure of another plan; no method, for who holds it must not hold the work that holds it."""
+    return SupervisedTraining(plan=plan, dataset=site.dataset, splits=site.splits, device=device)

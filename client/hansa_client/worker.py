@@ -15,9 +15,11 @@ from typing import Any
 
 from hansa_client.confinement import confine
 from hansa_client.worker_channel import receive, send
+from hansa_client.worker_state import apart, state_of, with_state
 from hansa_common.errors import HansaError, TaskRefused
 from hansa_common.messages import Envelope, RawArray, decode, encode
-from hansa_common.plan import SourcePlan, plan_from_json
+from hansa_common.plan import plan_from_json
+from hansa_common.simulation_plan import source_from_json
 
 _log = logging.getLogger(__name__)
 
@@ -43,10 +45,17 @@ class Worker:
             case "open":
                 return {"parameters": self._open(head)}, None
             case "task" if envelope is not None and self._work is not None:
-                return {}, encode(self._work.do(decode(envelope)))
+                return self._do(envelope)
             case "flower" if envelope is not None:
                 return {}, _flower(head["app"], envelope)
         raise TaskRefused("The worker has no study open.")
+
+    def _do(self, envelope: Envelope) -> tuple[dict[str, Any], Envelope]:
+        bare, vectors = apart(envelope)
+        reply, kept = self._work.do_with_state(decode(bare), state_of(vectors))
+        own = kept.personal
+        head = {"spec": own.spec.model_dump_json()} if own is not None else {}
+        return head, with_state(encode(reply), kept.state, own.vector if own is not None else None)
 
     def _open(self, head: dict[str, Any]) -> int:
         from hansa_client.site_data import real_site  # noqa: PLC0415 - after the confinement
@@ -55,7 +64,7 @@ class Worker:
         prepare_process()
         self._work = None
         plan = plan_from_json(head["plan"])
-        source = SourcePlan.model_validate_json(head["source"])
+        source = source_from_json(head["source"])
         site = real_site(plan, name=head["name"], index=head["index"], source=source)
         kept = self._folder / "explanations" / plan.digest()
         self._work = Work(plan, site, head["device"], kept=kept)

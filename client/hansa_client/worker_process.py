@@ -18,12 +18,15 @@ from typing import Any, Final
 
 from hansa_client.confinement import Confinement
 from hansa_client.settings import SiteSettings
+from hansa_client.site_state import Kept, State
 from hansa_client.worker_channel import receive, send
+from hansa_client.worker_state import apart, kept_of, with_state
 from hansa_common import errors
 from hansa_common.errors import HansaError, MessageError, TaskRefused, TrainingError, TrainingOutOfMemory, WorkerLost
 from hansa_common.messages import Envelope, Message, decode, encode
 from hansa_common.metrics import CountsKind
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.simulation_plan import SourcePlan
 
 _START_SECONDS: Final = 60.0
 _LOOK: Final = 0.5  # seconds between looks at the worker's memory
@@ -55,6 +58,7 @@ class WorkerProcess:
         self._channel: socket.socket | None = None
         self._confinement: Confinement | None = None
         self._opened: dict[str, Any] | None = None
+        self._copies = 1  # of the model in the largest reply
         self._is_open = False
         self._why_killed: HansaError | None = None
         self._busy = threading.Lock()
@@ -109,6 +113,7 @@ class WorkerProcess:
             TaskRefused: The model is larger than this site's limit.
             HansaError: What the worker says.
         """
+        self._copies = plan.carried + (1 if plan.keeps_state or plan.personalisation is not None else 0)
         self._opened = {
             "do": "open",
             "plan": plan.model_dump_json(),
@@ -122,26 +127,35 @@ class WorkerProcess:
             return self._ensure_open(timeout)
 
     def do(self, message: Message, *, kind: CountsKind, timeout: float) -> Message:
+        """Do one task of a study in which this site keeps nothing; see ``do_with_state``."""
+        return self.do_with_state(message, {}, kind=kind, timeout=timeout)[0]
+
+    def do_with_state(
+        self, message: Message, state: State, *, kind: CountsKind, timeout: float
+    ) -> tuple[Message, Kept]:
         """Do one task of the open study; if the worker dies of itself, a new one tries once more.
 
         Raises:
             WorkerLost: The worker did not survive it.
+            MessageError: It answered with something that is no answer.
             HansaError: What the worker says.
         """
+        task = with_state(encode(message), state)
         with self._busy:
             try:
-                envelope = self._do(message, timeout)
+                head, envelope = self._do(task, timeout)
             except WorkerLost:
                 if self._why_killed is not None:  # it was us
                     raise
-                envelope = self._do(message, timeout)
+                head, envelope = self._do(task, timeout)
         if envelope is None:
             raise WorkerLost("The worker sent no reply.")
-        return decode(envelope, kind=kind)
+        bare, vectors = apart(envelope)
+        return decode(bare, kind=kind), kept_of(head, vectors)
 
-    def _do(self, message: Message, timeout: float) -> Envelope | None:
+    def _do(self, task: Envelope, timeout: float) -> tuple[dict[str, Any], Envelope | None]:
         self._ensure_open(timeout)
-        return self._converse({"do": "task"}, encode(message), timeout)[1]
+        return self._converse({"do": "task"}, task, timeout)
 
     def flower(self, reference: str, envelope: Envelope, *, timeout: float) -> Envelope:
         """Run another app's ClientApp.
@@ -208,7 +222,7 @@ class WorkerProcess:
         try:
             channel.settimeout(None)
             send(channel, head, envelope)
-            most = self._settings.limits.max_model_mb * 1_000_000 + _BESIDE_MODEL
+            most = self._settings.limits.max_model_mb * 1_000_000 * self._copies + _BESIDE_MODEL
             answer, reply = receive(channel, most=most)
         except MessageError:
             self._kill(WorkerLost("The worker answered with something that is no answer, or too large."))

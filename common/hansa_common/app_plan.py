@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 
 from hansa_common.canonical import digest
 from hansa_common.errors import PlanError
-from hansa_common.plan import SiteName, StudyName, StudyPlan, plan_from_json
+from hansa_common.plan import StudyPlan, plan_from_json
+from hansa_common.plan_names import SiteName, StudyName
 from hansa_common.plan_options import Scalar
 from hansa_common.settings import Strict
 

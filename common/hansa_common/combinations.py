@@ -53,13 +53,24 @@ def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind 
         or _refused_by_noise(strategy, traits, ring_bits, kind)
         or _refused_by_rounding(codec, kind, linear=linear)
     )
+    if traits.carried > 1 and (ring_bits is not None or kind is not None):
+        refused = _REFUSED_CARRIED.format(strategy=strategy)
     if refused:
         return Decision(allowed=False, text=refused)
     return Decision(allowed=True, text=f"{_SEES[ring_bits is not None]} {_TELLS[kind]}")
 
 
+_REFUSED_CARRIED: Final = (
+    "aggregation.strategy = '{strategy}' sends control variates beside the update: they have another scale, so no "
+    "one coordinate range or clipping bound fits both, and each is a mean gradient of the site's data that is "
+    "kept over rounds. Choose another strategy, or leave out [privacy]."
+)
+
+
 def class_of(traits: Traits) -> str:
     """Return what a strategy's combinations depend on, in words: all strategies of a class are decided alike."""
+    if traits.carried > 1:
+        return "adds up, and carries more"
     if traits.needs == "sum":
         return "adds up"
     return "compares losses" if traits.training_loss else "compares"
@@ -78,6 +89,19 @@ _TELLS: Final[Mapping[DifferentialKind | None, str]] = {
     "site_distributed": "What anybody can work out about one site is limited by epsilon and delta, the coordinator "
     "included.",
 }
+
+
+def refused_personalisation(method: str, kind: DifferentialKind | None) -> str:
+    """Say why a plan may not personalise so under this differential privacy; empty where it may.
+
+    Masks, and noise for the sum, see the shared part only, which is a sum like any other.
+    """
+    if kind != "example":
+        return ""
+    return (
+        f"personalisation.method = '{method}' trains a part of the model without noise beside the private one, which "
+        "the guarantee of kind = 'example' does not cover: leave out [personalisation] or [privacy.differential]."
+    )
 
 
 def _refused_by_masks(strategy: str, needs: Needs, codec: str, *, linear: bool) -> str:

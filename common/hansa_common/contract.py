@@ -142,8 +142,9 @@ class Column(Strict):
     maximum: float | None = None
     categories: tuple[Text, ...] = ()
     """Allowed values of a ``category`` column; each becomes one feature (one-hot, in this order)."""
-    missing: Literal["refuse", "drop"] = "refuse"
-    """A row without this value breaks the contract (``refuse``) or is left out (``drop``)."""
+    missing: Literal["refuse", "drop", "fill"] = "refuse"
+    """A row without this value breaks the contract (``refuse``), is left out (``drop``), or gets the federation's mean
+    or median for it (``fill``, with ``preprocessing.missing``)."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -151,6 +152,8 @@ class Column(Strict):
             raise ValueError(f"column '{self.name}': 'categories' goes with type 'category', and only with it.")
         if self.type == "category" and (self.minimum is not None or self.maximum is not None):
             raise ValueError(f"column '{self.name}': a category has no minimum or maximum.")
+        if self.type == "category" and self.missing == "fill":
+            raise ValueError(f"column '{self.name}': a category has no mean; missing = 'fill' is for numbers.")
         if len(set(self.categories)) != len(self.categories):
             raise ValueError(f"column '{self.name}': a category is named twice.")
         _check_range(f"column '{self.name}': ", self.minimum, self.maximum)

@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from hansa_common.parameters import ParameterSpec
-from hansa_common.plan import SiteName
+from hansa_common.plan_names import SiteName
+from hansa_common.prepared import Prepared
 from hansa_common.privacy_plan import MOST_MASKED
 from hansa_common.settings import Strict
 from hansa_common.signing import PublicKey
@@ -45,6 +46,8 @@ class OpenTask(_Header):
     kind: Literal["open"] = "open"
     plan: Annotated[str, Field(max_length=MAX_HEADER)]
     """The plan as JSON. A simulated site also reads ``simulation`` in it, a real one only the approved part."""
+    folder: Annotated[str, Field(max_length=4_096)] = ""
+    """Where a simulated site keeps its state from round to round; a real one has a folder of its own."""
 
 
 class Opened(_Header):
@@ -83,6 +86,27 @@ class Initial(_Header):
     spec: ParameterSpec
 
 
+class StatisticsTask(_Header):
+    """Server to site: measure the training split, for the plan's preprocessing; once, before the first round."""
+
+    kind: Literal["statistics-task"] = "statistics-task"
+    carries_statement: ClassVar[bool | None] = None
+    plan_digest: Digest
+    round: Annotated[int, Field(ge=0, le=0)] = 0
+    """With secure aggregation: round 0, for the statistics are summed as a round of their own."""
+    attempt: Attempt = 1
+
+
+class Statistics(_Header):
+    """Site to server: its statistics, as sums; under masks a ``MaskedEvaluated`` comes instead."""
+
+    kind: Literal["statistics"] = "statistics"
+    carries_sums: ClassVar[bool] = True
+    plan_digest: Digest
+    site: SiteName
+    seconds: Seconds
+
+
 class TrainTask(_Header):
     """Server to site: evaluate these parameters on the validation split, then train from them."""
 
@@ -95,6 +119,10 @@ class TrainTask(_Header):
     attempt: Attempt
     next_attempt: Annotated[int, Field(ge=0, lt=1 << 16)] = 0
     """With secure aggregation: attempt of the next round, whose setup comes with the update; 0 asks for none."""
+    basis: RoundNumber = 0
+    """Last round in which this site's update was counted: what it kept then, the task builds on. 0: none."""
+    prepared: Prepared | None = None
+    """What the sites' statistics make of the features, where the plan has preprocessing."""
 
 
 class Update(_Header):
@@ -129,6 +157,9 @@ class EvaluateTask(_Header):
     attempt: Attempt = 1
     subject: Literal["site", "coordinator"] = "site"
     """``coordinator``: the test set that no site has; only in a simulation."""
+    basis: RoundNumber = 0
+    """As of ``TrainTask``."""
+    prepared: Prepared | None = None
 
 
 class Evaluated(_Header):
@@ -151,6 +182,8 @@ class ExplainTask(_Header):
     round: RoundNumber = 0
     """With secure aggregation: two more than the plan has, for the sums are a round of their own."""
     attempt: Attempt = 1
+    prepared: Prepared | None = None
+    """As of ``TrainTask``."""
     folder: Annotated[str, Field(max_length=4_096)] = ""
     """Of the run, where a simulated site keeps pictures of its examples; a real site refuses one."""
 
@@ -285,6 +318,7 @@ class BaselineTask(_Header):
     plan_digest: Digest
     subject: Literal["local", "pooled"]
     """``pooled``: on all sites' data together; only in a simulation."""
+    prepared: Prepared | None = None
 
 
 class Baseline(_Header):
@@ -309,6 +343,8 @@ class DeliverTask(_Header):
     """The model card, as Markdown."""
     sha256: Digest
     """Of the vector's bytes, as in metrics.json."""
+    prepared: Prepared | None = None
+    """What must be done to features before this model sees them."""
 
 
 class Delivered(_Header):
@@ -330,10 +366,21 @@ class Refusal(_Header):
 
 MaskingTask = SetupTask | ConfirmTask | UnmaskTask
 MaskingReply = SetUp | Confirmed | Unmasked
-Task = OpenTask | InitialTask | TrainTask | EvaluateTask | ExplainTask | BaselineTask | DeliverTask | MaskingTask
+Task = (
+    OpenTask
+    | InitialTask
+    | StatisticsTask
+    | TrainTask
+    | EvaluateTask
+    | ExplainTask
+    | BaselineTask
+    | DeliverTask
+    | MaskingTask
+)
 Reply = (
     Opened
     | Initial
+    | Statistics
     | Update
     | Evaluated
     | Baseline

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from hansa_common.canonical import canonical
 from hansa_common.errors import UsageError
-from hansa_common.plan import SiteName, StudyName
+from hansa_common.plan_names import SiteName, StudyName
 from hansa_common.roster import Hash, SignedBinding, UnixTime
 from hansa_common.settings import Strict
 from hansa_common.signing import PublicKey

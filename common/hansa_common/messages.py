@@ -47,6 +47,8 @@ from hansa_common.headers import (
     Reply,
     SetUp,
     SetupTask,
+    Statistics,
+    StatisticsTask,
     Task,
     TrainTask,
     Unmasked,
@@ -75,7 +77,7 @@ class Message:
         vector: ``float32 [P]`` where the header carries one.
         counts: By name, where the header carries them; beside masked ones where the site's policy lets them out.
         masked: ``uint16`` or ``uint32`` ``[P]``, an update under masks.
-        sums: ``uint64``, counts under masks.
+        sums: ``uint64``, counts or statistics under masks, or statistics in the open.
         statement: Bytes of the secure aggregation's protocol.
         packed: The vector in the plan's codec, in its place.
     """
@@ -276,6 +278,8 @@ __all__ = [
     "Reply",
     "SetUp",
     "SetupTask",
+    "Statistics",
+    "StatisticsTask",
     "Sums",
     "Task",
     "TrainTask",

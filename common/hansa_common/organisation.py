@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from hansa_common.errors import StorageError, UsageError
 from hansa_common.files import read_secret, storage, write_secret, write_whole
 from hansa_common.identity import NodePublicKeys, fingerprint
-from hansa_common.plan import SiteName, StudyName
+from hansa_common.plan_names import SiteName, StudyName
 from hansa_common.roster import MAX_MEMBERS, Binding, Organisation, Roster, SignedBinding, SignedRoster
 from hansa_common.settings import Strict, parse
 from hansa_common.signing import public_hex

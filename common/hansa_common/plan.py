@@ -7,99 +7,30 @@ Evolution: ``format`` counts up when a meaning changes; keys are added with a de
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from hansa_common.canonical import digest
-from hansa_common.combinations import decide
+from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError
 from hansa_common.explain_plan import ExplainPlan, check_explain
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
+from hansa_common.personalisation import PersonalisationPlan
+from hansa_common.plan_names import Fraction, Positive, SiteName, StudyName
 from hansa_common.plan_options import Options, collect_options, parse_options
+from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
-from hansa_common.strategies import FLTrustOptions, traits_of
+from hansa_common.simulation_plan import Partition, SimulationPlan
+from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
+from hansa_common.training_plan import TrainingPlan
 from hansa_common.transport_plan import TransportPlan
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-
-
-def _matching(pattern: str, words: str) -> AfterValidator:
-    """Return a check of text against a pattern that explains itself in words."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"found {text[:100]!r}; allowed is {words}.")
-        return text
-
-    return AfterValidator(check)
-
-
-SiteName = Annotated[
-    str, _matching(r"[^\x00-\x1f\x7f/\\]{1,64}", "1 to 64 characters, without slashes and control characters")
-]
-StudyName = Annotated[
-    str,
-    _matching("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens, the first no hyphen"),
-]
-
-
-class AugmentationPlan(Strict):
-    """``[training.augmentation]``: random changes to training images, drawn anew for each batch."""
-
-    flip: bool = False
-    """Mirror left and right with probability 1/2."""
-    crop: Annotated[int, Field(ge=0, le=64)] = 0
-    """Pad by this many pixels on each side and cut out the original size at a random place."""
-    noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Standard deviation of Gaussian noise added to each feature."""
-    mixup: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
-    """Alpha of mixup (Zhang et al., ICLR 2018); 0 is off."""
-
-
-class TrainingPlan(Strict):
-    """``[training]``: what a site does with the model in one round."""
-
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: Positive = 1e-3
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
-    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls from its first step to the last step of the last round."""
-    warmup_rounds: Annotated[int, Field(ge=0)] = 0
-    """Rounds in which the learning rate rises linearly from 0."""
-    gradient_clip: Positive | None = None
-    """Upper bound of the L2 norm of a step's gradient."""
-    class_weights: Literal["none", "balanced"] | tuple[Positive, ...] = "none"
-    """``balanced``: N / (K * count) of the site's own training split."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    augmentation: AugmentationPlan = AugmentationPlan()
-
-    @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            found = "neither" if self.epochs is None else "both"
-            raise ValueError(f"found {found} of 'epochs' and 'steps'; allowed is exactly one of them.")
-        if self.optimizer == "adam" and self.momentum:
-            raise ValueError(f"momentum: found {self.momentum:g}; allowed is 0 with optimizer = 'adam'.")
-        return self
-
-    def steps_of_round(self, examples: int) -> int:
-        """Return how many optimiser steps a site with so many training examples takes in a round."""
-        return self.steps or (self.epochs or 1) * math.ceil(examples / self.batch_size)
 
 
 class AggregationPlan(Strict):
@@ -143,6 +74,10 @@ class EvaluationPlan(Strict):
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     explain: ExplainPlan | None = None
+    column: Text | None = None
+    """A column of the site's data that says ``train``, ``validation`` or ``test`` in each row; then no share counts."""
+    group: Text | None = None
+    """A column whose value says what a row belongs to: all of a patient, an image or an engine is in one split."""
 
     cost: CostPlan | None = None
     """What the two kinds of errors cost; the threshold that costs least on all validation examples is reported."""
@@ -159,101 +94,11 @@ class EvaluationPlan(Strict):
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
+        if self.column is not None and self.group is not None:
+            raise ValueError("group: the data bring their split in a column; leave one of 'column' and 'group' out.")
         found, most = self.validation + self.test, 0.9
         if found > most:
             raise ValueError(f"found validation + test = {found:g}; allowed is at most {most:g}.")
-        return self
-
-
-class SourcePlan(Strict):
-    """``[simulation.data]``: an adapter from ``hansa_client.data``, where its data lies, and its options."""
-
-    adapter: Text
-    path: Text | None = None
-    weights: Text | None = None
-    """Folder with the weight files that ``[model.backbone]`` names."""
-    options: Options = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, values: Any) -> Any:
-        return collect_options(values, "adapter", "path", "weights")
-
-
-_TWO = 2  # classes: positive and negative
-_MAX_ALPHA = 1e6  # sites are alike to the last example long before
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """How a data set is split into simulated sites: ``iid``, ``dirichlet:0.5``, ``shards:2``, ``column:hospital``."""
-
-    kind: Literal["iid", "dirichlet", "shards", "quantity", "column"]
-    alpha: float = 0.0
-    labels_per_site: int = 0
-    column: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "Partition":
-        """Read the notation of a plan or of ``--partition``.
-
-        Raises:
-            ValueError: It is none; the message lists what is allowed.
-        """
-        kind, _, argument = text.partition(":")
-        try:
-            if kind == "iid" and not argument:
-                return cls("iid")
-            if kind in ("dirichlet", "quantity") and 0.0 < (alpha := float(argument)) < _MAX_ALPHA:
-                return cls("dirichlet" if kind == "dirichlet" else "quantity", alpha=alpha)
-            if kind == "shards" and (labels := int(argument)) > 0:
-                return cls("shards", labels_per_site=labels)
-            if kind == "column" and argument:
-                return cls("column", column=argument)
-        except ValueError:
-            pass
-        raise ValueError(
-            f"found '{text}'; allowed is iid, dirichlet:ALPHA, shards:K, quantity:ALPHA (ALPHA > 0, K >= 1 labels a "
-            "site) or column:NAME."
-        )
-
-
-class SimulationPlan(Strict):
-    """``[simulation]``: one data set split into sites on one machine; outside the plan's digest."""
-
-    data: SourcePlan
-    sites: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """How many; may be left out with ``column:NAME``, which has one site for each value."""
-    names: tuple[SiteName, ...] = ()
-    """Names of the sites; ``site-1``, ``site-2`` ... where left out."""
-    partition: Text = "iid"
-    holdout: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
-    """Share of the data that no site gets: the coordinator's own test set."""
-    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of its training split that each site uses; validation and test stay whole, so that results compare."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the sites train; ``auto`` takes a GPU when there is one."""
-    gpus_per_site: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
-    """Share of a GPU that a running site takes on engine ``ray``; engine ``local`` shares the GPUs by itself."""
-
-    @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
-        try:
-            partition = Partition.parse(self.partition)
-        except ValueError as error:
-            raise ValueError(f"partition: {error}") from None
-        if self.sites is None and partition.kind != "column" and not self.names:
-            raise ValueError(f"sites: this key is required with partition = '{self.partition}' and missing.")
-        if self.names:
-            if len(set(self.names)) != len(self.names):
-                twice = sorted({name for name in self.names if self.names.count(name) > 1})
-                raise ValueError(f"names: named twice: {', '.join(twice)}; each site needs a name of its own.")
-            if partition.kind == "column":
-                raise ValueError("names: a column partition names the sites by the column's values; leave names out.")
-            if self.sites is not None and self.sites != len(self.names):
-                raise ValueError(
-                    f"names: found {len(self.names)} names; allowed is one for each of the {self.sites} sites."
-                )
         return self
 
 
@@ -270,6 +115,9 @@ class FederationPlan(Strict):
         return self
 
 
+_TWO = 2  # classes: positive and negative
+
+
 class StudyPlan(Strict):
     """One study, as every site approves it."""
 
@@ -282,12 +130,15 @@ class StudyPlan(Strict):
     """Of initial weights, splits and training; never of noise or masks."""
     model: ModelPlan
     data: DataContract
+    preprocessing: PreprocessingPlan = PreprocessingPlan()
     training: TrainingPlan
     aggregation: AggregationPlan = AggregationPlan()
     rounds: RoundsPlan
     evaluation: EvaluationPlan = EvaluationPlan()
     privacy: PrivacyPlan = PrivacyPlan()
     transport: TransportPlan = TransportPlan()
+    personalisation: PersonalisationPlan | None = None
+    """What of the model is each site's own; nothing where it is left out."""
     federation: FederationPlan | None = None
     """All members at the time of the proposal, where it is left out."""
     simulation: SimulationPlan | None = None
@@ -307,6 +158,13 @@ class StudyPlan(Strict):
             )
         if self.simulation is not None:
             self._check_simulation(self.simulation)
+        self._check_splits()
+        check_preprocessing(self.preprocessing, self.data)
+        if self.preprocessing.needs_statistics and self.privacy.differential is not None:
+            raise ValueError(
+                "preprocessing: the sites' statistics leave without noise, and no budget covers them; with "
+                "privacy.differential leave this section out."
+            )
         self._check_privacy()
         check_explain(self.evaluation.explain, self.data, self.privacy, validation=self.evaluation.validation)
         return self
@@ -335,6 +193,19 @@ class StudyPlan(Strict):
         ):
             if is_set:
                 raise ValueError(f"{key} is for classes; data.target.kind is '{target.kind}'.")
+
+    def _check_splits(self) -> None:
+        noised = self.privacy.differential
+        features = {column.name for column in self.data.columns} if self.data.kind == "table" else set()
+        for key, name in (("column", self.evaluation.column), ("group", self.evaluation.group)):
+            if name in features:
+                raise ValueError(f"evaluation.{key}: '{name}' is a feature column too; it says how rows are split.")
+            if name is not None and noised is not None and noised.kind == "example":
+                raise ValueError(
+                    f"evaluation.{key}: with privacy.differential.kind = 'example' a hash of the person's name decides "
+                    "the split, so that nobody's depends on others; leave this key out, and name the person's column "
+                    "in privacy.differential.unit."
+                )
 
     def _check_privacy(self) -> None:
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
@@ -372,16 +243,39 @@ class StudyPlan(Strict):
     def _check_aggregation(self) -> None:
         """Hold the strategy against what is known without its code; the coordinator checks the rest."""
         traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
-        if traits.options is None:
-            return
-        try:
-            options = parse_options(traits.options, self.aggregation.options, section="aggregation")
-        except PlanError as error:
-            raise ValueError(error.message) from None
-        if isinstance(options, FLTrustOptions):
-            sites = self.federation.sites if self.federation else ()
-            named = self.simulation.names if self.simulation else ()
-            options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
+        if traits.options is not None:
+            try:
+                options = parse_options(traits.options, self.aggregation.options, section="aggregation")
+            except PlanError as error:
+                raise ValueError(error.message) from None
+            if isinstance(options, FLTrustOptions):
+                sites = self.federation.sites if self.federation else ()
+                named = self.simulation.names if self.simulation else ()
+                options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
+        if self.aggregation.strategy == "scaffold":
+            require_plain_sgd(self.training.model_dump())
+        if self.personalisation is not None:
+            self._check_personalisation(self.personalisation)
+
+    def _check_personalisation(self, personalisation: PersonalisationPlan) -> None:
+        if self.carried > 1:
+            raise ValueError(
+                f"personalisation: aggregation.strategy = '{self.aggregation.strategy}' carries more than the model; "
+                "choose one of both."
+            )
+        if self.simulation is not None and self.simulation.holdout and personalisation.splits_model:
+            raise ValueError(
+                f"simulation.holdout: with personalisation.method = '{personalisation.method}' no model is common to "
+                "all sites and whole, so nobody can evaluate one on it; leave this key out."
+            )
+        if self.evaluation.explain is not None and personalisation.splits_model:
+            raise ValueError(
+                f"evaluation.explain: with personalisation.method = '{personalisation.method}' no model is common "
+                "to all sites and whole, so there is none to explain; leave this section out."
+            )
+        noised = self.privacy.differential
+        if refused := refused_personalisation(personalisation.method, noised.kind if noised else None):
+            raise ValueError(f"personalisation: {refused}")
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
         sites, per_round = simulation.sites or len(simulation.names) or None, self.rounds.sites_per_round
@@ -410,6 +304,29 @@ class StudyPlan(Strict):
         """
         return model_options(self.model)
 
+    def site_options(self) -> Strict | None:
+        """Return the aggregation's options, checked, where the sites read them too.
+
+        Raises:
+            PlanError: An option is unknown or wrong; the path starts with ``aggregation``.
+        """
+        wanted = STRATEGIES[self.aggregation.strategy].options
+        if wanted is None:
+            return None
+        options: Strict = parse_options(wanted, self.aggregation.options, section="aggregation")
+        return options
+
+    @property
+    def carried(self) -> int:
+        """How many vectors of the model's size travel and are stepped together."""
+        return STRATEGIES[self.aggregation.strategy].carried
+
+    @property
+    def keeps_state(self) -> bool:
+        """A site keeps something of its own from round to round."""
+        own = self.personalisation is not None and self.personalisation.keeps_state
+        return own or STRATEGIES[self.aggregation.strategy].keeps_state
+
     def approved(self) -> "StudyPlan":
         """Return the part that sites approve: everything but ``[simulation]``."""
         return self.model_copy(update={"simulation": None})
@@ -427,20 +344,23 @@ class StudyPlan(Strict):
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
         values = self.approved().model_dump(mode="json")
-        if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
-            del values["privacy"]
-        if self.transport == TransportPlan():
-            del values["transport"]
+        # younger than the other sections: plans without them keep their digest
+        for key in ("privacy", "transport", "preprocessing"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                del values[key]
         if self.data.target is None:
             del values["data"]["target"]
+        values["evaluation"] = {
+            key: value for key, value in values["evaluation"].items() if value is not None or key == "cost"
+        }
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
         for key in ("backbone", "lora"):  # younger too
             if values["model"][key] is None:
                 del values["model"][key]
-        if self.evaluation.explain is None:
-            del values["evaluation"]["explain"]
+        if self.personalisation is None:  # younger still
+            del values["personalisation"]
         return digest(values)
 
 

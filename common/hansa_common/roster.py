@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from hansa_common.canonical import digest
 from hansa_common.errors import IdentityError
 from hansa_common.identity import NodePublicKeys, fingerprint
-from hansa_common.plan import SiteName, StudyName
+from hansa_common.plan_names import SiteName, StudyName
 from hansa_common.settings import Strict
 from hansa_common.signing import PublicKey, Signature, sign, verify
 

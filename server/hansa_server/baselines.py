@@ -8,6 +8,7 @@ from hansa_common.errors import StudyFailed
 from hansa_common.messages import Baseline, BaselineTask, Message
 from hansa_common.metrics import Counts
 from hansa_common.parameters import Vector
+from hansa_common.prepared import Prepared
 from hansa_server.exchange import Answer, problem_of
 
 
@@ -26,6 +27,7 @@ def train_baselines(
     plan_digest: str,
     nodes: Mapping[str, int],
     initial: Vector,
+    prepared: Prepared | None = None,
 ) -> Baselines:
     """Train each site alone, and all data pooled, from the same initial parameters with the same budget.
 
@@ -34,7 +36,7 @@ def train_baselines(
     """
     started = time.monotonic()
     local, pooled = (
-        Message(header=BaselineTask(plan_digest=plan_digest, subject=subject), vector=initial)
+        Message(header=BaselineTask(plan_digest=plan_digest, subject=subject, prepared=prepared), vector=initial)
         for subject in ("local", "pooled")
     )
     requests = [(nodes[min(nodes)], pooled)]  # the longest first

@@ -1,18 +1,24 @@
-"""What the closing exchange brought: counts of the last model, site by site or under masks."""
+"""The closing exchange: counts of the last model, site by site or under masks."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
-from hansa_common.errors import MessageError
-from hansa_common.messages import Opened
+from hansa_common.errors import MessageError, StudyFailed
+from hansa_common.messages import Evaluated, EvaluateTask, Message, Opened
 from hansa_common.metrics import Counts, CountsKind
+from hansa_common.parameters import Vector
+from hansa_common.plan import StudyPlan
+from hansa_common.prepared import Prepared
 from hansa_common.privacy_plan import PrivacyPlan
-from hansa_common.protection import counts_leave, read_evaluation_sums, weighs_costs
+from hansa_common.protection import counts_leave, num_evaluation_sums, read_evaluation_sums, weighs_costs
+from hansa_server.exchange import by_basis, problem_of
 from hansa_server.figures import merge
-from hansa_server.masked import MaskedSum
+from hansa_server.masked import Job, MaskedRounds, MaskedSum
+from hansa_server.panel import Panel
 
+_FAILED = "The last model could not be evaluated"
 _log = logging.getLogger(__name__)
 
 
@@ -24,6 +30,7 @@ class Closing:
         validation: By site, where the sites' own counts leave; so is ``test``.
         test: On the test splits.
         overall: Validation and test of all sites together; ``None`` where no counts leave.
+        personal: Of each site's own model on its test split, where the plan personalises and counts leave.
         coordinator: On the coordinator's own test set, where there is one.
         seconds: Of the exchange.
         evaluation_seconds: The sites' own time, added up.
@@ -33,6 +40,7 @@ class Closing:
     test: Mapping[str, Counts]
     overall: tuple[Counts, Counts] | None
     evaluation_seconds: float
+    personal: Mapping[str, Counts] = field(default_factory=dict)
     coordinator: Counts | None = None
     seconds: float = 0.0
 
@@ -46,6 +54,7 @@ class Closing:
             test=test,
             overall=(merge(validation), merge(test)) if test else None,
             evaluation_seconds=evaluation_seconds,
+            personal={site: counts["personal"] for site, counts in counted.items() if "personal" in counts},
         )
 
     @classmethod
@@ -61,18 +70,99 @@ class Closing:
             validation={site: counts["validation"] for site, counts in total.shown.items()} if is_shown else {},
             test={site: counts["test"] for site, counts in total.shown.items()} if is_shown else {},
             overall=overall,
+            personal={s: counts["personal"] for s, counts in total.shown.items() if is_shown and "personal" in counts},
             evaluation_seconds=sum(header.seconds for header in total.headers.values()),
         )
 
 
-def are_declared(opened: Opened, counts: Mapping[str, Counts], privacy: PrivacyPlan, kind: CountsKind) -> bool:
+def are_declared(opened: Opened, counts: Mapping[str, Counts], plan: StudyPlan, kind: CountsKind) -> bool:
     """Tell whether a site's counts are those that the plan lets out, of the splits that it declared."""
+    privacy, own = plan.privacy, plan.personalisation is not None
     if privacy.differential is not None:
         return set(counts) == ({"validation", "test"} if counts_leave(privacy) else set())
     return (
-        set(counts) == {"validation", "test"}
+        set(counts) == {"validation", "test", *(["personal"] if own else [])}
         and counts["validation"].num_examples == opened.validation
-        and counts["test"].num_examples == opened.test
         and counts["validation"].has_histograms == weighs_costs(kind)
-        and counts["test"].has_histograms == kind.zero(histograms=True).has_histograms
+        and all(counts[name].num_examples == opened.test for name in counts if name != "validation")
+        and all(
+            counts[name].has_histograms == kind.zero(histograms=True).has_histograms
+            for name in counts
+            if name != "validation"
+        )
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastModel:
+    """What is evaluated at the end.
+
+    Attributes:
+        parameters: ``float32 [P]``.
+        prepared: What every site does to its features before the model sees them.
+        basis: The last round in which each site's update was counted.
+    """
+
+    parameters: Vector = field(repr=False)
+    prepared: Prepared | None
+    basis: Mapping[str, int]
+
+
+def close(panel: Panel, last: LastModel) -> Closing:
+    """Have every site evaluate the last model, and take what it may tell of that.
+
+    Raises:
+        StudyFailed: Too few could.
+    """
+    header = EvaluateTask(plan_digest=panel.digest, prepared=last.prepared)
+    counted: dict[str, Mapping[str, Counts]] = {}
+    failed: dict[str, str] = {}
+    seconds = 0.0
+    for site, answer in panel.ask(by_basis(Message(header=header, vector=last.parameters), last.basis)):
+        message = answer.message
+        if not message or not isinstance(message.header, Evaluated):
+            failed[site] = problem_of(answer)
+        elif not are_declared(panel.opened[site], message.counts, panel.plan, panel.kind):
+            failed[site] = "It sent other counts than those of the splits that it declared."
+        else:
+            counted[site] = message.counts
+            seconds += message.header.seconds
+    panel.need(len(counted), failed, _FAILED)
+    return Closing.of_sites(counted, evaluation_seconds=seconds)
+
+
+def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel) -> Closing:
+    """Sum the counts of the last model under masks, as one more round without an update.
+
+    Raises:
+        StudyFailed: Too few sites could evaluate it, or the round stays void.
+    """
+    number, privacy = panel.plan.rounds.count + 1, panel.plan.privacy
+    job = Job(
+        number=number,
+        parameters=last.parameters,
+        size=0,
+        counts=num_evaluation_sums(privacy, panel.kind),
+        basis=last.basis,
+        task=lambda attempt, _following: EvaluateTask(
+            plan_digest=panel.digest, round=number, attempt=attempt, prepared=last.prepared
+        ),
+    )
+    total = masked.sum(job)
+    panel.need(len(total.survivors), total.missing, _FAILED)
+    return Closing.of_sum(total, privacy, panel.kind)
+
+
+def coordinator_counts(panel: Panel, last: LastModel) -> Counts | None:
+    """Return the counts on the test set that no site has, where a simulation keeps one; any node can make them.
+
+    Raises:
+        StudyFailed: It could not be evaluated.
+    """
+    if panel.plan.simulation is None or not panel.plan.simulation.holdout:
+        return None
+    header = EvaluateTask(plan_digest=panel.digest, subject="coordinator", prepared=last.prepared)
+    answer = panel.ask_first(Message(header=header, vector=last.parameters))
+    if answer.message and isinstance(answer.message.header, Evaluated):
+        return answer.message.counts.get("test")
+    raise StudyFailed(f"The coordinator's test set could not be evaluated: {problem_of(answer)}")

@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hansa_common.messages import Message, Refusal
@@ -76,6 +76,24 @@ def problem_of(answer: Answer) -> str:
         return answer.failure or "It did not reply before the deadline."
     header = answer.message.header
     return header.reason if isinstance(header, Refusal) else f"It sent '{header.kind}', which was not asked for."
+
+
+def by_basis(task: Message, basis: Mapping[str, int]) -> Callable[[str], Message]:
+    """Return what makes each site's task: sites that build on the same round share one message, and so its bytes.
+
+    Args:
+        task: Of a site that builds on no round.
+        basis: Round of each site that builds on one.
+    """
+    made = {0: task}
+
+    def of(site: str) -> Message:
+        number = basis.get(site, 0)
+        if number not in made:
+            made[number] = replace(task, header=task.header.model_copy(update={"basis": number}))
+        return made[number]
+
+    return of
 
 
 def ask_each(

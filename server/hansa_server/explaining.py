@@ -6,7 +6,7 @@ Shapes: ``K`` classes, ``G`` groups of inputs.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,60 +14,46 @@ from hansa_common.errors import MessageError, StudyFailed
 from hansa_common.explain_plan import ExplainPlan, num_groups, scores_of, views_of
 from hansa_common.messages import Explained, ExplainTask, Message, Sums
 from hansa_common.metrics import Importance, num_importance_sums
-from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
-from hansa_server.exchange import Answer, problem_of
+from hansa_server.closing import LastModel
+from hansa_server.exchange import problem_of
 from hansa_server.masked import Job, MaskedRounds
+from hansa_server.panel import Panel
 from hansa_server.results import Explanation, ExplanationView
 
 _log = logging.getLogger(__name__)
 
 
-Ask = Callable[[Sequence[tuple[int, Message]]], Iterator[Answer]]
-"""Asks nodes, and yields one answer for each request, as they come."""
-
-
-def explain_model(
-    plan: StudyPlan,
-    parameters: Vector,
-    nodes: Mapping[str, int],
-    ask: Ask,
-    masked: MaskedRounds | None,
-    *,
-    folder: str = "",
-) -> Explanation | None:
+def explain_model(panel: Panel, last: LastModel, masked: MaskedRounds | None, folder: str = "") -> Explanation | None:
     """Return what the sites found; ``None`` where the plan does not ask.
 
     Args:
-        plan: The study.
-        parameters: ``float32 [P]``, the last model.
-        nodes: The sites that opened it, by name.
-        ask: Reaches them.
+        panel: The sites that opened the study.
+        last: The model.
         masked: Conducts masked rounds, where the plan has them.
         folder: Of the run, where the sites are simulated; else empty.
     """
+    plan = panel.plan
     explain = plan.evaluation.explain
     if explain is None:
         return None
+    header = ExplainTask(plan_digest=panel.digest, prepared=last.prepared, folder=folder)
     if masked is not None:
-        total, missing = _sum(plan, explain, parameters, masked, folder)
+        total, missing = _sum(plan, explain, last, masked, header)
     else:
-        task = Message(header=ExplainTask(plan_digest=plan.digest(), folder=folder), vector=parameters)
-        total, missing = _collect(plan, explain, task, nodes, ask)
+        total, missing = _collect(panel, explain, Message(header=header, vector=last.parameters))
     return explanation_of(plan, explain, total, missing)
 
 
-def _collect(
-    plan: StudyPlan, explain: ExplainPlan, task: Message, nodes: Mapping[str, int], ask: Ask
-) -> tuple[Importance, dict[str, str]]:
+def _collect(panel: Panel, explain: ExplainPlan, task: Message) -> tuple[Importance, dict[str, str]]:
+    plan = panel.plan
     total, missing = _nothing(plan), {}
-    names = {node: site for site, node in sorted(nodes.items())}
-    for answer in ask([(node, task) for node in names]):
-        site, message = names[answer.node], answer.message
+    for site, answer in panel.ask(task):
+        message = answer.message
         header = message.header if message is not None else None
         if message is None or not isinstance(header, Explained) or message.sums is None:
             missing[site] = problem_of(answer)
-        elif header.site != site or header.plan_digest != plan.digest():
+        elif header.site != site or header.plan_digest != panel.digest:
             missing[site] = "It explained in another site's name, or another plan."
         else:
             try:
@@ -78,16 +64,16 @@ def _collect(
 
 
 def _sum(
-    plan: StudyPlan, explain: ExplainPlan, parameters: Vector, masked: MaskedRounds, folder: str
+    plan: StudyPlan, explain: ExplainPlan, last: LastModel, masked: MaskedRounds, header: ExplainTask
 ) -> tuple[Importance, dict[str, str]]:
     """Sum as one more round after that of the closing exchange, without an update."""
-    number, digest = plan.rounds.count + 2, plan.digest()
+    number = plan.rounds.count + 2
     job = Job(
         number=number,
-        parameters=parameters,
+        parameters=last.parameters,
         size=0,
         counts=num_importance_sums(len(scores_of(plan.data)), num_groups(plan.data)),
-        task=lambda attempt, _next: ExplainTask(plan_digest=digest, round=number, attempt=attempt, folder=folder),
+        task=lambda attempt, _next: header.model_copy(update={"round": number, "attempt": attempt}),
     )
     try:
         found = masked.sum(job)

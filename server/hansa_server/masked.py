@@ -28,6 +28,7 @@ from hansa_common.messages import (
     Opened,
     SetUp,
     SetupTask,
+    StatisticsTask,
     Sums,
     TrainTask,
     Unmasked,
@@ -50,7 +51,7 @@ from hansa_common.secagg import (
 )
 from hansa_common.settings import Strict
 from hansa_server.exchange import Answer as Reply
-from hansa_server.exchange import Deadline, problem_of
+from hansa_server.exchange import Deadline, by_basis, problem_of
 from hansa_server.store import RunFolder
 
 ATTEMPTS: Final = 8  # of one round in one run; each costs a training
@@ -117,13 +118,15 @@ class Job:
         size: ``P`` where updates are summed, 0 where only counts are.
         counts: How many sums of counts there are.
         task: Makes the task's header from the attempt at this round and at the next one.
+        basis: The round on whose state a site builds; 0 for a site that is not named.
     """
 
     number: int
     parameters: Vector = field(repr=False)
     size: int
     counts: int
-    task: Callable[[int, int], TrainTask | EvaluateTask | ExplainTask]
+    task: Callable[[int, int], TrainTask | EvaluateTask | ExplainTask | StatisticsTask]
+    basis: Mapping[str, int] = field(default_factory=dict)
 
 
 class MaskedRounds:
@@ -279,10 +282,12 @@ class MaskedRounds:
         announcement: Announcement,
         missing: dict[str, str],
     ) -> tuple[dict[str, MaskedHeader], dict[str, Mapping[str, Counts]]]:
-        task = Message(header=job.task(attempt, self._first), vector=job.parameters, statement=announcement.to_bytes())
+        header, statement = job.task(attempt, self._first), announcement.to_bytes()
+        vector = job.parameters if header.carries_vector else None
+        tasks = by_basis(Message(header=header, vector=vector, statement=statement), job.basis)
         headers: dict[str, MaskedHeader] = {}
         shown: dict[str, Mapping[str, Counts]] = {}
-        requests = [(site, task) for site in announcement.sites]
+        requests = [(site, tasks(site)) for site in announcement.sites]
         for site, answer in self._ask(requests, self._deadline()):
             with _concerning(site, missing):
                 headers[site], shown[site] = self._take_masked(session, job, site, answer)

@@ -11,6 +11,7 @@ from hansa_common.messages import Opened
 from hansa_common.metrics import ClassificationCounts, Counts
 from hansa_common.parameters import sha256_of
 from hansa_common.plan import StudyPlan, dump_plan
+from hansa_common.prepared import PREPROCESSING
 from hansa_server.closing import Closing
 from hansa_server.decisions import decisions_of
 from hansa_server.figures import (
@@ -27,6 +28,7 @@ from hansa_server.report import load_pictures, metrics_csv, model_card, partitio
 from hansa_server.results import (
     Baselines,
     Final,
+    PersonalSummary,
     Results,
     Scores,
     SiteResult,
@@ -86,6 +88,7 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
             + (closing.evaluation_seconds if closing else 0.0),
         ),
         bytes=Traffic(up=study.bytes_up, down=study.bytes_down),
+        statistics=study.gathered.features if study.gathered else (),
         notices=study.noticed.all,
         explanation=study.explanation,
         protection=protection_of(study.plan, study.names, study.rounds, dimension=_dimension(study)),
@@ -98,6 +101,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
     test = study.closing.test if study.closing else {}
     local = study.baselines.local_only if study.baselines else {}
     pooled = study.baselines.pooled if study.baselines else {}
+    personal = study.closing.personal if study.closing else {}
     contributed = Counter(site.site for r in study.rounds for site in r.sites)
     return tuple(
         SiteResult(
@@ -105,6 +109,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
             examples=_examples(opened),
             class_counts=opened.class_counts,
             federated=federated.get(site),
+            personal=_optional_scores(personal, site),
             local_only=_optional_scores(local, site),
             pooled=_optional_scores(pooled, site),
             confusion=(_confusion(test[site]) or None) if site in test else None,
@@ -135,11 +140,33 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
         site_mean=mean_over_sites(federated) if federated else None,
         worst_site=lowest,
         worst_site_against_local=against,
+        personal=_personal(study, closing),
         confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
         validation=_validation(study.plan, closing),
         decisions=decisions_of(study.plan.evaluation, *closing.overall) if closing.overall else None,
     )
+
+
+def _personal(study: Study, closing: Closing) -> PersonalSummary | None:
+    """Summarise the sites' own models, and say which site would have done better alone."""
+    if study.plan.personalisation is None or not closing.personal:
+        return None
+    own = {site: scores_of(counts) for site, counts in closing.personal.items()}
+    below = None
+    if study.baselines is not None:
+        alone = {site: scores_of(counts).accuracy for site, counts in study.baselines.local_only.items()}
+        below = tuple(sorted(site for site in own if _is_below(own[site].accuracy, alone.get(site))))
+    return PersonalSummary(
+        method=study.plan.personalisation.method,
+        site_mean=mean_over_sites(own),
+        worst_site=worst(own),
+        below_local_only=below,
+    )
+
+
+def _is_below(found: float | None, other: float | None) -> bool:
+    return found is not None and other is not None and found < other
 
 
 def _told(plan: StudyPlan, scores: Scores) -> Scores:
@@ -177,7 +204,7 @@ def _confusion(counts: Counts) -> tuple[tuple[int, ...], ...]:
 
 
 def _sha256(study: Study) -> str:
-    return "" if study.parameters is None else sha256_of(study.parameters)
+    return "" if study.model is None else sha256_of(study.model)
 
 
 def _environment(study: Study) -> dict[str, str]:
@@ -196,10 +223,12 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
     Raises:
         StorageError: The disk is full or fails; no file is half-written.
     """
-    if study.parameters is not None and study.spec is not None:
+    if study.model is not None and study.spec is not None:
         metadata = {"study": results.study, "plan_digest": results.plan_digest, "sha256": results.model_sha256}
-        folder.write_tensors("model.safetensors", dict(study.spec.split(study.parameters)), metadata)
+        folder.write_tensors("model.safetensors", dict(study.spec.split(study.model)), metadata)
         folder.write("MODEL_CARD.md", model_card(results, study.plan))
+        if study.gathered is not None:
+            folder.write(PREPROCESSING, study.gathered.prepared.model_dump_json(indent=2))
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))
     pictures = load_pictures(folder.path, study.plan)

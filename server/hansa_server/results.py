@@ -137,6 +137,9 @@ class SiteResult(Strict):
     class_counts: tuple[int, ...]
     """Examples of each of ``Results.classes``, all three splits together; empty as ``examples``."""
     federated: Scores | None
+    """Of the common model; where layers stay at the sites (``fedbn``, ``fedper``), of it and its own layers."""
+    personal: Scores | None = None
+    """Of the site's own model (``[personalisation]``); ``null`` where the plan's protection keeps it at the site."""
     local_only: Scores | None = None
     """The site's own model, trained alone with the same budget (``--baselines``)."""
     pooled: Scores | None = None
@@ -209,6 +212,16 @@ class WorstAgainstLocal(Strict):
     """Federated minus local-only; positive: it paid to take part."""
 
 
+class PersonalSummary(Strict):
+    """The sites' own models, each on its site's test split."""
+
+    method: str
+    site_mean: Scores
+    worst_site: WorstSite
+    below_local_only: tuple[str, ...] | None = None
+    """Sites whose own model is less accurate than one trained there alone (``--baselines``); ``null`` without them."""
+
+
 class Final(Strict):
     """The last model on the sites' test splits."""
 
@@ -222,6 +235,8 @@ class Final(Strict):
     """Only with ``--baselines``."""
     confusion: tuple[tuple[int, ...], ...]
     """Empty where ``weighted_mean`` is ``null``."""
+    personal: PersonalSummary | None = None
+    """Only with ``[personalisation]``, where the sites' figures leave."""
     coordinator: Scores | None
     """On the coordinator's own test set, where there is one."""
     validation: Summary
@@ -331,6 +346,19 @@ class Explanation(Strict):
     """Site -> why it is not in it."""
 
 
+class FeatureStatistics(Strict):
+    """One feature over the training splits of all sites."""
+
+    name: str
+    count: int
+    missing: int
+    """Rows without a value, at sites that have enough values."""
+    mean: float
+    deviation: float
+    quartiles: tuple[float, float, float] | None = None
+    """From the histogram, where the plan asks for one."""
+
+
 class Results(Strict):
     """Everything a report shows."""
 
@@ -366,6 +394,8 @@ class Results(Strict):
     baselines: Baselines | None
     timing: Timing
     bytes: Traffic
+    statistics: tuple[FeatureStatistics, ...] = ()
+    """Of the features over all sites, where the plan's preprocessing gathered them."""
     notices: tuple[Notice, ...] = ()
     """What the study noticed about itself, in the order in which it appeared."""
     protection: Protection | None = None

@@ -17,8 +17,6 @@ from hansa_common.failpoints import reach
 from hansa_common.messages import (
     Delivered,
     DeliverTask,
-    Evaluated,
-    EvaluateTask,
     Initial,
     InitialTask,
     Message,
@@ -27,20 +25,22 @@ from hansa_common.messages import (
     Refusal,
     TrainTask,
 )
-from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector, chunks, is_finite
 from hansa_common.plan import StudyPlan
-from hansa_common.protection import counts_leave, kind_of, num_evaluation_sums, num_round_sums
+from hansa_common.prepared import Prepared
+from hansa_common.protection import counts_leave, kind_of, num_round_sums
 from hansa_common.strategies import STRATEGIES
 from hansa_common.transport import train_task, unpacked
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
-from hansa_server.closing import Closing, are_declared
-from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, problem_of
+from hansa_server.closing import Closing, LastModel, close, close_masked, coordinator_counts
+from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
 from hansa_server.explaining import explain_model
+from hansa_server.gathering import Gathered, gather_once
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
+from hansa_server.panel import Panel
 from hansa_server.protected import require_budget
 from hansa_server.results import Explanation, RoundResult
 from hansa_server.round_results import masked_result, round_result
@@ -48,7 +48,7 @@ from hansa_server.rounds import Phase, Round, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
-from hansa_server.vectors import HeldUpdates, keep
+from hansa_server.vectors import HeldUpdates, extended, keep
 
 
 class Study:
@@ -96,6 +96,12 @@ class Study:
         self.names = tuple(names)
         self._signers = signers or {}
         self._masked: MaskedRounds | None = None
+        self.gathered: Gathered | None = None
+
+    @property
+    def model(self) -> Vector | None:
+        """The global model, ``float32 [P]``: the first part of what is carried."""
+        return self.parameters if self.spec is None or self.parameters is None else self.parameters[: self.spec.size]
 
     @property
     def bytes_up(self) -> int:
@@ -139,8 +145,14 @@ class Study:
         self._open(exchange)
         if self.plan.privacy.secure_aggregation is not None:
             self._masked = self._masked_rounds(exchange)
+        panel = self._panel(exchange)
+        if self.plan.preprocessing.needs_statistics:
+            self._observer.stage("gathering the statistics of the features")
+            self.gathered = gather_once(panel, self._masked, self._folder)
         if self.parameters is None:
-            self.spec, self.parameters = self._initial(exchange)
+            self.spec, initial = self._initial(exchange)
+            self.parameters = extended(initial, self.plan.carried, self._folder.path)
+        self._strategy.introduce(sites=len(self.names) or len(self.sites))
         require_budget(self.plan, self.names, dimension=self.parameters.size)
         self.setup_seconds += time.monotonic() - started
         if self.rounds:
@@ -153,11 +165,21 @@ class Study:
             self._checkpoint()
             self._observer.round_closed(result)
             self._notice()
-        self.closing = self._close(exchange)
-        ask, folder = partial(self._ask, exchange), "" if exchange.names else str(self._folder.path.resolve())
-        self.explanation = explain_model(self.plan, self.parameters, self._nodes, ask, self._masked, folder=folder)
+        self.closing = self._close(panel)
+        folder = "" if exchange.names else str(self._folder.path.resolve())
+        self.explanation = explain_model(panel, self._last(), self._masked, folder)
         if self._with_baselines:
             self.baselines = self._baselines(exchange)
+
+    def _panel(self, exchange: Exchange) -> Panel:
+        return Panel(
+            plan=self.plan,
+            digest=self.digest,
+            kind=self._kind,
+            opened=self.sites,
+            nodes=self._nodes,
+            ask_nodes=partial(self._ask, exchange),
+        )
 
     def _sight(self) -> Sight:
         return Sight(plan=self.plan, sites=self.sites, spec=self.spec, rounds=self.rounds)
@@ -171,7 +193,9 @@ class Study:
         """Have every site check its data; go on with those that can, if they are enough."""
         self._observer.stage("opening the study at the sites")
         nodes = exchange.nodes()
-        message = Message(header=OpenTask(plan=self.plan.model_dump_json()))
+        kept = self.plan.keeps_state or self.plan.personalisation is not None
+        folder = str(self._folder.path.resolve() / "sites") if kept and self.plan.simulation is not None else ""
+        message = Message(header=OpenTask(plan=self.plan.model_dump_json(), folder=folder))
         for answer in self._ask(exchange, [(node, message) for node in nodes]):
             header = answer.message.header if answer.message else None
             if not isinstance(header, Opened):
@@ -234,6 +258,12 @@ class Study:
             raise StudyFailed(f"{first} could not initialise the model: {problem_of(answer)}")
         raise RuntimeError("An exchange yields an answer for each request.")
 
+    def _basis(self) -> dict[str, int]:
+        """Return the last round in which each site's update was counted, where sites build on it."""
+        if not self.plan.keeps_state:
+            return {}
+        return {site.site: result.round for result in self.rounds for site in result.sites}
+
     def _round(self, exchange: Exchange, number: int) -> RoundResult:
         assert self.parameters is not None
         started, plan = time.monotonic(), self.plan.rounds
@@ -255,11 +285,11 @@ class Study:
             steps=self.plan.training.steps_of_round if self._traits.weighs_steps else None,
         )
         self._observer.round_started(number, sites)
-        header = TrainTask(plan_digest=self.digest, round=number, attempt=self._attempt)
-        task = train_task(self.plan, header, self.parameters)
+        header = self._train_task(number, self._attempt, 0)
+        task = by_basis(train_task(self.plan, header, self.parameters), self._basis())
         names = {self._nodes[site]: site for site in sites}
         with contextlib.closing(held):
-            for answer in self._ask(exchange, [(node, task) for node in names]):
+            for answer in self._ask(exchange, [(node, task(site)) for node, site in names.items()]):
                 self._take(current, names[answer.node], answer)
                 del answer  # its array must be gone before the next one comes
             if current.tick(current.deadline) is Phase.VOID:
@@ -291,6 +321,7 @@ class Study:
                 size=self.parameters.size,
                 counts=num_round_sums(self.plan.privacy, self._kind),
                 task=partial(self._train_task, number),
+                basis=self._basis(),
             )
         )
         self._need(len(total.survivors), len(self.sites), total.missing, f"Round {number} is void")
@@ -306,7 +337,14 @@ class Study:
         )
 
     def _train_task(self, number: int, attempt: int, following: int) -> TrainTask:
-        return TrainTask(plan_digest=self.digest, round=number, attempt=attempt, next_attempt=following)
+        return TrainTask(
+            plan_digest=self.digest, round=number, attempt=attempt, next_attempt=following, prepared=self._prepared
+        )
+
+    @property
+    def _prepared(self) -> Prepared | None:
+        """What every site does to its features before the model sees them."""
+        return self.gathered.prepared if self.gathered is not None else None
 
     def _take(self, current: Round, site: str, answer: Answer) -> None:
         """Hand one answer to the round; what is wrong with it concerns this site only."""
@@ -324,73 +362,30 @@ class Study:
                 current.fail(site, problem)
         self._observer.site_done(site, problem)
 
-    def _close(self, exchange: Exchange) -> Closing:
-        assert self.parameters is not None
+    def _last(self) -> LastModel:
+        assert self.model is not None
+        return LastModel(parameters=self.model, prepared=self._prepared, basis=self._basis())
+
+    def _close(self, panel: Panel) -> Closing:
         self._observer.stage("evaluating the last model")
         started = time.monotonic()
+        last = self._last()
         if self._masked is not None and counts_leave(self.plan.privacy):
-            closing = self._masked_closing(self._masked)
+            closing = close_masked(panel, self._masked, last)
         else:
-            closing = self._plain_closing(exchange)
-        coordinator = self._coordinator(exchange)
+            closing = close(panel, last)
+        coordinator = coordinator_counts(panel, last)
         return replace(closing, coordinator=coordinator, seconds=time.monotonic() - started)
-
-    def _plain_closing(self, exchange: Exchange) -> Closing:
-        task = Message(header=EvaluateTask(plan_digest=self.digest), vector=self.parameters)
-        counted: dict[str, Mapping[str, Counts]] = {}
-        failed: dict[str, str] = {}
-        seconds = 0.0
-        names = {node: site for site, node in self._nodes.items()}
-        for answer in self._ask(exchange, [(node, task) for node in names]):
-            site, message = names[answer.node], answer.message
-            if not message or not isinstance(message.header, Evaluated):
-                failed[site] = problem_of(answer)
-            elif not are_declared(self.sites[site], message.counts, self.plan.privacy, self._kind):
-                failed[site] = "It sent other counts than those of the splits that it declared."
-            else:
-                counted[site] = message.counts
-                seconds += message.header.seconds
-        self._need(len(counted), len(names), failed, "The last model could not be evaluated")
-        return Closing.of_sites(counted, evaluation_seconds=seconds)
-
-    def _masked_closing(self, masked: MaskedRounds) -> Closing:
-        """Sum the counts of the last model as one more round, without an update."""
-        assert self.parameters is not None
-        number, privacy = self.plan.rounds.count + 1, self.plan.privacy
-        job = Job(
-            number=number,
-            parameters=self.parameters,
-            size=0,
-            counts=num_evaluation_sums(privacy, self._kind),
-            task=lambda attempt, _following: EvaluateTask(plan_digest=self.digest, round=number, attempt=attempt),
-        )
-        total = masked.sum(job)
-        self._need(len(total.survivors), len(self.sites), total.missing, "The last model could not be evaluated")
-        return Closing.of_sum(total, privacy, self._kind)
 
     def deliver(self, exchange: Exchange, *, card: str, sha256: str) -> None:
         """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""
         assert self.spec is not None
         self._observer.stage("delivering the model to the sites")
-        header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256)
-        task = Message(header=header, vector=self.parameters)
-        names = {node: site for site, node in self._nodes.items()}
-        for answer in self._ask(exchange, [(node, task) for node in names]):
+        header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256, prepared=self._prepared)
+        for site, answer in self._panel(exchange).ask(Message(header=header, vector=self.model)):
             got_it = answer.message is not None and isinstance(answer.message.header, Delivered)
-            self.delivered[names[answer.node]] = "" if got_it else problem_of(answer)
-            self._observer.site_done(names[answer.node], self.delivered[names[answer.node]])
-
-    def _coordinator(self, exchange: Exchange) -> Counts | None:
-        """Evaluate on the test set that no site has; in a simulation any node can."""
-        if self.plan.simulation is None or not self.plan.simulation.holdout:
-            return None
-        header = EvaluateTask(plan_digest=self.digest, subject="coordinator")
-        first, task = self._nodes[min(self.sites)], Message(header=header, vector=self.parameters)
-        for answer in self._ask(exchange, [(first, task)]):
-            if answer.message and isinstance(answer.message.header, Evaluated):
-                return answer.message.counts.get("test")
-            raise StudyFailed(f"The coordinator's test set could not be evaluated: {problem_of(answer)}")
-        return None
+            self.delivered[site] = "" if got_it else problem_of(answer)
+            self._observer.site_done(site, self.delivered[site])
 
     def _baselines(self, exchange: Exchange) -> Baselines:
         self._observer.stage("training the baselines: each site alone, and all data pooled")
@@ -401,6 +396,7 @@ class Study:
             plan_digest=self.digest,
             nodes=self._nodes,
             initial=initial,
+            prepared=self._prepared,
         )
 
     def _ask(

@@ -5,6 +5,7 @@ cache has room for may not reach the disk at all.
 """
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -114,3 +115,17 @@ class HeldUpdates:
         if self._file is not None:
             with contextlib.suppress(OSError):  # what the disk did not take is thrown away with the rest
                 self._file.close()
+
+
+def extended(vector: Vector, times: int, folder: Path) -> Vector:
+    """Return a model, and zeros for whatever is carried beside it, ``float32 [times * P]``; kept as ``keep`` does.
+
+    Args:
+        vector: ``float32 [P]``.
+        times: How many vectors of that size there are, the model first.
+        folder: Where a large one lies.
+    """
+    if times == 1:
+        return vector
+    beside = np.zeros((times - 1) * vector.size, np.float32)
+    return keep(itertools.chain(chunks(vector), chunks(beside)), times * vector.size, folder)

@@ -100,7 +100,8 @@ def test_only_release_puts_an_update_into_bytes() -> None:
     assert agent.count(" encode(") == 1
     assert "encode(Message(header=Delivered(" in agent
     work = (REPOSITORY / "client/hansa_client/work.py").read_text()
-    assert work.count(".delta") == 2  # one to the session, one of a baseline that never leaves
+    assert work.count(".delta") == 1  # of a baseline that never leaves
+    assert work.count(".update") == 1  # to the session
     session = (REPOSITORY / "client/hansa_client/session.py").read_text()
     assert session.count(".reply(message, ") == 2  # what the work gave, of a real and of a simulated site
     assert [line.strip() for line in session.splitlines() if " encode(" in line] == [

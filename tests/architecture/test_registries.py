@@ -39,7 +39,12 @@ def test_every_implementation_in_the_folder_is_registered(registry: Registry[obj
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
 def test_every_study_that_is_shipped_can_be_run(study: Path) -> None:
-    assert check(read_plan(study))
+    plan = read_plan(study)
+    assert plan.simulation is not None
+    path = plan.simulation.data.path
+    if path is not None and not Path(path).exists():
+        pytest.skip(f"{path} is not here: scripts/prepare_studies.py makes it of public files")
+    assert check(plan)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the library that Flower reads .gitignore with

@@ -69,7 +69,7 @@ def _check_shape(dataset: Dataset, contract: Contract) -> None:
 
 def _check_values(dataset: Dataset, contract: Contract) -> None:
     values = dataset.features.reshape(len(dataset), feature_count(contract)).astype(np.float32, copy=False)
-    if not is_finite(values.reshape(-1)):
+    if not is_finite(_present(values, contract).reshape(-1)):
         positions, count = _positions(np.isfinite(values).sum(axis=1) < values.shape[1])
         raise _violation(dataset, f"{count} of {len(dataset)} examples hold NaN or infinity: example(s) {positions}.")
     if isinstance(contract, ArrayContract):
@@ -80,6 +80,14 @@ def _check_values(dataset: Dataset, contract: Contract) -> None:
             part = values[:, start : start + column.width]
             _check_range(dataset, part, f"column '{column.name}'", column.minimum, column.maximum)
             start += column.width
+
+
+def _present(values: npt.NDArray[np.float32], contract: Contract) -> npt.NDArray[np.float32]:
+    """Return the values with 0 where one may be missing, because preprocessing fills it in."""
+    if not isinstance(contract, TableContract) or all(column.missing != "fill" for column in contract.columns):
+        return values
+    fillable = np.repeat([column.missing == "fill" for column in contract.columns], [c.width for c in contract.columns])
+    return np.where(fillable & np.isnan(values), np.float32(0.0), values)
 
 
 def _check_range(

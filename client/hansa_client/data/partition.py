@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from hansa_client.data.source import Dataset, Indices
 from hansa_common.errors import PartitionError
-from hansa_common.plan import Partition
 from hansa_common.registry import suggest
+from hansa_common.simulation_plan import Partition
 
 _DRAWS = 1_000  # of Dirichlet proportions before it is called hopeless; a fraction of a millisecond each
 _SHOWN = 5

@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa_client.data.source import Dataset, Indices
-from hansa_common.errors import ContractViolation
-from hansa_common.plan import StudyPlan
-from hansa_common.registry import suggest
+from hansa_client.data.text_columns import text_column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,36 +56,10 @@ class Persons:
         return rows
 
 
-def unit_columns(plan: StudyPlan) -> tuple[str, ...]:
-    """Return the columns that a study needs beside the contract's, as ``Source.columns`` asks for them.
-
-    One says whose each row is; the others are those by which groups are compared.
-    """
-    privacy = plan.privacy.differential
-    unit = (privacy.unit,) if privacy is not None and privacy.unit is not None else ()
-    return tuple(dict.fromkeys((*unit, *plan.evaluation.groups)))
-
-
 def unit_column(dataset: Dataset, unit: str) -> npt.NDArray[np.str_]:
     """Return the column that says whose each row is, ``[N]``.
 
     Raises:
         ContractViolation: The data have no such column, or a row has no value in it.
     """
-    origin = dataset.origin or "The data"
-    values = dataset.columns.get(unit)
-    if values is None:
-        found = ", ".join(sorted(dataset.columns)) or "none"
-        raise ContractViolation(
-            f"{origin}: the column '{unit}' is missing, which says whose each row is (privacy.differential.unit); "
-            f"further columns here: {found}.",
-            advice=suggest(unit, sorted(dataset.columns)) or "Add the column, or ask for a plan with another unit.",
-        )
-    empty = np.flatnonzero(values == "")
-    if empty.size:
-        raise ContractViolation(
-            f"{origin}: the column '{unit}' (privacy.differential.unit) has no value in {empty.size} row(s), the first "
-            f"is example {empty[0] + 1}: whose they are is unknown.",
-            advice="Fill in the column, or leave these rows out.",
-        )
-    return values
+    return text_column(dataset, unit, key="privacy.differential.unit", says="whose each row is")

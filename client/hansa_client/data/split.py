@@ -4,17 +4,22 @@ Shapes: ``N`` examples, ``K`` classes.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from hansa_client.data.persons import unit_column
 from hansa_client.data.source import Dataset, Indices
+from hansa_client.data.text_columns import text_column
 from hansa_common.errors import ContractViolation
 from hansa_common.plan import EvaluationPlan, StudyPlan
+from hansa_common.seeds import derive_seed
 
 Labels = npt.NDArray[np.int64]
+
+_NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +46,29 @@ def split_site(plan: StudyPlan, dataset: Dataset, own: Indices, seed: int) -> Sp
     privacy = plan.privacy.differential
     if privacy is not None and privacy.kind == "example":
         return split_persons(dataset, privacy.unit, own, plan.evaluation, seed)
+    splits = _split(plan, dataset, own, seed)
+    if plan.data.target is None or plan.data.target.kind != "reconstruction":
+        return splits
+    train = splits.train[
+        dataset.labels[splits.train] == 0
+    ]  # what is unusual must not be learned; no other split has it
+    if not len(train):
+        raise ContractViolation(
+            "All examples for training are anomalies; what is usual is learned from normal ones.",
+            advice="Check data.target.normal and data.target.anomalous in the plan against the data.",
+        )
+    return replace(splits, train=train)
+
+
+def _split(plan: StudyPlan, dataset: Dataset, own: Indices, seed: int) -> Splits:
+    """Split by the column that says so, by groups, or stratified."""
+    if plan.evaluation.column is not None:
+        return split_by_column(dataset, plan.evaluation.column, own)
+    if plan.evaluation.group is not None:
+        # one seed for all sites: a patient whom two of them know is in the same split at both
+        return split_groups(dataset, plan.evaluation.group, own, plan.evaluation, derive_seed(plan.seed, "groups"))
     splits = split(dataset.labels[own], plan.evaluation, seed)
-    train = own[splits.train]
-    if plan.data.target is not None and plan.data.target.kind == "reconstruction":
-        train = train[dataset.labels[train] == 0]  # what is unusual must not be learned; it is in no other split either
-        if not len(train):
-            raise ContractViolation(
-                "All examples for training are anomalies; what is usual is learned from normal ones.",
-                advice="Check data.target.normal and data.target.anomalous in the plan against the data.",
-            )
-    return Splits(train=train, validation=own[splits.validation], test=own[splits.test])
+    return Splits(train=own[splits.train], validation=own[splits.validation], test=own[splits.test])
 
 
 def split_persons(dataset: Dataset, unit: str | None, own: Indices, evaluation: EvaluationPlan, seed: int) -> Splits:
@@ -77,12 +95,91 @@ def split_persons(dataset: Dataset, unit: str | None, own: Indices, evaluation: 
         names = [dataset.features[row].tobytes() + dataset.labels[row].tobytes() for row in own]
     else:
         names = [str(name).encode() for name in unit_column(dataset, unit)[own]]
-    key = seed.to_bytes(16, "big")
-    hashes = [hashlib.blake2b(name, key=key, digest_size=8, person=b"hansa split").digest() for name in names]
-    places = np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.float64) * 2.0**-64
+    places = _places(names, seed)
     test = places < evaluation.test
     validation = ~test & (places < evaluation.test + evaluation.validation)
     return Splits(train=own[~test & ~validation], validation=own[validation], test=own[test])
+
+
+def split_by_column(dataset: Dataset, column: str, own: Indices) -> Splits:
+    """Take the split that the data bring: each row says ``train``, ``validation`` or ``test``.
+
+    Args:
+        dataset: Where the examples are.
+        column: Which says so.
+        own: Positions of the site's examples, ascending.
+
+    Returns:
+        Positions in the data set; validation may be empty.
+
+    Raises:
+        ContractViolation: The data have no such column, a row says something else, or none is for training or test.
+    """
+    said = text_column(dataset, column, key="evaluation.column", says="which split each row is in")[own]
+    found = {name: own[said == name] for name in _NAMES}
+    origin = dataset.origin or "The data"
+    other = np.flatnonzero(~np.isin(said, _NAMES))
+    if other.size:
+        raise ContractViolation(
+            f"{origin}: the column '{column}' (evaluation.column) says '{said[other[0]]}' in example "
+            f"{own[other[0]] + 1} and something else than {', '.join(_NAMES)} in {other.size} of {len(own)} rows.",
+            advice="Write one of the three in each row.",
+        )
+    for name in ("train", "test"):
+        if not found[name].size:
+            raise ContractViolation(
+                f"{origin}: no row says '{name}' in the column '{column}' (evaluation.column), of {len(own)}.",
+                advice="Training and test need at least one example each.",
+            )
+    return Splits(**found)
+
+
+def split_groups(dataset: Dataset, group: str, own: Indices, evaluation: EvaluationPlan, seed: int) -> Splits:
+    """Split so that all examples of one group, a patient or an engine, are in one split.
+
+    A hash of the group's name decides by the plan's shares, so sizes are only about the shares, and a group that two
+    sites have is in the same split at both. Only where that leaves no group to test, or none to train, the one whose
+    hash is nearest moves.
+
+    Args:
+        dataset: Where the examples are.
+        group: The column that names the group.
+        own: Positions of the site's examples, ascending.
+        evaluation: The shares.
+        seed: Same seed, same splits.
+
+    Returns:
+        Positions in the data set; validation may be empty.
+
+    Raises:
+        ContractViolation: The data do not say which group each row is in, or there are fewer than two.
+    """
+    values = text_column(dataset, group, key="evaluation.group", says="what each row belongs to")[own]
+    names, members = np.unique(values, return_inverse=True)
+    if len(names) < 2:  # noqa: PLR2004 one to train, one to test
+        raise ContractViolation(
+            f"{dataset.origin or 'The data'}: the site has {len(names)} group(s) by '{group}' (evaluation.group); "
+            "training and test need at least one each.",
+            advice="Use more data, or ask for a plan without groups.",
+        )
+    places = _places([str(name).encode() for name in names], seed)
+    test = places < evaluation.test
+    if not test.any():
+        test[places.argmin()] = True
+    validation = ~test & (places < evaluation.test + evaluation.validation)
+    if (test | validation).all():
+        last = int(places.argmax())
+        test[last] = validation[last] = False
+    return Splits(
+        train=own[~(test | validation)[members]], validation=own[validation[members]], test=own[test[members]]
+    )
+
+
+def _places(names: Sequence[bytes], seed: int) -> npt.NDArray[np.float64]:
+    """Return where in 0 to 1 a hash puts each name, ``float64 [N]``."""
+    key = seed.to_bytes(16, "big")
+    hashes = [hashlib.blake2b(name, key=key, digest_size=8, person=b"hansa split").digest() for name in names]
+    return np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.float64) * 2.0**-64
 
 
 def split(labels: Labels, evaluation: EvaluationPlan, seed: int) -> Splits:

@@ -166,14 +166,15 @@ def _read_numbers(values: "pd.Series[Any]", column: Column, problems: _Problems)
     missing = values.isna().to_numpy(dtype=np.bool_)
     numbers = _to_numbers(values)
     wrong = ~missing & ~(np.abs(numbers) <= _LARGEST)
-    numbers = np.where(missing | wrong, 0.0, numbers)
+    numbers = np.where(missing | wrong, np.nan if column.missing == "fill" else 0.0, numbers)
     if column.type == "int":
         wrong |= ~missing & (numbers != np.rint(numbers))
     if column.minimum is not None:
         wrong |= ~missing & (numbers < column.minimum)
     if column.maximum is not None:
         wrong |= ~missing & (numbers > column.maximum)
-    problems.add(column.name, missing, None, expected)
+    if column.missing != "fill":
+        problems.add(column.name, missing, None, expected)
     problems.add(column.name, wrong, values, expected)
     return numbers.astype(np.float32)[:, None]
 

@@ -50,13 +50,23 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
         tell: Told how far it is.
 
     Raises:
-        UsageError: The study is too small to be audited.
+        UsageError: The study is too small to be audited, or its sites keep something from round to round.
         HansaError: Its data cannot be read, or its training failed.
     """
+    if plan.keeps_state or plan.personalisation is not None:
+        raise UsageError(
+            "The audit attacks updates of sites that keep nothing of their own; this plan's sites do.",
+            advice="Audit the plan with strategy = 'fedavg' and without [personalisation].",
+        )
     started, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     names = divide(plan).names
     bare = changed_plan(plan, {"privacy": {}})
     asked = plan.privacy != bare.privacy
+    if plan.preprocessing.needs_statistics:
+        raise UsageError(
+            "Leakage is measured on features as they are; the plan has preprocessing by the sites' statistics.",
+            advice="Measure a study without [preprocessing].",
+        )
     if plan.data.target is not None:
         raise UsageError(
             f"Leakage is measured for classes; data.target.kind is '{plan.data.target.kind}'.",

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from hansa_common.plan import AugmentationPlan
+from hansa_common.training_plan import AugmentationPlan
 
 
 def augment_images(images: Tensor, plan: AugmentationPlan, generator: Generator) -> Tensor:

@@ -29,6 +29,12 @@ from hansa_common.plan import StudyPlan
 _NOTHING: Final[Mapping[str, float]] = {}
 _folders: dict[str, Path | None] = {}
 """Of weight files, by the hash of the file that a plan names: what is found there is compared with it."""
+_NORMALISATION = (
+    nn.modules.batchnorm._NormBase,  # noqa: SLF001 - of batch and instance normalisation
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
 
 
 def offer_weights(backbone: BackbonePlan, folder: Path | None) -> None:
@@ -140,6 +146,13 @@ class FlatModel:
         if self._state is not self._host:
             self._host.copy_(self._state)
         return self._values - parameters
+
+    @property
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of the tensors of all normalisation layers: scale, shift and running statistics."""
+        layers = [name for name, layer in self.module.named_modules() if isinstance(layer, _NORMALISATION)]
+        names = [tensor.name for tensor in self.spec.tensors]
+        return frozenset(name for name in names if name.rpartition(".")[0] in layers)
 
     @property
     def gradient(self) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from hansa_common.plan import TrainingPlan
+from hansa_common.training_plan import TrainingPlan
 
 _FUSED = ("cpu", "cuda")  # kinds of devices with one kernel for a whole step
 

@@ -40,6 +40,7 @@ from hansa_client.data.source import Dataset, Indices
 from hansa_client.data.split import Splits
 from hansa_client.device import seed_device
 from hansa_client.training.augmentation import add_noise, augment_images
+from hansa_client.training.corrections import Correction
 from hansa_client.training.evaluation import count_answers, evaluation_batch
 from hansa_client.training.examples import Examples, Loader, class_weights, model_input
 from hansa_client.training.flat_model import initial_parameters, shared_model
@@ -122,11 +123,23 @@ class PrivateTraining(Procedure):
         """The tensors of the model: parameters, then floating-point buffers."""
         return self._model.spec
 
+    @property
+    def num_trainable(self) -> int:
+        """How many of the vector's values are trained: the first ones."""
+        return len(self._model.trainable)
+
+    @property
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of the normalisation layers' parameters and running statistics."""
+        return self._model.normalisation_tensors
+
     def initial(self, seed: int) -> Vector:
         """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""
         return initial_parameters(self._plan, seed)
 
-    def train(self, parameters: Vector, *, round_number: int, seed: int) -> Trained:
+    def train(
+        self, parameters: Vector, *, round_number: int, seed: int, correction: Correction | None = None
+    ) -> Trained:
         """Take the plan's steps from ``parameters``; see ``Procedure``.
 
         The number of examples and the loss are private: 1 and 0 stand in their place, so all sites weigh the same.
@@ -134,17 +147,17 @@ class PrivateTraining(Procedure):
         del seed  # all members know it
         doing = f"private training with {self._rows} examples at once"
         with exhaustion_named(doing, advice="Take a smaller model."):
-            return self._train(parameters, round_number)
+            return self._train(parameters, round_number, correction)
 
-    def _train(self, parameters: Vector, round_number: int) -> Trained:
+    def _train(self, parameters: Vector, round_number: int, correction: Correction | None) -> Trained:
         randomness = self._randomness()
         self._model.load(parameters)
         self._model.module.train()
         seed_device(self._device, randomness.seed())
         generator = Generator().manual_seed(randomness.seed())
-        optimizer = build_optimizer(
-            self._training, self._model.trainable, self._model.groups
-        )  # its state is reset each round
+        # its state is reset each round
+        optimizer = build_optimizer(self._training, self._model.trainable, self._model.groups)
+        correct = correction.start(self._model) if correction is not None else None
         with example_gradients(self._model.module) as differentiate:
             for step in range(self._steps):
                 rate = learning_rate(
@@ -156,6 +169,8 @@ class PrivateTraining(Procedure):
                 )
                 gradient = self._noised_gradient(differentiate, randomness, generator)
                 self._model.gradient.copy_(gradient)
+                if correct is not None:  # after the noise: it depends on no example of this step
+                    correct()
                 optimizer.step(rate)
         self._model.clear_gradient()
         delta = self._model.minus(parameters)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hansa_client.training.corrections import Correction
 from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector
 
@@ -38,13 +39,31 @@ class Procedure(ABC):
     def spec(self) -> ParameterSpec:
         """The tensors of the model."""
 
+    @property
+    @abstractmethod
+    def num_trainable(self) -> int:
+        """How many of the vector's values are trained: the first ones."""
+
+    @property
+    @abstractmethod
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of the normalisation layers' parameters and running statistics."""
+
     @abstractmethod
     def initial(self, seed: int) -> Vector:
         """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""
 
     @abstractmethod
-    def train(self, parameters: Vector, *, round_number: int, seed: int) -> Trained:
-        """Train from ``parameters`` for what the plan calls one round; ``round_number`` counts from 1.
+    def train(
+        self, parameters: Vector, *, round_number: int, seed: int, correction: Correction | None = None
+    ) -> Trained:
+        """Train from ``parameters`` for what the plan calls one round.
+
+        Args:
+            parameters: ``float32 [P]``.
+            round_number: From 1.
+            seed: Of whatever is drawn.
+            correction: What is added to the gradient of each step.
 
         Raises:
             TrainingOutOfMemory: The device has too little memory.

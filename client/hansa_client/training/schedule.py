@@ -2,7 +2,7 @@
 
 import math
 
-from hansa_common.plan import TrainingPlan
+from hansa_common.training_plan import TrainingPlan
 
 
 def learning_rate(training: TrainingPlan, *, rounds: int, round_number: int, step: int, steps: int) -> float:

@@ -10,7 +10,7 @@ Shapes: ``N`` examples, ``K`` classes, ``P`` parameters.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.device import seed_device
 from hansa_client.training.augmentation import add_noise, augment_images, mixup
+from hansa_client.training.corrections import Correction
 from hansa_client.training.evaluation import DIVERGED, count_answers, evaluation_batch
 from hansa_client.training.examples import Loader, class_weights, model_input
 from hansa_client.training.flat_model import initial_parameters, shared_model
@@ -81,11 +82,23 @@ class SupervisedTraining(Procedure):
         """The tensors of the model: parameters, then floating-point buffers."""
         return self._model.spec
 
+    @property
+    def num_trainable(self) -> int:
+        """How many of the vector's values are trained: the first ones."""
+        return len(self._model.trainable)
+
+    @property
+    def normalisation_tensors(self) -> frozenset[str]:
+        """Names of the normalisation layers' parameters and running statistics."""
+        return self._model.normalisation_tensors
+
     def initial(self, seed: int) -> Vector:
         """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""
         return initial_parameters(self._plan, seed)
 
-    def train(self, parameters: Vector, *, round_number: int, seed: int) -> Trained:
+    def train(
+        self, parameters: Vector, *, round_number: int, seed: int, correction: Correction | None = None
+    ) -> Trained:
         """Train from ``parameters`` for what the plan calls one round; see ``Procedure``.
 
         Each epoch is one permutation of the training split; the last batch of an epoch may be smaller. With ``steps``,
@@ -95,17 +108,17 @@ class SupervisedTraining(Procedure):
         size = self._training.batch_size
         doing = f"training with batches of {size}"
         with exhaustion_named(doing, advice="Lower training.batch_size or take a smaller model."):
-            return self._train(parameters, round_number, seed)
+            return self._train(parameters, round_number, seed, correction)
 
-    def _train(self, parameters: Vector, round_number: int, seed: int) -> Trained:
+    def _train(self, parameters: Vector, round_number: int, seed: int, correction: Correction | None) -> Trained:
         examples = self._splits["train"]
         self._model.load(parameters)
         self._model.module.train()
         seed_device(self._device, seed)
         generator = Generator().manual_seed(seed)
-        optimizer = build_optimizer(
-            self._training, self._model.trainable, self._model.groups
-        )  # its state is reset each round
+        # its state is reset each round
+        optimizer = build_optimizer(self._training, self._model.trainable, self._model.groups)
+        correct = correction.start(self._model) if correction is not None else None
         an_epoch = math.ceil(len(examples) / self._training.batch_size)
         steps = self._training.steps or an_epoch * (self._training.epochs or 1)
         loss, seen = 0.0, 0
@@ -116,7 +129,7 @@ class SupervisedTraining(Procedure):
                 )
                 for step in range(start, min(start + an_epoch, steps))
             ]
-            epoch_loss, epoch_seen = self._epoch(optimizer, rates, generator)
+            epoch_loss, epoch_seen = self._epoch(optimizer, rates, generator, correct)
             if not math.isfinite(epoch_loss):
                 raise TrainingError(
                     f"Training diverged in round {round_number}: the loss is {epoch_loss} after at most "
@@ -132,7 +145,13 @@ class SupervisedTraining(Procedure):
             )
         return Trained(delta=delta, num_examples=len(examples), loss=loss / seen, steps=steps)
 
-    def _epoch(self, optimizer: Optimizer, rates: Sequence[float], generator: Generator) -> tuple[float, int]:
+    def _epoch(
+        self,
+        optimizer: Optimizer,
+        rates: Sequence[float],
+        generator: Generator,
+        correct: Callable[[], None] | None,
+    ) -> tuple[float, int]:
         """Take one step for each learning rate; return the sum of the examples' losses and how many there were."""
         examples, size = self._splits["train"], self._training.batch_size
         order = torch.randperm(len(examples), generator=generator)[: len(rates) * size]
@@ -141,6 +160,8 @@ class SupervisedTraining(Procedure):
             self._model.clear_gradient()
             loss = self._loss(features, labels, generator)
             loss.backward()  # type: ignore[no-untyped-call]
+            if correct is not None:
+                correct()
             if self._training.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self._model.trainable, self._training.gradient_clip)
             optimizer.step(rate)

@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from hansa_common.errors import MessageError, PeerRefused
 from hansa_common.invitation import InvitationId
-from hansa_common.plan import SiteName
+from hansa_common.plan_names import SiteName
 from hansa_common.roster import Hash, SignedBinding, SignedRoster, UnixTime
 from hansa_common.settings import Model, Strict
 from hansa_common.signing import PublicKey, Signature, sign, verify

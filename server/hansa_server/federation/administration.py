@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from hansa_common.plan import SiteName
+from hansa_common.plan_names import SiteName
 from hansa_common.roster import Hash, SignedBinding, SignedRoster
 from hansa_common.settings import Strict
 from hansa_server.federation.attendance import Attendance

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from hansa_common.files import write_whole
-from hansa_common.plan import StudyName
+from hansa_common.plan_names import StudyName
 from hansa_common.settings import Strict, parse, read_toml
 
 Port = Annotated[int, Field(ge=1, le=65_535)]

@@ -43,6 +43,8 @@ tensors = load_file("model.safetensors")  # what was trained; the rest is in the
 network = load_model(plan.model, plan.data, tensors, folder=Path("weights"))
 ```"""
 
+_MOST_FEATURES = 60  # listed in the card
+
 
 def model_card(results: Results, plan: StudyPlan) -> str:
     """Return ``MODEL_CARD.md``: what the model is, what it is for, how good it is, and what nobody has checked.
@@ -114,7 +116,32 @@ def _data(results: Results, plan: StudyPlan) -> str:
         names = ", ".join(_plain(site.site) for site in results.sites)
         table = f"The sites kept their numbers of examples at home: {names}."
     learned = f"; classes: {classes}" if results.target == "classes" else ""
-    return f"{kind}{learned}. {origin}\n\n{table}"
+    return f"{kind}{learned}. {origin}\n\n{table}{_statistics(results, plan)}"
+
+
+def _statistics(results: Results, plan: StudyPlan) -> str:
+    """Say what is done to the features before the model sees them, and by which statistics."""
+    if not results.statistics:
+        return ""
+    preprocessing, steps = plan.preprocessing, []
+    if preprocessing.missing != "refuse":
+        steps.append(f"missing values are filled in with the {preprocessing.missing}")
+    if preprocessing.clip_quantiles is not None:
+        low, high = preprocessing.clip_quantiles
+        steps.append(f"numbers are clipped to the quantiles {low:g} and {high:g}")
+    if preprocessing.standardise != "none":
+        steps.append("features are standardised")
+    rows = [
+        f"| {_plain(one.name)} | {one.count:,} | {one.missing:,} | {one.mean:.6g} | {one.deviation:.6g} |"
+        for one in results.statistics[:_MOST_FEATURES]
+    ]
+    left = len(results.statistics) - _MOST_FEATURES
+    more = f"\n\nand {left:,} more in `metrics.json`." if left > 0 else ""
+    head = ("| feature | values | missing | mean | standard deviation |", "|---|--:|--:|--:|--:|")
+    return (
+        f"\n\nBefore the model sees them, {', then '.join(steps)}, by the statistics of all sites' training splits "
+        "together; `preprocessing.json` beside the model has the numbers.\n\n" + "\n".join((*head, *rows)) + more
+    )
 
 
 def _sizes(site: SiteResult) -> Iterator[str]:
@@ -136,7 +163,10 @@ def _metrics(results: Results) -> str:
     shown = _shown(results)
     names = [column.name if column.name[:2].isupper() else column.name.lower() for column in shown]
     lines += ["", f"| site | test examples | {' | '.join(names)} |", "|---|" + "--:|" * (1 + len(shown))]
-    lines += [f"| {_plain(site.site)} | {_cells(results, site.federated)} |" for site in results.sites]
+    for entry in results.sites:
+        lines.append(f"| {_plain(entry.site)} | {_cells(results, entry.federated)} |")
+        if entry.personal is not None:
+            lines.append(f"| {_plain(entry.site)}, its own model | {_cells(results, entry.personal)} |")
     lines += ["", f"{EXPLAINED[results.target]}."]
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hansa_server.report import columns, notation, protection
 from hansa_server.report.comparison import Comparison
-from hansa_server.results import Final, Noise, Results, Summary
+from hansa_server.results import Final, Noise, PersonalSummary, Results, Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,8 @@ def verdicts(comparisons: tuple[Comparison, ...]) -> str:
 def headlines(results: Results) -> tuple[Headline, ...]:
     """Return the four figures: weighted mean, site mean, worst site, worst site against its own local-only model.
 
+    With personalisation a fifth follows: what the sites' own models reach.
+
     Where protection keeps the sites' own figures at home there are fewer: what is known over all sites, what the
     coordinator tested itself, one that says why the others are missing, and what the noise cost.
     """
@@ -117,12 +119,27 @@ def headlines(results: Results) -> tuple[Headline, ...]:
         _site_mean(results, final),
         _worst_site(results, final),
         *([_epsilon(noise)] if noise is not None else [_against_local(results)] if _against_names(results) else []),
+        *([_personal(final.personal)] if final.personal is not None else []),
     )
 
 
 def _against_names(results: Results) -> tuple[str, ...]:
     """Return the name of the fourth headline: there is a verdict on accuracies only."""
     return ("Worst site against training alone",) if results.target == "classes" else ()
+
+
+def _personal(own: PersonalSummary) -> Headline:
+    """Say what the sites' own models reach, and whether a site would have done better without the federation."""
+    note = f"{own.method}; worst site {notation.percent(own.worst_site.accuracy)} at {own.worst_site.site}"
+    command = ""
+    if own.below_local_only is None:
+        note, command = f"{note}; beside training alone: run with", "--baselines"
+    elif own.below_local_only:
+        note = f"{note}; below training alone: {', '.join(own.below_local_only)}"
+    else:
+        note = f"{note}; no site is below training alone"
+    figure = notation.percent(own.site_mean.accuracy)
+    return Headline(name="Sites' own models, site mean", figure=figure, note=note, command=command)
 
 
 def _weighted_mean(results: Results, final: Final) -> Headline:

@@ -216,7 +216,12 @@ def _by_site(results: Results) -> list[ScoreRow]:
     """Return a row for each site; none where protection keeps all of them at home."""
     if protection.keeps_site_figures(results) and not any(site.federated for site in results.sites):
         return []
-    return [ScoreRow(name=site.site, scores=site.federated) for site in results.sites]
+    rows: list[ScoreRow] = []
+    for site in results.sites:
+        rows.append(ScoreRow(name=site.site, scores=site.federated))
+        if site.personal is not None:
+            rows.append(ScoreRow(name=f"{site.site}, its own model", scores=site.personal))
+    return rows
 
 
 def _overall(results: Results) -> list[ScoreRow]:

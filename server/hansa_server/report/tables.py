@@ -97,6 +97,7 @@ def _site(site: SiteResult, results: Results, last: int) -> Iterator[Row]:
         yield last, site.site, "", f"examples:{name}", examples
     yield last, site.site, "", "rounds_contributed", site.rounds_contributed
     yield from _scores(results, (last, site.site, "test"), "", site.federated)
+    yield from _scores(results, (last, site.site, "test"), "personal_", site.personal)
     yield from _scores(results, (last, site.site, "test"), "local_only_", site.local_only)
     yield from _scores(results, (last, site.site, "test"), "pooled_", site.pooled)
 

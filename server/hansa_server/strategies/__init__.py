@@ -8,6 +8,7 @@ from hansa_server.strategies import (
     fedavg,
     fedavgm,
     fednova,
+    fedprox,
     fedyogi,
     fltrust,
     geometric_median,
@@ -15,6 +16,7 @@ from hansa_server.strategies import (
     multi_krum,
     norm_bound,
     qffl,
+    scaffold,
     trimmed_mean,
 )
 from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy, build_strategy, next_parameters
@@ -31,6 +33,7 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fednova",
+    "fedprox",
     "fedyogi",
     "fltrust",
     "geometric_median",
@@ -39,5 +42,6 @@ __all__ = [
     "next_parameters",
     "norm_bound",
     "qffl",
+    "scaffold",
     "trimmed_mean",
 ]

@@ -22,7 +22,7 @@ class FedAvg(Strategy):
     The paper averages parameters; averaging deltas is the same and lets sites clip and mask them.
     """
 
-    options = FedAvgOptions
+    options: type[Strict] = FedAvgOptions
 
     def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
         """Add the weighted mean of the deltas, summed in float64."""

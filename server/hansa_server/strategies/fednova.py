@@ -7,8 +7,8 @@ NeurIPS 2020, equation 6 and section 4.
 from collections.abc import Iterator, Sequence
 
 from hansa_common.parameters import Accumulator, Vector
-from hansa_common.plan import TrainingPlan
 from hansa_common.settings import Strict
+from hansa_common.training_plan import TrainingPlan
 from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy, weighted_sum
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from hansa_common.parameters import Accumulator, Vector, l2_norm
-from hansa_common.plan import TrainingPlan
 from hansa_common.settings import Strict
+from hansa_common.training_plan import TrainingPlan
 from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy, weighted_sum
 
 _LEAST: Final = 1e-10

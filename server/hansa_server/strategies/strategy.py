@@ -14,10 +14,11 @@ import numpy.typing as npt
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.mapping import give_back
 from hansa_common.parameters import Accumulator, Vector, add_scaled, parts
-from hansa_common.plan import AggregationPlan, TrainingPlan
+from hansa_common.plan import AggregationPlan
 from hansa_common.plan_options import parse_options
 from hansa_common.registry import Registry
 from hansa_common.settings import Strict
+from hansa_common.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,13 @@ class Strategy(ABC):
     options: type[Strict]
     left_out: tuple[str, ...] = ()
     """Sites whose update did not count in the last round, of a rule that chooses."""
+
+    def introduce(self, *, sites: int) -> None:  # noqa: B027 - most rules need none
+        """Learn how many sites the study has, those included that a round leaves out; before its first round.
+
+        Args:
+            sites: ``N``.
+        """
 
     def suit(self, training: TrainingPlan) -> None:  # noqa: B027 - most rules do not depend on it
         """Take from the plan what the rule depends on in how the sites train.

@@ -49,7 +49,8 @@ def require_individual_updates(plan: StudyPlan) -> None:
     """Return if the plan lets what single sites bring be told apart.
 
     Raises:
-        UsageError: It masks or noises it, leaves a part to the sites, draws cohorts, or has no simulation.
+        UsageError: It masks or noises it, prepares by all sites, leaves a part to the sites, draws cohorts, or has
+            no simulation.
     """
     if plan.simulation is None:
         raise UsageError("The plan has no [simulation]: contributions are measured by training again, on one machine.")
@@ -63,6 +64,11 @@ def require_individual_updates(plan: StudyPlan) -> None:
             "The plan has differential privacy: training again with every subset of sites would spend its budget as "
             "often, and the noise would hide what a site brings.",
             advice="Measure contributions on a plan that the sites approve without it.",
+        )
+    if plan.preprocessing.needs_statistics:
+        raise UsageError(
+            "The plan prepares the features by statistics of its sites, which differ for each subset of them.",
+            advice="Measure contributions on the plan without [preprocessing].",
         )
     keeps_state = getattr(STRATEGIES.get(plan.aggregation.strategy), "keeps_state", False)
     if keeps_state or getattr(plan, "personalisation", None) is not None:

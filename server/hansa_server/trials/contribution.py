@@ -21,7 +21,8 @@ from pydantic import Field, ValidationError
 from hansa_common.canonical import digest
 from hansa_common.errors import IdentityError, StorageError, UsageError
 from hansa_common.files import storage
-from hansa_common.plan import SiteName, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.plan_names import SiteName
 from hansa_common.roster import Organisation
 from hansa_common.settings import Strict
 from hansa_common.signing import Signature, sign, verify

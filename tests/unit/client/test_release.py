@@ -12,6 +12,8 @@ from hansa_common.messages import (
     Message,
     Opened,
     OpenTask,
+    Statistics,
+    StatisticsTask,
     TrainTask,
     Update,
     decode,
@@ -176,3 +178,22 @@ def test_a_group_of_few_people_leaves_with_no_counts_of_its_own(make_plan: Make)
         assert isinstance(counts, ClassificationCounts)
         assert counts.decisions is not None
         assert counts.decisions.sum(axis=1).tolist() == [20, 20, 15, 15, 0, 0]
+
+
+def statistics(words: int) -> tuple[Message, Message]:
+    header = Statistics(plan_digest=DIGEST, site="a", seconds=1.0)
+    return Message(header=StatisticsTask(plan_digest=DIGEST)), Message(header=header, sums=np.ones(words, np.uint64))
+
+
+def test_statistics_leave_where_the_plan_asks_for_them(make_plan: Make) -> None:
+    plan = make_plan(data={"shape": [2]}, preprocessing={"standardise": "federation"})
+    message = decode(release(plan).reply(*statistics(2 * 33)))
+    assert message.sums is not None
+    assert message.sums.sum() == 2 * 33
+    with pytest.raises(ReleaseRefused, match="not those that the plan asks for"):
+        release(plan).reply(*statistics(2 * 33 + 1))
+
+
+def test_statistics_stay_where_the_plan_does_not_ask_for_them(small_plan: StudyPlan) -> None:
+    with pytest.raises(ReleaseRefused, match="lets no statistics of the features out"):
+        release(small_plan).reply(*statistics(64 * 33))

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -209,4 +210,13 @@ def test_a_fraction_is_part_of_who_has_what_but_one_is_as_if_it_were_not_there()
     simulation = plan(sites=3).simulation
     assert simulation is not None
     before = simulation.model_dump(mode="json", exclude={"device", "gpus_per_site", "fraction"})
+    del before["data"]["weights"]  # younger still
     assert plan(sites=3).simulation_digest() == digest(before)
+
+
+def test_options_that_are_lists_reach_the_adapter(make_plan: Callable[..., StudyPlan], tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((40, 64)), y=np.arange(40) % 10, ward=np.repeat(["north", "south"], 20))
+    source = {"adapter": "npz", "path": str(path), "columns": ["ward"]}
+    plan = make_plan(replaced={"simulation": {"partition": "column:ward", "data": source}})
+    assert divide(plan).names == ("north", "south")

@@ -11,7 +11,8 @@ from hansa_client.work import Work
 from hansa_common.errors import ContractViolation, DataUnavailable, TaskRefused, UsageError
 from hansa_common.messages import InitialTask, Message, TrainTask, Update
 from hansa_common.metrics import of_classes
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.simulation_plan import SourcePlan
 
 INDEX = 2
 

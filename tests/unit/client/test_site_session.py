@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from hansa_client.masking import Masking
 from hansa_client.session import SiteSession
 from hansa_client.site_data import real_site
+from hansa_client.site_state import PERSONAL, Kept, State, StateFolder
 from hansa_client.work import Work
 from hansa_common.errors import (
     ContractViolation,
     DataError,
     HansaError,
     NotApproved,
+    StorageError,
     TaskRefused,
     TrainingError,
     WorkerLost,
@@ -39,7 +43,8 @@ from hansa_common.messages import (
 )
 from hansa_common.metrics import ClassificationKind, Counts, CountsKind
 from hansa_common.parameters import ParameterSpec, Tensor
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.simulation_plan import SourcePlan
 
 CANARY = "patient-4711"
 SITE = "site-b"
@@ -66,6 +71,14 @@ class InProcess:
         assert self._work is not None
         return self.change(self._work.do(message))
 
+    def do_with_state(
+        self, message: Message, state: State, *, kind: CountsKind, timeout: float
+    ) -> tuple[Message, Kept]:
+        self.calls.append(f"{message.header.kind} on {', '.join(sorted(state)) or 'nothing'}")
+        assert self._work is not None
+        reply, kept = self._work.do_with_state(message, state)
+        return self.change(reply), kept
+
 
 class Custody:
     """Keeps in memory what a site keeps on its disk."""
@@ -77,9 +90,15 @@ class Custody:
         self.figures: dict[int, list[str]] = {}
         self.explained: list[str] = []
         self.refuses: TaskRefused | None = None
+        self.folder: Path | None = None
 
     def masking(self, plan: StudyPlan) -> Masking:
         raise AssertionError(plan)
+
+    def states(self, plan: StudyPlan) -> StateFolder:
+        if self.folder is None:
+            raise AssertionError(plan)
+        return StateFolder(self.folder)
 
     def spend(self, plan: StudyPlan, task: TrainTask | EvaluateTask, *, name: str, parameters: int) -> None:
         self.spent.append(f"{task.kind} {name}")
@@ -367,3 +386,84 @@ def test_an_explanation_that_the_plan_does_not_ask_for_is_refused(site: Site) ->
     task = ExplainTask(plan_digest=site.plan.digest())
     assert code(site.handle(Message(header=task, vector=site.initial()))) == "task-refused"
     assert "explain" not in site.work.calls
+
+
+# --- what a site keeps from round to round ---
+
+
+@pytest.fixture
+def keeping(make_plan: Callable[..., StudyPlan], tmp_path: Path) -> Site:
+    plan = make_plan(federation={"sites": ["site-a", SITE]}, personalisation={"method": "ditto"})
+    site = Site(plan)
+    site.custody.folder = tmp_path / "state"
+    return site
+
+
+def test_a_task_gets_what_was_kept_of_the_round_that_it_names(keeping: Site) -> None:
+    start, folder = keeping.initial(), keeping.custody.folder
+    assert folder is not None
+    assert isinstance(keeping.train(start).header, Update)
+    assert isinstance(keeping.train(start, round=2, basis=1).header, Update)
+    assert isinstance(keeping.train(start, round=3, basis=1).header, Update)  # the update of round 2 was not counted
+    assert [call for call in keeping.work.calls if call.startswith("train")] == [
+        "train on nothing",
+        "train on personal",
+        "train on personal",
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["round-000001.safetensors", "round-000003.safetensors"]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_lost_update_is_not_built_on(keeping: Site) -> None:
+    """Round 3 on the state of round 1 is the same, whether a round 2 was trained and lost or never was."""
+    start, folder = keeping.initial(), keeping.custody.folder
+    assert folder is not None
+    keeping.train(start)
+    without = keeping.train(start, round=3, basis=1).vector
+    kept = (folder / "round-000003.safetensors").read_bytes()
+    keeping.train(start, round=2, basis=1)
+    again = keeping.train(start, round=3, basis=1).vector
+    assert without is not None
+    assert again is not None
+    assert again.tobytes() == without.tobytes()
+    assert (folder / "round-000003.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize(("number", "basis"), [(1, 1), (2, 2), (2, 3), (3, 2)])
+def test_a_round_that_cannot_have_been_or_is_not_here_is_refused_before_the_work(
+    keeping: Site, number: int, basis: int
+) -> None:
+    start = keeping.initial()
+    keeping.train(start)
+    assert code(keeping.train(start, round=number, basis=basis)) == "task-refused"
+    assert [call for call in keeping.work.calls if call.startswith("train")] == ["train on nothing"]
+
+
+def test_what_cannot_be_kept_keeps_the_update_in(keeping: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = keeping.initial()
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr("hansa_client.site_state.write_whole", full)
+    assert code(keeping.train(start)) == "storage"
+
+
+def test_the_own_model_of_the_closing_exchange_stays_here(keeping: Site) -> None:
+    start = keeping.initial()
+    keeping.train(start)
+    header = EvaluateTask(plan_digest=keeping.plan.digest(), basis=1)
+    reply = keeping.handle(Message(header=header, vector=start))
+    assert set(reply.counts) == {"validation", "test", "personal"}
+    assert reply.vector is None
+    assert keeping.custody.folder is not None
+    own, kept = (load_file(keeping.custody.folder / name) for name in (PERSONAL, "round-000001.safetensors"))
+    assert sum(values.size for values in own.values()) == start.size
+    values = np.concatenate([own[name].ravel() for name in sorted(own, reverse=True)])  # weights lie before biases
+    np.testing.assert_array_equal(values, kept["personal"])
+
+
+def test_a_study_without_state_asks_for_no_folder(site: Site) -> None:
+    assert site.custody.folder is None
+    assert isinstance(site.train(basis=0).header, Update)

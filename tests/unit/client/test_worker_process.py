@@ -20,12 +20,15 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from hansa_client.confinement import probe
 from hansa_client.settings import SiteSettings
+from hansa_client.site_data import real_site
+from hansa_client.work import Work
 from hansa_client.worker_process import WorkerProcess
 from hansa_common.errors import ContractViolation, TaskRefused, TrainingOutOfMemory, WorkerLost
-from hansa_common.messages import Envelope, InitialTask, OpenTask, RawArray, TrainTask, Update
+from hansa_common.messages import Envelope, EvaluateTask, InitialTask, OpenTask, RawArray, TrainTask, Update
 from hansa_common.messages import Message as Task
 from hansa_common.metrics import ClassificationKind
-from hansa_common.plan import SourcePlan, StudyPlan
+from hansa_common.plan import StudyPlan
+from hansa_common.simulation_plan import SourcePlan
 
 SOURCE = SourcePlan(adapter="digits")
 CLASSES = 10
@@ -67,6 +70,34 @@ def test_it_trains_and_a_new_worker_gives_the_same_bits(worker: WorkerProcess, s
     assert again.vector is not None
     assert again.vector.tobytes() == first.vector.tobytes()
     assert pid_of(worker) != 0
+
+
+@pytest.mark.slow
+def test_state_passes_beside_the_task_and_a_new_worker_goes_on_from_it(
+    worker: WorkerProcess, make_plan: Callable[..., StudyPlan]
+) -> None:
+    """The worker remembers nothing: one that is new gives the same bits, and those of the work in this process."""
+    plan, kind = make_plan(personalisation={"method": "ditto"}), ClassificationKind(classes=CLASSES)
+    vector, work = opened(worker, plan), Work(plan, real_site(plan, name="a", index=0, source=SOURCE), "cpu")
+    first, kept = worker.do_with_state(train(plan, vector), {}, kind=kind, timeout=60.0)
+    os.kill(pid_of(worker), signal.SIGKILL)
+    second, then = worker.do_with_state(train(plan, vector, 2), kept.state, kind=kind, timeout=60.0)
+    closing = Task(header=EvaluateTask(plan_digest=plan.digest()), vector=vector)
+    reply, last = worker.do_with_state(closing, then.state, kind=kind, timeout=60.0)
+    os.kill(pid_of(worker), signal.SIGKILL)
+    again, ours = worker.do_with_state(train(plan, vector, 2), kept.state, kind=kind, timeout=60.0)
+    expected, here = work.do_with_state(train(plan, vector, 2), kept.state)
+    assert first.vector is not None
+    assert second.vector is not None
+    assert expected.vector is not None
+    assert again.vector is not None
+    assert again.vector.tobytes() == second.vector.tobytes()
+    np.testing.assert_allclose(second.vector, expected.vector, atol=1e-6)  # of more threads here
+    np.testing.assert_allclose(then.state["personal"], here.state["personal"], atol=1e-6)
+    assert then.state["personal"].tobytes() == ours.state["personal"].tobytes() != kept.state["personal"].tobytes()
+    assert set(reply.counts) == {"validation", "test", "personal"}
+    assert last.personal is not None
+    assert last.personal.vector.tobytes() == then.state["personal"].tobytes()
 
 
 @pytest.mark.slow

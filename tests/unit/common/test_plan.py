@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hansa_common.contract import NumberTarget
 from hansa_common.errors import PlanError, SettingsError
 from hansa_common.models.cnn import CNNOptions
-from hansa_common.plan import AggregationPlan, Partition, StudyPlan, dump_plan, parse_plan, read_plan
+from hansa_common.plan import AggregationPlan, StudyPlan, dump_plan, parse_plan, read_plan
+from hansa_common.simulation_plan import Partition
 
 Plan = dict[str, Any]
 _GONE = object()
@@ -117,7 +118,7 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
         "evaluation.tst",
         0.1,
         "",
-        "Did you mean 'test'? Allowed: cost, explain, groups, minimum_group, test, validation.",
+        "Did you mean 'test'? Allowed: column, cost, explain, group, groups, minimum_group, test, validation.",
     ),
     ("simulation.site", 3, "", "unknown key. Did you mean 'sites'?"),
     ("format", 2, "", "found 2; allowed is 1."),
@@ -503,7 +504,14 @@ _DECISIONS: dict[str, Any] = {
 
 
 def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
-    tried = {place.split(".")[0] for _, place in _DIGESTED} | {"format", "simulation", "privacy", "transport"}
+    tried = {place.split(".")[0] for _, place in _DIGESTED} | {
+        "format",
+        "simulation",
+        "privacy",
+        "personalisation",
+        "preprocessing",
+        "transport",
+    }
     assert tried == set(StudyPlan.model_fields)
     for section in ("training", "rounds", "evaluation"):
         fields = set(StudyPlan.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
@@ -512,6 +520,8 @@ def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
             "optimizer",
             *_DECISIONS,
             "explain",  # test_explain_plan.py
+            "column",
+            "group",  # test_a_split_by_column_is_another_plan
         }
 
 
@@ -713,3 +723,41 @@ def test_decisions_are_in_the_digest_once_they_are_asked_for() -> None:
 def test_decisions_are_about_two_classes_without_noise(changes: dict[str, Any], found: str) -> None:
     with pytest.raises(PlanError, match=found):
         parse_plan(_BINARY | {"evaluation": _DECISIONS} | changes)
+
+
+# of small_study() before [evaluation] had 'column' and 'group'
+DIGEST_BEFORE_COLUMNS = "e688b8dcc57c2ba55107d1801618c4fcc781209bbb717761ad5740f4c8af5943"
+
+
+def test_plans_that_are_older_than_splits_by_column_keep_their_digest(small_plan: StudyPlan) -> None:
+    assert small_plan.digest() == DIGEST_BEFORE_COLUMNS
+
+
+@pytest.mark.parametrize("key", ["column", "group"])
+def test_a_split_by_column_is_another_plan(
+    make_plan: Callable[..., StudyPlan], small_plan: StudyPlan, key: str
+) -> None:
+    assert make_plan(evaluation={key: "fold"}).digest() != small_plan.digest()
+
+
+def test_a_split_by_column_and_by_group_exclude_each_other(make_plan: Callable[..., StudyPlan]) -> None:
+    with pytest.raises(PlanError, match="leave one of 'column' and 'group' out"):
+        make_plan(evaluation={"column": "fold", "group": "patient"})
+
+
+@pytest.mark.parametrize("key", ["column", "group"])
+def test_example_level_privacy_splits_by_persons_only(make_plan: Callable[..., StudyPlan], key: str) -> None:
+    noised = {
+        "kind": "example",
+        "clipping_bound": 1.0,
+        "noise_multiplier": 1.0,
+        "epsilon": 3.0,
+        "delta": 1e-5,
+        "sampling_rate": 0.1,
+    }
+    with pytest.raises(PlanError, match=rf"evaluation\.{key}: with privacy"):
+        make_plan(
+            training={"steps": 2, "epochs": None},
+            privacy={"weights": "equal", "differential": noised},
+            evaluation={key: "fold"},
+        )

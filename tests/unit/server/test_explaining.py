@@ -10,9 +10,12 @@ from hansa_common.errors import StudyFailed
 from hansa_common.messages import Explained, ExplainTask, MaskedExplained, Message, Refusal
 from hansa_common.metrics import Importance, num_importance_sums
 from hansa_common.plan import StudyPlan
+from hansa_common.protection import kind_of
+from hansa_server.closing import LastModel
 from hansa_server.exchange import Answer
 from hansa_server.explaining import explain_model
 from hansa_server.masked import Job, MaskedSum
+from hansa_server.panel import Panel
 from hansa_server.results import Explanation
 
 Make = Callable[..., StudyPlan]
@@ -46,7 +49,15 @@ def explained(
             reply = changed[site](header) if site in changed else Message(header=header, sums=found(site).to_sums())
             yield Answer(node=node, failure=reply) if isinstance(reply, str) else Answer(node=node, message=reply)
 
-    return explain_model(plan, MODEL, {site: node for node, site in enumerate(SITES)}, ask, masked)
+    panel = Panel(
+        plan=plan,
+        digest=plan.digest(),
+        kind=kind_of(plan),
+        opened={},
+        nodes={site: node for node, site in enumerate(SITES)},
+        ask_nodes=ask,
+    )
+    return explain_model(panel, LastModel(parameters=MODEL, prepared=None, basis={}), masked)
 
 
 def test_a_study_without_the_section_asks_nobody(make_plan: Make) -> None:

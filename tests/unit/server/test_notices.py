@@ -303,7 +303,7 @@ def embedded(name: str) -> StudyPlan:
 def divided(plan: StudyPlan, labels: "np.ndarray[Any, Any]", seed: int) -> dict[str, Opened]:
     from hansa_client.data import Dataset
     from hansa_client.data.partition import partition
-    from hansa_common.plan import Partition
+    from hansa_common.simulation_plan import Partition
 
     assert plan.simulation is not None
     data = Dataset(features=np.zeros((len(labels), 1), np.float32), labels=labels)

@@ -11,8 +11,8 @@ from hansa_common.errors import UpdateRefused
 from hansa_common.messages import Evaluated, Message, Update
 from hansa_common.metrics import ClassificationCounts
 from hansa_common.parameters import Vector
-from hansa_common.plan import TrainingPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan
+from hansa_common.training_plan import TrainingPlan
 from hansa_server.rounds import Phase, Round, quorum_of
 from hansa_server.strategies import next_parameters
 from hansa_server.strategies.fedavg import FedAvg

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hansa_client.data import Dataset
 from hansa_client.data.partition import partition
 from hansa_common.errors import PartitionError
-from hansa_common.plan import Partition
+from hansa_common.simulation_plan import Partition
 
 
 def dataset(labels: Any, **columns: Any) -> Dataset:

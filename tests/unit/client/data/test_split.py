@@ -2,10 +2,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa_client.data.split import apportion, draw, split
+from hansa_client.data.source import Dataset
+from hansa_client.data.split import apportion, draw, split, split_by_column, split_groups
 from hansa_common.errors import ContractViolation
 from hansa_common.plan import EvaluationPlan
 
@@ -93,3 +94,75 @@ def test_apportion_keeps_quota_and_capacity(weights: list[int], total: int, seed
     if any(weights) and (capacity > total).all():  # the quota rule: each share is its quota rounded up or down
         for share, weight in zip(shares, weights, strict=True):
             assert abs(Fraction(total * weight, sum(weights)) - int(share)) < 1
+
+
+def rows(**columns: list[str]) -> Dataset:
+    count = len(next(iter(columns.values())))
+    return Dataset(
+        features=np.zeros((count, 1), dtype=np.float32),
+        labels=np.zeros(count, dtype=np.int64),
+        columns={name: np.asarray(values, dtype=np.str_) for name, values in columns.items()},
+        origin="rows.csv",
+    )
+
+
+def test_the_data_may_bring_their_split() -> None:
+    dataset = rows(fold=["test", "train", "validation", "train", "test", "train"])
+    splits = split_by_column(dataset, "fold", np.asarray([1, 2, 3, 4]))
+    assert splits.train.tolist() == [1, 3]
+    assert splits.validation.tolist() == [2]
+    assert splits.test.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["train", "test", "Test"], "says 'Test' in example 3 and something else than train, validation, test in 1 of"),
+        (["train", "test", ""], "has no value in 1 row"),
+        (["train", "train", "validation"], "no row says 'test'"),
+        (["test", "test", "validation"], "no row says 'train'"),
+    ],
+)
+def test_another_split_than_the_three_is_refused(values: list[str], message: str) -> None:
+    with pytest.raises(ContractViolation, match=message):
+        split_by_column(rows(fold=values), "fold", np.arange(3))
+
+
+def test_data_without_the_column_of_the_split_are_refused() -> None:
+    with pytest.raises(ContractViolation, match=r"'fold' is missing, which says which split.*evaluation\.column"):
+        split_by_column(rows(folds=["train", "test"]), "fold", np.arange(2))
+
+
+@settings(max_examples=40)
+@given(
+    members=st.lists(st.integers(0, 9), min_size=2, max_size=60).filter(lambda found: len(set(found)) > 1),
+    seed=st.integers(0, 2**63 - 1),
+    validation=st.floats(0.0, 0.4),
+    test=st.floats(0.01, 0.5),
+)
+def test_a_group_is_in_one_split(members: list[int], seed: int, validation: float, test: float) -> None:
+    dataset = rows(patient=[str(member) for member in members])
+    evaluation = EvaluationPlan(validation=validation, test=test)
+    splits = split_groups(dataset, "patient", np.arange(len(members)), evaluation, seed)
+    parts = (splits.train, splits.validation, splits.test)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(members)))
+    groups = [{members[position] for position in part} for part in parts]
+    assert groups[0]
+    assert groups[2]
+    assert sum(map(len, groups)) == len(set(members))
+
+
+def test_a_group_of_two_sites_is_in_the_same_split_at_both() -> None:
+    names = [f"patient {number}" for number in range(400)]
+    dataset = rows(patient=names * 2)
+    first, second = (split_groups(dataset, "patient", own, PLAN, 3) for own in (np.arange(400), np.arange(400, 800)))
+    assert np.array_equal(first.test + 400, second.test)
+    assert np.array_equal(first.validation + 400, second.validation)
+    # each of 400 groups is tested with probability .2: 80, standard deviation 8
+    assert abs(len(first.test) - 80) < 32
+    assert abs(len(first.validation) - 40) < 24
+
+
+def test_a_single_group_is_refused() -> None:
+    with pytest.raises(ContractViolation, match=r"1 group\(s\) by 'patient'"):
+        split_groups(rows(patient=["a", "a"]), "patient", np.arange(2), PLAN, 0)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hansa_client.data.contract_check import check
 from hansa_client.data.table import to_dataset
 from hansa_common.contract import Column, TableContract
 from hansa_common.errors import ContractViolation
@@ -149,3 +150,21 @@ def test_whose_a_row_is_is_read_alike_from_numbers_and_texts() -> None:
         frame = pd.DataFrame({"age": ["1", "2", "3", None], "ill": "no", "patient": ids})
         dataset = to_dataset(frame, asked, origin="", counting="", columns=("patient",))
         assert dataset.columns["patient"].tolist() == ["7", "8", "7"]  # the dropped row is gone here too
+
+
+def test_a_value_that_is_filled_in_later_may_be_missing_and_nothing_else() -> None:
+    table = TableContract(
+        kind="table",
+        label="y",
+        classes=("a", "b"),
+        columns=(Column(name="x", missing="fill", maximum=9.0),),
+        minimum_examples=1,
+    )
+    frame = pd.DataFrame({"x": ["1", np.nan], "y": ["a", "b"]}, index=[2, 3])
+    dataset = to_dataset(frame, table, origin="t.csv", counting="the header is row 1")
+    assert np.isnan(dataset.features).tolist() == [[False], [True]]
+    assert check(dataset, table) is not None
+    with pytest.raises(ContractViolation, match="found 'old' in row"):
+        to_dataset(frame.assign(x=["old", np.nan]), table, origin="t.csv", counting="the header is row 1")
+    with pytest.raises(ContractViolation, match="NaN or infinity"):
+        check(dataset, table.model_copy(update={"columns": (Column(name="x"),)}))

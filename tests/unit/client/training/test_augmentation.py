@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hansa_client.training.augmentation import add_noise, augment_images, crop, flip, mixup
-from hansa_common.plan import AugmentationPlan
+from hansa_common.training_plan import AugmentationPlan
 
 
 def generator(seed: int = 1) -> torch.Generator:

@@ -18,7 +18,8 @@ from hansa_client.work import Work
 from hansa_common.errors import WeightsUnavailable
 from hansa_common.messages import InitialTask, Message, TrainTask, Update, encode
 from hansa_common.parameters import Vector
-from hansa_common.plan import StudyPlan, TrainingPlan, parse_plan
+from hansa_common.plan import StudyPlan, parse_plan
+from hansa_common.training_plan import TrainingPlan
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hansa_client.training.optimizer import build_optimizer
-from hansa_common.plan import TrainingPlan
+from hansa_common.training_plan import TrainingPlan
 
 
 def _gradients() -> list[torch.Tensor]:
@@ -52,7 +52,7 @@ def test_a_step_does_not_load_the_compiler() -> None:
     program = """
 import sys, torch
 from hansa_client.training.optimizer import build_optimizer
-from hansa_common.plan import TrainingPlan
+from hansa_common.training_plan import TrainingPlan
 for options in ({"optimizer": "adam"}, {"optimizer": "sgd", "momentum": 0.9}):
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.ones(2)

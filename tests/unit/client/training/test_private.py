@@ -14,6 +14,7 @@ from torch.nn import functional
 from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.training import SupervisedTraining, private
+from hansa_client.training.corrections import Proximal
 from hansa_client.training.per_example import example_gradients
 from hansa_client.training.private import GRID, PrivateTraining
 from hansa_client.training.secure_random import SecureRandomness
@@ -234,6 +235,21 @@ def test_the_optimiser_steps_along_the_noised_gradient(name: str) -> None:
         parameter.grad = torch.from_numpy((total / 10).astype(np.float32))
         optimizer.step()
     np.testing.assert_allclose(start + trained.delta, parameter.detach().numpy(), atol=5e-5)
+
+
+def test_a_correction_is_added_after_the_noise() -> None:
+    """FedProx under DP-SGD: the term depends on no example, so it is neither clipped nor noised."""
+    noise, rows = np.random.default_rng(3).integers(-GRID, GRID, 18), [0, 3, 4, 8, 30]
+    data, plan = make_dataset(), make_plan(steps=3, learning_rate=0.1)
+    start, anchor = np.random.default_rng(1).normal(size=(2, 18)).astype(np.float32)
+    trained = make_site(plan, data, Scripted(rows, lambda _count: noise)).train(
+        start, round_number=2, seed=1, correction=Proximal(anchor=anchor, weight=2.0)
+    )
+    expected = start.astype(np.float64)
+    for _ in range(3):
+        total = clipped(softmax_gradients(data, rows, expected.astype(np.float32), [1.0] * 3), 1.0).sum(axis=0)
+        expected -= 0.1 * ((total + noise / GRID) / 10 + 2.0 * (expected - anchor))
+    np.testing.assert_allclose(start + trained.delta, expected, atol=5e-5)
 
 
 @pytest.mark.parametrize("count", [30, 60])

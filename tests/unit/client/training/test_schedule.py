@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from hansa_client.training.schedule import learning_rate
-from hansa_common.plan import TrainingPlan
+from hansa_common.training_plan import TrainingPlan
 
 
 def rates(*, rounds: int, steps: int, **keys: Any) -> list[float]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from hansa_common.parameters import Accumulator, Vector
-from hansa_common.plan import AggregationPlan, TrainingPlan
+from hansa_common.plan import AggregationPlan
+from hansa_common.training_plan import TrainingPlan
 from hansa_server.strategies import Contribution, Strategy, build_strategy, next_parameters
 
 Options = Mapping[str, bool | float | str]
@@ -15,7 +16,9 @@ SITES = tuple(f"site-{number}" for number in range(7))
 
 
 def made(name: str, options: Options | None = None, *, training: TrainingPlan = SGD) -> Strategy:
-    return build_strategy(AggregationPlan(strategy=name, options=dict(options or {})), training)
+    strategy = build_strategy(AggregationPlan(strategy=name, options=dict(options or {})), training)
+    strategy.introduce(sites=len(SITES))
+    return strategy
 
 
 def rounds(count: int = 4, *, size: int = SIZE, seed: int = 0, missing: bool = True) -> Iterator[list[Contribution]]:

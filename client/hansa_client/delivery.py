@@ -1,0 +1,68 @@
+"""The models that a site was given: written whole to its own disk, and listed from there.
+
+``models/<study>/`` in the site's folder holds ``model.safetensors``, its card, the site's own model where the study
+makes one, and what was done to the features before the model saw them.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from hansa_client.site_state import hand_over
+from hansa_common.errors import MessageError, TaskRefused
+from hansa_common.files import storage, write_whole
+from hansa_common.messages import DeliverTask, Message
+from hansa_common.parameters import sha256_of
+from hansa_common.plan import StudyPlan
+from hansa_common.prepared import PREPROCESSING, is_asked_for
+
+
+def keep_model(folder: Path, plan: StudyPlan, study: str, message: Message) -> DeliverTask:
+    """Write a study's last model and its card.
+
+    Args:
+        folder: The site's.
+        plan: The study as this site approved it.
+        study: Its name at the coordinator.
+        message: With a ``DeliverTask``.
+
+    Raises:
+        TaskRefused: The model belongs to another plan.
+        MessageError: It is not what its header says, or lacks the preprocessing that the plan asks for.
+        StorageError: The disk is full or fails.
+    """
+    header, vector = message.header, message.vector
+    assert isinstance(header, DeliverTask)
+    assert vector is not None
+    if header.plan_digest != plan.digest():
+        raise TaskRefused("The model belongs to another plan.")
+    if vector.size != header.spec.size:
+        raise MessageError("The model has another size than its tensors.")
+    if not is_asked_for(header.prepared, plan.preprocessing, plan.data):
+        raise MessageError("The model does not come with the preprocessing that the plan asks for.")
+    if sha256_of(vector) != header.sha256:
+        raise MessageError("The model's bytes are not those that its digest is of.")
+    path = folder / "models" / study
+    with storage(path, "create"):
+        path.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(values) for name, values in header.spec.split(vector)}
+    about = {"study": study, "plan_digest": header.plan_digest, "sha256": header.sha256}
+    write_whole(path / "model.safetensors", save(tensors, about))
+    write_whole(path / "MODEL_CARD.md", header.card.encode())
+    hand_over(folder / "state" / header.plan_digest, path)
+    if header.prepared is not None:
+        write_whole(path / PREPROCESSING, header.prepared.model_dump_json(indent=2).encode())
+    return header
+
+
+def list_models(folder: Path) -> Iterator[str]:
+    """Yield a few lines for each model that the site with this folder was given."""
+    for path in sorted((folder / "models").glob("*/model.safetensors")):
+        received = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        yield f"{path.parent.name}  {path.stat().st_size / 1e6:.1f} MB  {received}  {path}"
+        yield f"  card: {path.with_name('MODEL_CARD.md')}"
+        if (own := path.with_name("personal.safetensors")).exists():
+            yield f"  this site's own model: {own.stat().st_size / 1e6:.1f} MB  {own}"

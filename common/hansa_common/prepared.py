@@ -1,0 +1,124 @@
+"""What the federation's statistics make of the features: sent to every site with each task, and kept beside the model.
+
+Shapes: ``N`` examples, ``F`` features.
+
+Evolution: fields are added as optional; meanings never change.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from hansa_common.canonical import digest
+from hansa_common.contract import DataContract
+from hansa_common.errors import StudyFailed
+from hansa_common.feature_sums import FeatureSums
+from hansa_common.preprocessing_plan import MOST_FEATURES, PreprocessingPlan, feature_names, ranges
+from hansa_common.settings import Strict
+
+PREPROCESSING: Final = "preprocessing.json"
+"""The file beside a model."""
+
+_Numbers = Annotated[tuple[float, ...], Field(max_length=MOST_FEATURES)]
+
+
+class Prepared(Strict):
+    """Numbers for each of the F features; a list is empty where that step is not done."""
+
+    format: Literal[1] = 1
+    fill: _Numbers = ()
+    """What stands for a missing value."""
+    low: _Numbers = ()
+    """Numbers below become this."""
+    high: _Numbers = ()
+    """Numbers above become this."""
+    mean: _Numbers = ()
+    """What is subtracted."""
+    deviation: _Numbers = ()
+    """What is then divided by."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        lengths = {len(one) for one in (self.fill, self.low, self.high, self.mean, self.deviation) if one}
+        if len(lengths) > 1 or len(self.low) != len(self.high) or len(self.mean) != len(self.deviation):
+            raise ValueError("The lists are of different lengths.")
+        if any(low > high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError("low: above high.")
+        if any(not value > 0.0 for value in self.deviation):
+            raise ValueError("deviation: not above 0.")
+        return self
+
+    def digest(self) -> str:
+        """Return the SHA-256 of its canonical bytes, in hexadecimal digits."""
+        return digest(self.model_dump(mode="json"))
+
+    def apply(self, features: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Return ``float32 [N, ..., F]``: filled in, clipped, standardised; computed in float64."""
+        values = features.astype(np.float64)
+        if self.fill:
+            values = np.where(np.isnan(values), np.asarray(self.fill), values)
+        if self.low:
+            values = np.clip(values, np.asarray(self.low), np.asarray(self.high))
+        if self.mean:
+            values = (values - np.asarray(self.mean)) / np.asarray(self.deviation)
+        return values.astype(np.float32)
+
+
+def is_asked_for(prepared: Prepared | None, preprocessing: PreprocessingPlan, contract: DataContract) -> bool:
+    """Tell whether this is what a plan asks for; nothing where it asks for nothing."""
+    if prepared is None or not preprocessing.needs_statistics:
+        return prepared is None and not preprocessing.needs_statistics
+    count = len(feature_names(contract))
+    expected = (
+        (prepared.fill, preprocessing.missing != "refuse"),
+        (prepared.low, preprocessing.clip_quantiles is not None),
+        (prepared.mean, preprocessing.standardise != "none"),
+    )
+    return all(len(numbers) == (count if wanted else 0) for numbers, wanted in expected)
+
+
+def prepare(merged: Sequence[FeatureSums], preprocessing: PreprocessingPlan, contract: DataContract) -> Prepared:
+    """Return what the sites' merged statistics make of the features.
+
+    A feature that is one value everywhere gets the deviation 1.
+
+    Args:
+        merged: The sum over the sites, a feature each.
+        preprocessing: The plan's.
+        contract: The plan's.
+
+    Raises:
+        StudyFailed: No site has enough values of a feature.
+    """
+    names, spans = feature_names(contract), ranges(contract)
+    for name, sums in zip(names, merged, strict=True):
+        if not sums.count:
+            raise StudyFailed(
+                f"No site has {preprocessing.minimum_count} values of '{name}' (preprocessing.minimum_count): there is "
+                "nothing to prepare it by.",
+                advice="Leave the column out of the plan, or ask the sites for more data.",
+            )
+    clip = preprocessing.clip_quantiles
+    numbers = [  # a category's 0 and 1 are clipped to themselves
+        (sums.quantile(clip[0], span), sums.quantile(clip[1], span)) if clip and span is not None else (0.0, 1.0)
+        for sums, span in zip(merged, spans, strict=True)
+    ]
+    standardised = preprocessing.standardise != "none"
+    return Prepared(
+        fill=tuple(_fill(sums, span, preprocessing) for sums, span in zip(merged, spans, strict=True))
+        if preprocessing.missing != "refuse"
+        else (),
+        low=tuple(low for low, _high in numbers) if clip else (),
+        high=tuple(high for _low, high in numbers) if clip else (),
+        mean=tuple(sums.mean for sums in merged) if standardised else (),
+        deviation=tuple(sums.variance**0.5 or 1.0 for sums in merged) if standardised else (),
+    )
+
+
+def _fill(sums: FeatureSums, span: tuple[float, float] | None, preprocessing: PreprocessingPlan) -> float:
+    if preprocessing.missing == "median" and span is not None:
+        return sums.quantile(0.5, span)
+    return sums.mean

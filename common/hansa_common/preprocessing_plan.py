@@ -1,0 +1,108 @@
+"""``[preprocessing]`` of a plan: what becomes of the features before a model sees them, the same at every site.
+
+What it needs to know of the data, it takes from all sites' training splits together (``feature_sums``): a site that
+standardised by its own means alone would hide from the model how it differs from the others.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hansa_common.contract import ArrayContract, Column, DataContract, TableContract
+from hansa_common.settings import Strict
+
+MOST_FEATURES = 10_000  # whose statistics are gathered: about 0.3 KB each without a histogram, 8 KB with one
+
+_Quantile = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class PreprocessingPlan(Strict):
+    """``[preprocessing]``: in this order missing values are filled in, the rest is clipped, and all is standardised."""
+
+    standardise: Literal["none", "federation"] = "none"
+    """``federation``: subtract the mean and divide by the standard deviation of all sites' training splits."""
+    missing: Literal["refuse", "mean", "median"] = "refuse"
+    """What stands for a missing value in a column with ``missing = "fill"``: mean or median of all sites' values."""
+    clip_quantiles: tuple[_Quantile, _Quantile] | None = None
+    """Numbers below the first and above the second quantile of all sites' values become that quantile."""
+    bins: Annotated[int, Field(ge=2, le=65_536)] = 1_024
+    """Of the histograms that quantiles are read from, over the range that the contract gives a column."""
+    minimum_count: Annotated[int, Field(ge=1, le=1 << 30)] = 10
+    """A site with fewer values of a column adds nothing to that column's statistics."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.clip_quantiles is not None and not self.clip_quantiles[0] < self.clip_quantiles[1]:
+            raise ValueError(f"clip_quantiles: {self.clip_quantiles[0]:g} is not below {self.clip_quantiles[1]:g}.")
+        return self
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the sites' statistics must be gathered before the first round."""
+        return self.standardise != "none" or self.missing != "refuse" or self.clip_quantiles is not None
+
+    @property
+    def needs_histograms(self) -> bool:
+        """Whether quantiles are asked for."""
+        return self.missing == "median" or self.clip_quantiles is not None
+
+
+def check_preprocessing(preprocessing: PreprocessingPlan, contract: DataContract) -> None:
+    """Return if this preprocessing can be done to data of this contract.
+
+    Raises:
+        ValueError: It cannot; the message names the key.
+    """
+    columns = contract.columns if isinstance(contract, TableContract) else ()
+    filled = [column.name for column in columns if column.missing == "fill"]
+    if filled and preprocessing.missing == "refuse":
+        raise ValueError(f"preprocessing.missing: column '{filled[0]}' has missing = 'fill'; say with what.")
+    if not preprocessing.needs_statistics:
+        return
+    if contract.kind == "image":
+        raise ValueError("preprocessing: images are scaled to 0..1 by their 8 bits; leave this section out.")
+    if preprocessing.missing != "refuse" and not filled:
+        raise ValueError("preprocessing.missing: no column of data.columns has missing = 'fill'.")
+    if isinstance(contract, TableContract) and contract.standardise == "site" and preprocessing.standardise != "none":
+        raise ValueError("preprocessing.standardise: data.standardise = 'site' does it already; leave one of them out.")
+    if len(names := feature_names(contract)) > MOST_FEATURES:
+        raise ValueError(f"preprocessing: statistics of {len(names):,} features; allowed are {MOST_FEATURES:,}.")
+    if preprocessing.needs_histograms:
+        for name, wanted in zip(names, _ranges(contract), strict=True):
+            if wanted is not None and None in wanted:
+                raise ValueError(
+                    f"preprocessing: quantiles of '{name}' are read from a histogram over its range; give it a minimum "
+                    "and a maximum in data."
+                )
+
+
+def feature_names(contract: DataContract) -> tuple[str, ...]:
+    """Return a name for each of the ``F`` features that have statistics: columns, or an array's last axis."""
+    if isinstance(contract, TableContract):
+        return tuple(
+            name
+            for column in contract.columns
+            for name in ([f"{column.name} = {value}" for value in column.categories] or [column.name])
+        )
+    return tuple(f"feature {number}" for number in range(1, contract.feature_shape[-1] + 1))
+
+
+def ranges(contract: DataContract) -> tuple[tuple[float, float] | None, ...]:
+    """Return for each feature the range of its histogram, ``None`` where it has none: a category, or no range."""
+    return tuple(
+        (found[0], found[1]) if found is not None and found[0] is not None and found[1] is not None else None
+        for found in _ranges(contract)
+    )
+
+
+def _ranges(contract: DataContract) -> list[tuple[float | None, float | None] | None]:
+    """Return the contract's bounds of each feature; ``None`` for one of a category."""
+    if isinstance(contract, TableContract):
+        return [bounds for column in contract.columns for bounds in _of_column(column)]
+    if isinstance(contract, ArrayContract):
+        return [(contract.minimum, contract.maximum)] * contract.shape[-1]
+    return [(0.0, 1.0)] * contract.feature_shape[-1]
+
+
+def _of_column(column: Column) -> list[tuple[float | None, float | None] | None]:
+    return [None] * len(column.categories) if column.categories else [(column.minimum, column.maximum)]

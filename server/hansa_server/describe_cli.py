@@ -1,0 +1,151 @@
+"""``hansa study describe``: the federation's statistics of the features, before anybody trains."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+if TYPE_CHECKING:  # --help must not wait for NumPy
+    from hansa_common.feature_sums import FeatureSums
+    from hansa_common.plan import StudyPlan
+
+_FAR: Final = 1.0  # standard deviations of a site's mean from the federation's
+_UNEVEN: Final = 0.3  # between a site's share of missing values and the federation's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """One feature over the training splits of all sites.
+
+    Attributes:
+        name: Of the feature.
+        count: Values that are there.
+        missing: Share of the rows without one.
+        mean: Of the values; ``None`` where no site has enough.
+        deviation: Of the values.
+        means: Of each site that has enough values.
+        warnings: What differs strongly between sites, a sentence each.
+    """
+
+    name: str
+    count: int
+    missing: float
+    mean: float | None
+    deviation: float | None
+    means: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+
+def describe(
+    study: Annotated[Path, typer.Argument(help="Study file with [simulation].")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the statistics of each feature over all simulated sites, and where sites differ strongly."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    from hansa_common.plan import read_plan  # noqa: PLC0415
+
+    found = statistics_of(read_plan(study))
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+        return
+    table = Table("feature", "values", "missing", "mean", "deviation", "lowest site", "highest site", box=None)
+    for one in found:
+        low, high = (pick(one.means.values(), default=None) for pick in (min, max))
+        table.add_row(
+            Text(one.name),
+            f"{one.count:,}",
+            f"{one.missing:.1%}",
+            *("-" if value is None else f"{value:.4g}" for value in (one.mean, one.deviation, low, high)),
+        )
+    console = Console()
+    console.print(table)
+    for one in found:
+        for warning in one.warnings:
+            console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+
+
+def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
+    """Have each simulated site measure its training split, and add up.
+
+    Args:
+        plan: With ``[simulation]``; without ``[preprocessing]`` the means and deviations are taken.
+
+    Raises:
+        UsageError: It cannot be simulated, or has images, which have no such statistics.
+        HansaError: The data cannot be read.
+    """
+    from hansa_common.errors import StudyFailed, UsageError  # noqa: PLC0415
+    from hansa_common.feature_sums import read  # noqa: PLC0415
+    from hansa_common.messages import Message, OpenTask, Refusal, StatisticsTask, decode, encode  # noqa: PLC0415
+    from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names  # noqa: PLC0415
+    from hansa_common.privacy_plan import PrivacyPlan  # noqa: PLC0415
+    from hansa_server.simulation import check, inline_sites  # noqa: PLC0415
+
+    names = check(plan)
+    if plan.data.kind == "image":
+        raise UsageError("Images have no statistics by feature.", advice="Describe a study with tables or arrays.")
+    preprocessing = plan.preprocessing
+    if not preprocessing.needs_statistics:
+        preprocessing = PreprocessingPlan(standardise="federation")
+    # nothing leaves this machine, so neither masks nor noise are in the way; the data are described as they are
+    data = plan.data.model_copy(update={"standardise": "none"}) if plan.data.kind == "table" else plan.data
+    plan = plan.model_copy(update={"preprocessing": preprocessing, "privacy": PrivacyPlan(), "data": data})
+    per_site: dict[str, tuple[FeatureSums, ...]] = {}
+    tasks = (OpenTask(plan=plan.model_dump_json()), StatisticsTask(plan_digest=plan.digest()))
+    for name, site in zip(names, inline_sites(len(names)).values(), strict=True):
+        for task in tasks:
+            reply = decode(site(encode(Message(header=task))))
+            if isinstance(reply.header, Refusal):
+                raise StudyFailed(f"{name}: {reply.header.reason}")
+        assert reply.sums is not None
+        per_site[name] = read(reply.sums, preprocessing, plan.data)
+    return tuple(
+        _described(name, {site: sums[place] for site, sums in per_site.items()})
+        for place, name in enumerate(feature_names(plan.data))
+    )
+
+
+def _described(name: str, by_site: "Mapping[str, FeatureSums]") -> Described:
+    whole, *rest = by_site.values()
+    for sums in rest:
+        whole = whole + sums
+    rows = whole.count + whole.missing
+    share = whole.missing / rows if rows else 0.0
+    means = {site: sums.mean for site, sums in by_site.items() if sums.count}
+    mean, deviation = (whole.mean, whole.variance**0.5) if whole.count else (None, None)
+    return Described(
+        name=name,
+        count=whole.count,
+        missing=share,
+        mean=mean,
+        deviation=deviation,
+        means=means,
+        warnings=tuple(_warnings(name, by_site, share, mean or 0.0, deviation or 0.0)),
+    )
+
+
+def _warnings(
+    name: str, by_site: "Mapping[str, FeatureSums]", share: float, mean: float, deviation: float
+) -> "list[str]":
+    lines = []
+    for site, sums in by_site.items():
+        if not sums.count:
+            lines.append(f"{name}: {site} has too few values to tell.")
+            continue
+        away = (sums.mean - mean) / deviation if deviation else 0.0
+        if abs(away) > _FAR:
+            side = "above" if away > 0 else "below"
+            lines.append(f"{name}: the mean at {site} is {abs(away):.1f} standard deviations {side} the federation's.")
+        own = sums.missing / (sums.count + sums.missing)
+        if abs(own - share) > _UNEVEN:
+            lines.append(f"{name}: missing in {own:.0%} of the rows at {site}, in {share:.0%} of all.")
+    return lines

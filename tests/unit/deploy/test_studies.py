@@ -1,0 +1,58 @@
+"""Shipped studies whose data are public files: prepared, they fulfil their contracts and have the published sizes."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from hansa_client.simulated import divide, site_splits
+from hansa_common.plan import StudyPlan, read_plan
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def prepared(study: str, data: Path, folder: Path, prepare: str) -> StudyPlan:
+    """Return the plan of a study with the data that the script makes."""
+    runpy.run_path(str(REPOSITORY / "scripts/prepare_studies.py"))[prepare](data, folder)
+    plan = read_plan(REPOSITORY / f"deploy/studies/{study}.toml")
+    assert plan.simulation is not None
+    source = plan.simulation.data.model_copy(update={"path": str(folder / str(plan.simulation.data.path))})
+    return plan.model_copy(update={"simulation": plan.simulation.model_copy(update={"data": source})})
+
+
+def sizes(plan: StudyPlan) -> dict[str, tuple[int, int, int]]:
+    splits = {name: site_splits(plan, index) for index, name in enumerate(divide(plan).names)}
+    return {name: (len(one.train), len(one.validation), len(one.test)) for name, one in splits.items()}
+
+
+@pytest.mark.needs_data
+def test_fed_heart_disease_has_the_published_sizes(test_data: Path, tmp_path: Path) -> None:
+    plan = prepared("heart-disease", test_data / "heart_disease", tmp_path, "heart_disease")
+    assert sizes(plan) == {
+        "Cleveland": (199, 0, 104),
+        "Hungary": (172, 0, 89),
+        "Long Beach": (85, 0, 45),
+        "Switzerland": (30, 0, 16),
+    }
+
+
+@pytest.mark.needs_data
+def test_fed_tcga_brca_has_the_published_sizes(test_data: Path, tmp_path: Path) -> None:
+    plan = prepared("tcga-brca", test_data / "fed_tcga_brca", tmp_path, "tcga_brca")
+    published = [(248, 63), (156, 40), (164, 42), (129, 33), (129, 33), (40, 11)]
+    assert sizes(plan) == {f"region-{n}": (train, 0, test) for n, (train, test) in enumerate(published)}
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_a_smear_is_in_one_split_wherever_its_cells_are(test_data: Path, tmp_path: Path) -> None:
+    plan = prepared("blood-cells", test_data / "bccd_bloodcells", tmp_path, "blood_cells")
+    smears = divide(plan).dataset.columns["image_id"]
+    train, test = set(), set()
+    for index in range(4):
+        splits = site_splits(plan, index)
+        train |= set(smears[splits.train].tolist())
+        test |= set(smears[splits.test].tolist())
+    assert train
+    assert test
+    assert not train & test

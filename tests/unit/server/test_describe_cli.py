@@ -1,0 +1,75 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hansa_common.errors import ContractViolation, UsageError
+from hansa_common.plan import StudyPlan
+from hansa_common.preprocessing_plan import PreprocessingPlan
+from hansa_server.describe_cli import statistics_of
+
+COLUMNS = [{"name": "age", "missing": "fill"}, {"name": "dose"}]
+
+
+@pytest.fixture
+def plan(make_plan: Callable[..., StudyPlan], tmp_path: Path) -> StudyPlan:
+    rng = np.random.default_rng(0)
+    lines = ["age,dose,ill,ward"]
+    for ward, centre in (("north", 40.0), ("south", 80.0), ("west", 60.0)):
+        for number in range(60):
+            age = "" if ward == "west" and number % 2 else f"{centre + rng.normal():.3f}"
+            lines.append(f"{age},{rng.normal():.3f},{'yes' if number % 3 else 'no'},{ward}")
+    path = tmp_path / "wards.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return make_plan(
+        replaced={
+            "data": {"kind": "table", "label": "ill", "classes": ["no", "yes"], "columns": COLUMNS},
+            "preprocessing": {"missing": "mean"},
+            "simulation": {"partition": "column:ward", "data": {"adapter": "csv", "path": str(path)}},
+        }
+    )
+
+
+def test_it_says_what_there_is_and_where_sites_differ(plan: StudyPlan) -> None:
+    age, dose = statistics_of(plan)
+    assert set(age.means) == {"north", "south", "west"}
+    assert age.means["south"] == pytest.approx(80.0, abs=0.5)
+    assert age.missing == pytest.approx(1 / 6, abs=0.05)
+    assert len(age.warnings) == 3
+    assert "the mean at north is 1." in age.warnings[0]
+    assert "standard deviations above the federation's" in age.warnings[1]
+    assert "of the rows at west" in age.warnings[2]
+    assert dose.warnings == ()
+    assert dose.missing == 0.0
+
+
+def test_data_that_sites_standardise_are_described_as_they_are(plan: StudyPlan) -> None:
+    assert plan.data.kind == "table"
+    columns = tuple(column.model_copy(update={"missing": "drop"}) for column in plan.data.columns)
+    data = plan.data.model_copy(update={"standardise": "site", "columns": columns})
+    bare = plan.model_copy(update={"data": data, "preprocessing": PreprocessingPlan()})
+    age, _dose = statistics_of(bare)
+    assert age.missing == 0.0
+    assert age.means["south"] == pytest.approx(80.0, abs=0.5)
+
+
+def test_a_plan_without_preprocessing_is_described_by_means(make_plan: Callable[..., StudyPlan]) -> None:
+    found = statistics_of(make_plan())
+    assert len(found) == 64
+    assert found[0].deviation == 0.0
+    assert found[0].warnings == ()
+
+
+def test_images_are_refused(make_plan: Callable[..., StudyPlan]) -> None:
+    image = {"kind": "image", "channels": 1, "height": 8, "width": 8, "classes": list("0123456789")}
+    with pytest.raises(UsageError, match="Images have no statistics"):
+        statistics_of(make_plan(replaced={"data": image}))
+
+
+def test_data_that_break_the_contract_are_named(plan: StudyPlan) -> None:
+    assert plan.data.kind == "table"
+    narrow = plan.data.columns[0].model_copy(update={"maximum": 50.0})
+    data = plan.data.model_copy(update={"columns": (narrow, *plan.data.columns[1:])})
+    with pytest.raises(ContractViolation, match="age"):
+        statistics_of(plan.model_copy(update={"data": data}))
