@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from benchmarks import (
     cifar10,
+    codecs,
     exchange,
     federation,
     many_sites,
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "many_sites": many_sites.run,
     "server_memory": server_memory.run,
     "cifar10": cifar10.run,
+    "codecs": codecs.run,
     "private_mnist": private_mnist.run,
     "exchange": exchange.run,
     "federation": federation.run,

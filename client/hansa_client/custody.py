@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import ValidationError
 
 from hansa_client.folder import SiteFolder
+from hansa_client.keeping import take_files
 from hansa_client.masking import Masking
 from hansa_client.own_figures import keep
 from hansa_client.settings import SiteSettings
@@ -24,6 +25,7 @@ from hansa_common.metrics import Counts
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import terms_of
 from hansa_common.secagg import SiteMemory
+from hansa_common.wire.protocol import TaskId
 
 _RESTORE = "Restore the site's folder from a backup; the study key must then be made anew: delete this study's folder."
 
@@ -102,6 +104,15 @@ class SiteCustody:
             StorageError: The disk is full or fails.
         """
         keep(self._folder.path, plan, round_number, counts)
+
+    def keep_explanations(self, plan: StudyPlan, task: str) -> None:
+        """Keep what the work wrote about single examples, in ``models/<study>/explanations``.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        source = self._folder.path / "scratch" / "explanations" / plan.digest()
+        take_files(source, self._folder.path / "models" / TaskId.parse(task).study / "explanations")
 
 
 class KeptMasking:

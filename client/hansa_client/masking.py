@@ -16,6 +16,7 @@ from hansa_common.messages import (
     Confirmed,
     ConfirmTask,
     EvaluateTask,
+    ExplainTask,
     MaskingTask,
     Message,
     Opened,
@@ -149,7 +150,7 @@ class Masking:
             StorageError: What must be durable first could not be written.
         """
         header = task.header
-        assert isinstance(header, TrainTask | EvaluateTask | StatisticsTask)
+        assert isinstance(header, TrainTask | EvaluateTask | ExplainTask | StatisticsTask)
         self.session.enrol(self._enrolled())
         announcement = Announcement.from_bytes(task.statement, self.terms)
         self._require_turn(header, announcement)
@@ -177,7 +178,7 @@ class Masking:
 
     @staticmethod
     def _require_turn(
-        header: MaskingTask | TrainTask | EvaluateTask | StatisticsTask,
+        header: MaskingTask | TrainTask | EvaluateTask | ExplainTask | StatisticsTask,
         statement: Announcement | Survivors | Confirmation,
     ) -> None:
         """Hold a statement to the task that carries it: the site's record names rounds by tasks."""

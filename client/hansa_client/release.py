@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hansa_client.masking import Masking
-from hansa_common.errors import ReleaseRefused
+from hansa_common.errors import MessageError, ReleaseRefused
+from hansa_common.explain_plan import num_groups, scores_of
 from hansa_common.feature_sums import num_words
 from hansa_common.messages import (
     Envelope,
     Evaluated,
     EvaluateTask,
+    Explained,
+    ExplainTask,
     MaskedEvaluated,
+    MaskedExplained,
     MaskedUpdate,
     Message,
     Opened,
@@ -29,12 +33,13 @@ from hansa_common.messages import (
     Update,
     encode,
 )
-from hansa_common.metrics import ClassificationCounts, Counts
+from hansa_common.metrics import ClassificationCounts, Counts, Importance
 from hansa_common.metrics.decisions import without_small_groups
 from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy import clip_l2
 from hansa_common.protection import counts_leave, encode_update, evaluation_sums, round_sums, update_bound
+from hansa_common.transport import update_message
 
 _NO_SUMS: Sums = np.zeros(0, np.uint64)
 
@@ -77,6 +82,9 @@ class Release:
             message = self._update(task, header, reply.vector, reply.counts["validation"])
         elif isinstance(header, Evaluated) and isinstance(task.header, EvaluateTask) and task.header.subject == "site":
             message = self._evaluated(task, task.header, header, reply.counts)
+        elif isinstance(header, Explained) and isinstance(task.header, ExplainTask):
+            assert reply.sums is not None
+            message = self._explained(task, task.header, header, reply.sums)
         elif isinstance(header, Statistics) and isinstance(task.header, StatisticsTask) and reply.sums is not None:
             message = self._statistics(task, task.header, header, reply.sums)
         else:
@@ -129,7 +137,8 @@ class Release:
         if self._is_noised:
             untold = {"num_examples": 0, "train_loss": 0.0, "seconds": 0.0, "train_seconds": 0.0}
             header = header.model_copy(update=untold)
-        return Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
+        leaves = Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
+        return update_message(self.plan, leaves, bound=bound)
 
     def _masked_update(self, masking: Masking, task: Message, header: Update, delta: Vector, counts: Counts) -> Message:
         vector = encode_update(self.plan, masking.terms, delta, header.num_examples)
@@ -178,6 +187,30 @@ class Release:
             statement=statement,
             counts=alone if self._shows_own else {},
         )
+
+    def _explained(self, task: Message, asked: ExplainTask, header: Explained, sums: Sums) -> Message:
+        """Let sums of attributions out, but of no class with fewer examples than the plan's minimum."""
+        explain, classes = self.plan.evaluation.explain, len(scores_of(self.plan.data))
+        if explain is None or self._is_noised:
+            raise ReleaseRefused("The plan lets no attributions out; nothing left this site.")
+        try:
+            found = Importance.from_sums(
+                sums, classes=classes, groups=num_groups(self.plan.data), most=explain.examples
+            )
+        except MessageError as error:
+            raise ReleaseRefused(f"{error.message} Nothing left this site.") from None
+        sums = found.suppressed(explain.minimum_examples).to_sums()
+        if self.masking is None:
+            return Message(header=header, sums=sums)
+        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
+        masked = MaskedExplained(
+            plan_digest=header.plan_digest,
+            round=asked.round,
+            attempt=asked.attempt,
+            site=header.site,
+            seconds=header.seconds,
+        )
+        return Message(header=masked, sums=sums, statement=statement)
 
     def _statistics(self, task: Message, asked: StatisticsTask, header: Statistics, sums: Sums) -> Message:
         """Let out statistics of the features, which only a plan with preprocessing asks for."""

@@ -19,7 +19,7 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
     if noised is not None:
         return (*_noised(noised, masked, _count(plan)), _NEVER)
     if masked is not None:
-        return (*_masked(plan.privacy, masked, _count(plan)), *_statistics(plan), _NEVER)
+        return (*_masked(plan.privacy, masked, _count(plan)), *_statistics(plan), *_explanation(plan), _NEVER)
     return (
         (
             "In each round: the change of the model's weights, the number of training examples, the training loss, "
@@ -30,7 +30,24 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
             "test split. The coordinator can read all of it."
         ),
         *_statistics(plan),
+        *_explanation(plan),
         _NEVER,
+    )
+
+
+def _explanation(plan: StudyPlan) -> tuple[str, ...]:
+    """Say what of an explanation leaves, and what stays."""
+    explain = plan.evaluation.explain
+    if explain is None:
+        return ()
+    readers = "Only the sum over the sites can be read. " if plan.privacy.secure_aggregation is not None else ""
+    return (
+        (
+            f"At the end also: how much each input mattered to the model's answers, summed over the {explain.split} "
+            f"examples of each class of which at least {explain.minimum_examples} are explained. {readers}Pictures and "
+            f"rows of single examples ({explain.kept_examples} at most) are written into this site's folder and never "
+            "leave it."
+        ),
     )
 
 
@@ -124,7 +141,7 @@ def _protects(
             strategy=plan.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
             kind=noised.kind if noised else None,
-            codec="float32",
+            codec=plan.transport.codec,
         )
         yield f"In short: {decision.text}"
 

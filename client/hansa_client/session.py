@@ -20,6 +20,8 @@ from hansa_common.messages import (
     Envelope,
     Evaluated,
     EvaluateTask,
+    Explained,
+    ExplainTask,
     Initial,
     InitialTask,
     MaskingTask,
@@ -27,8 +29,10 @@ from hansa_common.messages import (
     Opened,
     OpenTask,
     Refusal,
+    Reply,
     Statistics,
     StatisticsTask,
+    Task,
     TrainTask,
     Update,
     decode,
@@ -55,7 +59,7 @@ def _require_announcement(task: Message, plan: StudyPlan) -> None:
     """
     header = task.header
     counts = isinstance(header, EvaluateTask) and header.subject == "site" and counts_leave(plan.privacy)
-    leaves = isinstance(header, TrainTask | StatisticsTask) or counts
+    leaves = isinstance(header, TrainTask | ExplainTask | StatisticsTask) or counts
     if leaves and plan.privacy.secure_aggregation is not None and not task.statement:
         raise TaskRefused("The plan asks for secure aggregation, and the task announces no round of it.")
 
@@ -111,6 +115,7 @@ _ANSWERS: Final = {
     StatisticsTask: Statistics,
     TrainTask: Update,
     EvaluateTask: Evaluated,
+    ExplainTask: Explained,
 }
 """What a real site does, and what leaves it for each."""
 
@@ -150,12 +155,34 @@ class Custody(Protocol):
     def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
         """Keep this site's own figures, which the coordinator need not know."""
 
+    def keep_explanations(self, plan: StudyPlan, task: str) -> None:
+        """Keep what the work wrote about single examples for the task of this name, beside the study's model."""
+
     def states(self, plan: StudyPlan) -> StateFolder:
         """Return where this site keeps what a study needs from round to round."""
 
     @property
     def shows_figures(self) -> bool:
         """The site's policy lets its own figures out beside the masked ones."""
+
+
+def _require_planned(header: Task | Reply, plan: StudyPlan, digest: str) -> None:
+    """Return if the task is one of the approved plan.
+
+    Raises:
+        TaskRefused: It is not, or no real site does it.
+    """
+    if type(header) not in _ANSWERS and not isinstance(header, MaskingTask):
+        raise TaskRefused(f"A real site does not do '{header.kind}'.")
+    if isinstance(header, TrainTask) and not 1 <= header.round <= plan.rounds.count:
+        raise TaskRefused(f"The plan has {plan.rounds.count} rounds; the task asks for round {header.round}.")
+    if isinstance(header, ExplainTask) and (plan.evaluation.explain is None or header.folder):
+        raise TaskRefused("The plan asks for no such explanation; a real site keeps pictures in its own folder only.")
+    if isinstance(header, OpenTask):
+        if plan_from_json(header.plan).digest() != digest:
+            raise TaskRefused("The server asks to open another plan than the one that this site approved.")
+    elif getattr(header, "plan_digest", "") != digest:
+        raise TaskRefused("The task belongs to another plan than the one that this site approved.")
 
 
 class SiteSession:
@@ -211,15 +238,7 @@ class SiteSession:
         digest = plan.digest()
         self._approve(digest)
         header = message.header
-        if type(header) not in _ANSWERS and not isinstance(header, MaskingTask):
-            raise TaskRefused(f"A real site does not do '{header.kind}'.")
-        if isinstance(header, TrainTask) and not 1 <= header.round <= plan.rounds.count:
-            raise TaskRefused(f"The plan has {plan.rounds.count} rounds; the task asks for round {header.round}.")
-        if isinstance(header, OpenTask):
-            if plan_from_json(header.plan).digest() != digest:
-                raise TaskRefused("The server asks to open another plan than the one that this site approved.")
-        elif getattr(header, "plan_digest", "") != digest:
-            raise TaskRefused("The task belongs to another plan than the one that this site approved.")
+        _require_planned(header, plan, digest)
         if isinstance(header, MaskingTask):
             return encode(self._custody.masking(plan).answer(message))
         _require_announcement(message, plan)
@@ -232,6 +251,8 @@ class SiteSession:
         self._approve(digest)  # the site may have taken it back while it trained
         if isinstance(header, TrainTask | EvaluateTask):
             self._custody.keep_figures(plan, _round_of(header, plan), reply.counts)
+        if isinstance(header, ExplainTask):
+            self._custody.keep_explanations(plan, task)
         return self._release(plan).reply(message, reply)
 
     def _do(self, task: Message, plan: StudyPlan, seconds: float) -> Message:

@@ -7,6 +7,7 @@ import functools
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from hansa_client.data.preparation import prepared_dataset
 from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
 from hansa_client.device import Device, choose_device, describe
+from hansa_client.keeping import keep_files
 from hansa_client.simulated import SimulatedSites, site_splits
 from hansa_client.site_data import SiteData
 from hansa_client.site_state import Kept, PersonalModel, State
 from hansa_client.training.algorithms import build_algorithm
-from hansa_client.training.flat_model import offer_weights
+from hansa_client.training.attribution import require_explainable
+from hansa_client.training.explainer import explain_model
+from hansa_client.training.flat_model import offer_weights, shared_model
 from hansa_client.training.memory import keep_freed_memory
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.supervised import SupervisedTraining
@@ -33,6 +37,8 @@ from hansa_common.messages import (
     BaselineTask,
     Evaluated,
     EvaluateTask,
+    Explained,
+    ExplainTask,
     Initial,
     InitialTask,
     Message,
@@ -49,6 +55,7 @@ from hansa_common.plan import StudyPlan
 from hansa_common.prepared import Prepared, is_asked_for
 from hansa_common.seeds import derive_seed
 from hansa_common.strategies import STRATEGIES
+from hansa_common.transport import received_model, unpacked
 
 _TOLERANCE = 1e-5  # between initial parameters of one seed on two machines
 
@@ -67,12 +74,14 @@ class Work:
         plan: The study.
         site: What the site has.
         device: Where to train, as a plan names it.
+        kept: Folder for what explains single examples; a simulated site gets one with the task.
     """
 
-    def __init__(self, plan: StudyPlan, site: SiteData, device: Device) -> None:
+    def __init__(self, plan: StudyPlan, site: SiteData, device: Device, *, kept: Path | None = None) -> None:
         self.plan = plan
         self.digest = plan.digest()
         self.site = site
+        self._kept = kept
         self._device = choose_device(device, worker_index=site.index)
         if plan.model.backbone is not None:
             offer_weights(plan.model.backbone, site.weights)
@@ -108,8 +117,8 @@ class Work:
         header = message.header
         if isinstance(header, OpenTask):
             return self._open(), Kept()
-        self._require_mine(message)
-        if isinstance(header, TrainTask | EvaluateTask | BaselineTask):
+        message = self._require_mine(message)
+        if isinstance(header, TrainTask | EvaluateTask | ExplainTask | BaselineTask):
             self._use(header.prepared)
         match header, message.vector:
             case StatisticsTask(), None:
@@ -121,19 +130,26 @@ class Work:
                 return self._train(header, parameters, state)
             case EvaluateTask(), np.ndarray() as parameters:
                 return self._evaluate(header, parameters, state)
-            case BaselineTask(), np.ndarray() as parameters:
-                return self._baseline(header, parameters), Kept()
+            case ExplainTask() | BaselineTask(), np.ndarray() as parameters:
+                if isinstance(header, BaselineTask):
+                    reply = self._baseline(header, parameters)
+                else:
+                    reply = self._explain(header, parameters)
+                return reply, Kept()
         raise RuntimeError(f"decode let a '{header.kind}' pass with the wrong arrays.")
 
-    def _require_mine(self, message: Message) -> None:
+    def _require_mine(self, message: Message) -> Message:
+        """Return a task of this study with its vector as ``float32``."""
         header = message.header
-        if not isinstance(header, InitialTask | StatisticsTask | TrainTask | EvaluateTask | BaselineTask):
+        if not isinstance(header, InitialTask | StatisticsTask | TrainTask | EvaluateTask | ExplainTask | BaselineTask):
             raise TaskRefused(f"A site does not do '{header.kind}'.")
         if header.plan_digest != self.digest:
             raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
         size = self.parameters * (self.plan.carried if isinstance(header, TrainTask) else 1)
+        message = unpacked(self.plan, message, size=size)
         if message.vector is not None and message.vector.size != size:
             raise MessageError(f"The parameters have {message.vector.size} values; the plan's model has {size}.")
+        return message
 
     @property
     def _protects_persons(self) -> bool:
@@ -154,6 +170,8 @@ class Work:
         return SupervisedTraining(plan=plan or self.plan, dataset=self.site.dataset, splits=splits, device=self._device)
 
     def _open(self) -> Message:
+        if self.plan.evaluation.explain is not None:
+            require_explainable(self.plan.evaluation.explain, shared_model(self.plan, self._device).module)
         splits, labels = self.site.splits, self.site.dataset.labels[self.site.own]
         kinds = len(label_names(self.plan.data))
         counts = np.bincount(labels if kinds > 1 else np.zeros_like(labels), minlength=kinds)
@@ -205,7 +223,13 @@ class Work:
         """Tell whether these are the initial parameters, and nothing that is carried beside them has a value yet."""
         size = self.parameters
         initial = self._algorithm.initial()
-        return np.allclose(parameters[:size], initial, rtol=0.0, atol=_TOLERANCE) and not parameters[size:].any()
+        start = np.concatenate([initial, np.zeros(len(parameters) - size, np.float32)])
+        expected, down = received_model(self.plan, start)[:size], self.plan.transport.down
+        # what differs by 1e-5 before it is rounded may come out as two neighbours
+        relative = 2.0**-7 if down == "bf16" else 0.0
+        step = float(np.abs(expected).max(initial=0.0)) / 127.0 if down == "int8" else 0.0
+        close = np.allclose(parameters[:size], expected, rtol=relative, atol=_TOLERANCE + step)
+        return close and not parameters[size:].any()
 
     def _train(self, task: TrainTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         if not 1 <= task.round <= self.plan.rounds.count:
@@ -265,6 +289,26 @@ class Work:
         seconds = time.perf_counter() - started
         header = Evaluated(plan_digest=self.digest, site=self.site.name, seconds=seconds)
         return Message(header=header, counts=counts), kept
+
+    def _explain(self, task: ExplainTask, parameters: Vector) -> Message:
+        """Return sums of attributions; what explains single examples goes to this site's disk only."""
+        if self.plan.evaluation.explain is None:
+            raise TaskRefused("The plan has no [evaluation.explain].")
+        started = time.perf_counter()
+        seed = derive_seed(self.plan.seed, self.site.index, "explain")
+        site = self.site
+        found = explain_model(self.plan, site.dataset, site.splits, parameters, device=self._device, seed=seed)
+        keep_files(self._folder_of(task), found.kept)
+        header = Explained(plan_digest=self.digest, site=site.name, seconds=time.perf_counter() - started)
+        return Message(header=header, sums=found.importance.to_sums())
+
+    def _folder_of(self, task: ExplainTask) -> Path | None:
+        """Return where single examples are kept; of a simulation below the run's folder, where this machine has it."""
+        if self.site.simulation is None:
+            return self._kept
+        run = Path(task.folder)
+        name = f"{self.site.index + 1:03d} {self.site.name}"
+        return run / "explanations" / name if task.folder and run.is_dir() else None
 
     def _simulation(self) -> SimulatedSites:
         if self.site.simulation is None:

@@ -25,9 +25,14 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One study's data and model at a time."""
+    """One study's data and model at a time.
 
-    def __init__(self) -> None:
+    Args:
+        folder: Where it may write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._work: Any = None
 
     def answer(self, head: dict[str, Any], envelope: Envelope | None) -> tuple[dict[str, Any], Envelope | None]:
@@ -61,7 +66,8 @@ class Worker:
         plan = plan_from_json(head["plan"])
         source = source_from_json(head["source"])
         site = real_site(plan, name=head["name"], index=head["index"], source=source)
-        self._work = Work(plan, site, head["device"])
+        kept = self._folder / "explanations" / plan.digest()
+        self._work = Work(plan, site, head["device"], kept=kept)
         return int(self._work.parameters)
 
 
@@ -116,7 +122,7 @@ def main(descriptor: int, folder: Path, settings: dict[str, Any]) -> None:
     send(channel, {"network": confinement.network, "files": confinement.files})
     if settings["warm"]:
         importlib.import_module("hansa_client.work")
-    worker = Worker()
+    worker = Worker(folder)
     while True:
         try:
             head, envelope = receive(channel)

@@ -13,7 +13,7 @@ from hansa_common.strategies import STRATEGIES, Needs, Traits
 
 RingBits = Literal[16, 32]
 
-CODECS: Final[Mapping[str, bool]] = {"float32": True}
+CODECS: Final[Mapping[str, bool]] = {"float32": True, "bf16": False, "int8": False, "int4": False}
 """How an update travels, and whether the sum of what travels is what the sum of the updates would be."""
 
 
@@ -45,10 +45,14 @@ def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind 
     traits, linear = STRATEGIES[strategy], CODECS[codec]
     needs = traits.needs
     refused = (
-        _refused_by_masks(strategy, needs, codec, linear=linear)
-        if ring_bits is not None
-        else _refused_without_masks(kind)
-    ) or _refused_by_noise(strategy, traits, ring_bits, kind)
+        (
+            _refused_by_masks(strategy, needs, codec, linear=linear)
+            if ring_bits is not None
+            else _refused_without_masks(kind)
+        )
+        or _refused_by_noise(strategy, traits, ring_bits, kind)
+        or _refused_by_rounding(codec, kind, linear=linear)
+    )
     if traits.carried > 1 and (ring_bits is not None or kind is not None):
         refused = _REFUSED_CARRIED.format(strategy=strategy)
     if refused:
@@ -117,6 +121,16 @@ def _refused_without_masks(kind: DifferentialKind | None) -> str:
     return (
         "privacy.differential.kind = 'site_distributed' adds a part of the noise at each site, which protects only the "
         "sum: add [privacy.secure_aggregation]."
+    )
+
+
+def _refused_by_rounding(codec: str, kind: DifferentialKind | None, *, linear: bool) -> str:
+    """Noise at a site is in the update before it is rounded, which then costs nothing; noise of the sum comes after."""
+    if linear or kind in (None, "example"):
+        return ""
+    return (
+        f"transport.codec = '{codec}' rounds an update after it was clipped, and may lengthen it beyond the bound that "
+        f"the noise of kind = '{kind}' hides: leave out the codec."
     )
 
 

@@ -30,6 +30,8 @@ Statement = Annotated[str, Field(pattern=r"^(?:[0-9a-f]{2}){1,500}$")]
 class _Header(Strict):
     protocol: Literal[1] = 1
     carries_vector: ClassVar[bool] = False
+    may_pack: ClassVar[bool] = False
+    """The vector may be bytes of a codec instead."""
     carries_counts: ClassVar[bool | None] = False
     """``None``: unless the plan's protection keeps them at the site."""
     carries_masked: ClassVar[bool] = False
@@ -110,6 +112,7 @@ class TrainTask(_Header):
 
     kind: Literal["train"] = "train"
     carries_vector: ClassVar[bool] = True
+    may_pack: ClassVar[bool] = True
     carries_statement: ClassVar[bool | None] = None
     plan_digest: Digest
     round: RoundNumber
@@ -127,6 +130,7 @@ class Update(_Header):
 
     kind: Literal["update"] = "update"
     carries_vector: ClassVar[bool] = True
+    may_pack: ClassVar[bool] = True
     carries_counts: ClassVar[bool | None] = None
     plan_digest: Digest
     round: RoundNumber
@@ -163,6 +167,32 @@ class Evaluated(_Header):
 
     kind: Literal["evaluated"] = "evaluated"
     carries_counts: ClassVar[bool | None] = None
+    plan_digest: Digest
+    site: SiteName
+    seconds: Seconds
+
+
+class ExplainTask(_Header):
+    """Server to site: sum the attributions of this model, as ``[evaluation.explain]`` says."""
+
+    kind: Literal["explain"] = "explain"
+    carries_vector: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = None
+    plan_digest: Digest
+    round: RoundNumber = 0
+    """With secure aggregation: two more than the plan has, for the sums are a round of their own."""
+    attempt: Attempt = 1
+    prepared: Prepared | None = None
+    """As of ``TrainTask``."""
+    folder: Annotated[str, Field(max_length=4_096)] = ""
+    """Of the run, where a simulated site keeps pictures of its examples; a real site refuses one."""
+
+
+class Explained(_Header):
+    """Site to server: the sums of attributions, of the classes with enough examples."""
+
+    kind: Literal["explained"] = "explained"
+    carries_sums: ClassVar[bool] = True
     plan_digest: Digest
     site: SiteName
     seconds: Seconds
@@ -216,6 +246,19 @@ class MaskedEvaluated(_Header):
 
     kind: Literal["masked-evaluated"] = "masked-evaluated"
     carries_counts: ClassVar[bool | None] = None
+    carries_sums: ClassVar[bool] = True
+    carries_statement: ClassVar[bool | None] = True
+    plan_digest: Digest
+    round: RoundNumber
+    attempt: Attempt
+    site: SiteName
+    seconds: Seconds
+
+
+class MaskedExplained(_Header):
+    """Site to server: the sums of ``ExplainTask`` under masks."""
+
+    kind: Literal["masked-explained"] = "masked-explained"
     carries_sums: ClassVar[bool] = True
     carries_statement: ClassVar[bool | None] = True
     plan_digest: Digest
@@ -323,7 +366,17 @@ class Refusal(_Header):
 
 MaskingTask = SetupTask | ConfirmTask | UnmaskTask
 MaskingReply = SetUp | Confirmed | Unmasked
-Task = OpenTask | InitialTask | StatisticsTask | TrainTask | EvaluateTask | BaselineTask | DeliverTask | MaskingTask
+Task = (
+    OpenTask
+    | InitialTask
+    | StatisticsTask
+    | TrainTask
+    | EvaluateTask
+    | ExplainTask
+    | BaselineTask
+    | DeliverTask
+    | MaskingTask
+)
 Reply = (
     Opened
     | Initial
@@ -335,6 +388,8 @@ Reply = (
     | Refusal
     | MaskedUpdate
     | MaskedEvaluated
+    | Explained
+    | MaskedExplained
     | MaskingReply
 )
 Header = Annotated[Task | Reply, Field(discriminator="kind")]

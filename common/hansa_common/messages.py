@@ -32,9 +32,12 @@ from hansa_common.headers import (
     DeliverTask,
     Evaluated,
     EvaluateTask,
+    Explained,
+    ExplainTask,
     Initial,
     InitialTask,
     MaskedEvaluated,
+    MaskedExplained,
     MaskedUpdate,
     MaskingReply,
     MaskingTask,
@@ -76,6 +79,7 @@ class Message:
         masked: ``uint16`` or ``uint32`` ``[P]``, an update under masks.
         sums: ``uint64``, counts or statistics under masks, or statistics in the open.
         statement: Bytes of the secure aggregation's protocol.
+        packed: The vector in the plan's codec, in its place.
     """
 
     header: Task | Reply
@@ -84,6 +88,7 @@ class Message:
     masked: Masked | None = field(default=None, repr=False)
     sums: Sums | None = field(default=None, repr=False)
     statement: bytes = field(default=b"", repr=False)
+    packed: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +120,14 @@ def encode(message: Message) -> Envelope:
         RuntimeError: The message carries what its header does not announce; the caller's bug.
     """
     header = message.header
-    if (message.vector is not None) != header.carries_vector or _misfits(message):
+    has_vector = message.vector is not None or (bool(message.packed) and header.may_pack)
+    if has_vector != header.carries_vector or _misfits(message):
         raise RuntimeError(f"A '{header.kind}' message carries the wrong arrays.")
     arrays: dict[str, RawArray] = {}
     if message.vector is not None:
         arrays["vector"] = _pack(message.vector, "<f4")
+    if message.packed:
+        arrays["packed"] = RawArray(dtype="|u1", shape=(len(message.packed),), data=message.packed)
     if message.masked is not None:
         arrays["masked"] = _pack(message.masked, message.masked.dtype.newbyteorder("<").str)
     if message.sums is not None:
@@ -151,7 +159,10 @@ def decode(envelope: Envelope, *, kind: CountsKind | None = None) -> Message:
         raise MessageError(f"The header is not valid at {where!a}: {first['msg']}.") from None
     arrays = {name: _unpack(name, array) for name, array in envelope.arrays.items()}
     vector = arrays.pop("vector", None)
-    if (vector is not None) != header.carries_vector:
+    packed = arrays.pop("packed", None)
+    _check_type("packed", packed, "|u1")
+    has_vector = vector is not None or (packed is not None and header.may_pack)
+    if has_vector != header.carries_vector:
         raise MessageError(f"A '{header.kind}' message {'needs' if header.carries_vector else 'has no'} vector.")
     if vector is not None and (vector.dtype != np.float32 or vector.ndim != 1):
         raise MessageError("The vector is not one-dimensional float32.")
@@ -168,6 +179,7 @@ def decode(envelope: Envelope, *, kind: CountsKind | None = None) -> Message:
         masked=masked,
         sums=sums,
         statement=bytes(envelope.arrays["statement"].data) if statement is not None else b"",
+        packed=bytes(envelope.arrays["packed"].data) if packed is not None else b"",
     )
     if problem := _misfits(message):
         raise MessageError(f"A '{header.kind}' message {problem}.")
@@ -185,6 +197,8 @@ def _misfits(message: Message) -> str:
     ):
         if wanted is not None and wanted != found:
             return f"{'needs' if wanted else 'has no'} {name}"
+    if message.packed and (not header.may_pack or message.vector is not None):
+        return "has packed values where it may have none"
     if len(message.statement) > MAX_STATEMENT:
         return f"has a statement of more than {MAX_STATEMENT:,} bytes"
     return ""
@@ -246,10 +260,13 @@ __all__ = [
     "Envelope",
     "EvaluateTask",
     "Evaluated",
+    "ExplainTask",
+    "Explained",
     "Initial",
     "InitialTask",
     "Masked",
     "MaskedEvaluated",
+    "MaskedExplained",
     "MaskedUpdate",
     "MaskingReply",
     "MaskingTask",

@@ -18,6 +18,7 @@ from hansa_common.canonical import digest
 from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError
+from hansa_common.explain_plan import ExplainPlan, check_explain
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
@@ -29,6 +30,7 @@ from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.simulation_plan import Partition, SimulationPlan
 from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
 from hansa_common.training_plan import TrainingPlan
+from hansa_common.transport_plan import TransportPlan
 
 
 class AggregationPlan(Strict):
@@ -71,6 +73,7 @@ class EvaluationPlan(Strict):
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    explain: ExplainPlan | None = None
     column: Text | None = None
     """A column of the site's data that says ``train``, ``validation`` or ``test`` in each row; then no share counts."""
     group: Text | None = None
@@ -133,6 +136,7 @@ class StudyPlan(Strict):
     rounds: RoundsPlan
     evaluation: EvaluationPlan = EvaluationPlan()
     privacy: PrivacyPlan = PrivacyPlan()
+    transport: TransportPlan = TransportPlan()
     personalisation: PersonalisationPlan | None = None
     """What of the model is each site's own; nothing where it is left out."""
     federation: FederationPlan | None = None
@@ -162,6 +166,7 @@ class StudyPlan(Strict):
                 "privacy.differential leave this section out."
             )
         self._check_privacy()
+        check_explain(self.evaluation.explain, self.data, self.privacy, validation=self.evaluation.validation)
         return self
 
     def _check_target(self) -> None:
@@ -210,10 +215,12 @@ class StudyPlan(Strict):
             strategy=self.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
             kind=noised.kind if noised else None,
-            codec="float32",
+            codec=self.transport.codec,
         )
         if not decision.allowed:
             raise ValueError(f"privacy: {decision.text}")
+        if masked is not None:
+            self.transport.check_masked()
         if masked is not None or (noised is not None and noised.kind != "example"):
             self._check_whole_cohort()
         if noised is not None and noised.kind == "example":
@@ -261,13 +268,17 @@ class StudyPlan(Strict):
                 f"simulation.holdout: with personalisation.method = '{personalisation.method}' no model is common to "
                 "all sites and whole, so nobody can evaluate one on it; leave this key out."
             )
+        if self.evaluation.explain is not None and personalisation.splits_model:
+            raise ValueError(
+                f"evaluation.explain: with personalisation.method = '{personalisation.method}' no model is common "
+                "to all sites and whole, so there is none to explain; leave this section out."
+            )
         noised = self.privacy.differential
         if refused := refused_personalisation(personalisation.method, noised.kind if noised else None):
             raise ValueError(f"personalisation: {refused}")
 
     def _check_simulation(self, simulation: SimulationPlan) -> None:
-        sites = simulation.sites or len(simulation.names) or None
-        per_round = self.rounds.sites_per_round
+        sites, per_round = simulation.sites or len(simulation.names) or None, self.rounds.sites_per_round
         if sites is not None and per_round is not None and per_round > sites:
             raise ValueError(
                 f"rounds.sites_per_round: found {per_round}; allowed is at most {sites}, the sites there are."
@@ -333,10 +344,10 @@ class StudyPlan(Strict):
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
         values = self.approved().model_dump(mode="json")
-        if self.privacy == PrivacyPlan():  # younger than the other sections: plans without it keep their digest
-            del values["privacy"]
-        if self.preprocessing == PreprocessingPlan():
-            del values["preprocessing"]
+        # younger than the other sections: plans without them keep their digest
+        for key in ("privacy", "transport", "preprocessing"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                del values[key]
         if self.data.target is None:
             del values["data"]["target"]
         values["evaluation"] = {

@@ -20,7 +20,9 @@ from hansa_common.messages import (
     Confirmed,
     ConfirmTask,
     EvaluateTask,
+    ExplainTask,
     MaskedEvaluated,
+    MaskedExplained,
     MaskedUpdate,
     Message,
     Opened,
@@ -58,6 +60,7 @@ _GRACE: Final = 2.0  # seconds for the sites that are not needed any more
 _FILE: Final = "masking.json"
 _log = logging.getLogger(__name__)
 _Parsed = TypeVar("_Parsed", Setup, Confirmation, Answer)
+MaskedHeader = MaskedUpdate | MaskedEvaluated | MaskedExplained
 
 
 class Decided(Strict):
@@ -92,7 +95,7 @@ class MaskedSum:
     survivors: tuple[str, ...]
     vector: Words = field(repr=False)
     sums: Sums = field(repr=False)
-    headers: Mapping[str, MaskedUpdate | MaskedEvaluated]
+    headers: Mapping[str, MaskedHeader]
     shown: Mapping[str, Mapping[str, Counts]] = field(repr=False)
     missing: Mapping[str, str]
     void: tuple[str, ...]
@@ -122,7 +125,7 @@ class Job:
     parameters: Vector = field(repr=False)
     size: int
     counts: int
-    task: Callable[[int, int], TrainTask | EvaluateTask | StatisticsTask]
+    task: Callable[[int, int], TrainTask | EvaluateTask | ExplainTask | StatisticsTask]
     basis: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -278,11 +281,11 @@ class MaskedRounds:
         attempt: int,
         announcement: Announcement,
         missing: dict[str, str],
-    ) -> tuple[dict[str, MaskedUpdate | MaskedEvaluated], dict[str, Mapping[str, Counts]]]:
+    ) -> tuple[dict[str, MaskedHeader], dict[str, Mapping[str, Counts]]]:
         header, statement = job.task(attempt, self._first), announcement.to_bytes()
         vector = job.parameters if header.carries_vector else None
         tasks = by_basis(Message(header=header, vector=vector, statement=statement), job.basis)
-        headers: dict[str, MaskedUpdate | MaskedEvaluated] = {}
+        headers: dict[str, MaskedHeader] = {}
         shown: dict[str, Mapping[str, Counts]] = {}
         requests = [(site, tasks(site)) for site in announcement.sites]
         for site, answer in self._ask(requests, self._deadline()):
@@ -294,10 +297,10 @@ class MaskedRounds:
 
     def _take_masked(
         self, session: ServerSession, job: Job, site: str, answer: Reply
-    ) -> tuple[MaskedUpdate | MaskedEvaluated, Mapping[str, Counts]]:
+    ) -> tuple[MaskedHeader, Mapping[str, Counts]]:
         message = answer.message
         header = message.header if message is not None else None
-        if message is None or not isinstance(header, MaskedUpdate | MaskedEvaluated) or message.sums is None:
+        if message is None or not isinstance(header, MaskedHeader) or message.sums is None:
             raise UpdateRefused(problem_of(answer), site=site)
         if header.site != site or header.plan_digest != self._digest:
             raise UpdateRefused("It sent an update in another site's name, or of another plan.", site=site)

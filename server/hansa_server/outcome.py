@@ -24,7 +24,7 @@ from hansa_server.figures import (
     worst,
 )
 from hansa_server.protected import protection_of
-from hansa_server.report import metrics_csv, model_card, partition_svg, render
+from hansa_server.report import load_pictures, metrics_csv, model_card, partition_svg, render
 from hansa_server.results import (
     Baselines,
     Final,
@@ -90,6 +90,7 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
         bytes=Traffic(up=study.bytes_up, down=study.bytes_down),
         statistics=study.gathered.features if study.gathered else (),
         notices=study.noticed.all,
+        explanation=study.explanation,
         protection=protection_of(study.plan, study.names, study.rounds, dimension=_dimension(study)),
         model_sha256=_sha256(study),
         environment=_environment(study),
@@ -230,6 +231,7 @@ def write_results(folder: RunFolder, study: Study, results: Results) -> None:
             folder.write(PREPROCESSING, study.gathered.prepared.model_dump_json(indent=2))
     folder.write("metrics.json", results.model_dump_json(indent=2))
     folder.write("metrics.csv", metrics_csv(results))
-    folder.write("report.html", render(results, dump_plan(study.plan)))
+    pictures = load_pictures(folder.path, study.plan)
+    folder.write("report.html", render(results, dump_plan(study.plan), pictures=pictures))
     if any(site.class_counts for site in results.sites):
         folder.write("partition.svg", partition_svg(results))

@@ -317,6 +317,35 @@ class Traffic(Strict):
     down: int
 
 
+class ExplanationView(Strict):
+    """Attributions, summed over one way of grouping the inputs."""
+
+    name: Literal["columns", "features", "steps", "cells"]
+    rows: int
+    """Of the grid in which the groups lie; 0 where they have no place."""
+    labels: tuple[str, ...]
+    importance: tuple[tuple[float, ...] | None, ...]
+    """By class: mean absolute attribution of each group to the score of the class; ``null`` for too few examples."""
+    direction: tuple[tuple[float, ...] | None, ...]
+    """By class: mean attribution; positive where the group spoke for the class."""
+
+
+class Explanation(Strict):
+    """Why the last model answers as it does, over the sites' examples (``[evaluation.explain]``)."""
+
+    method: Literal["integrated_gradients", "grad_cam", "shapley"]
+    split: Literal["validation", "test"]
+    minimum_examples: int
+    """A class with fewer at a site, or in all, is not in it."""
+    scores: tuple[str, ...]
+    """What is explained: the classes, or the number that is predicted."""
+    explained: tuple[int, ...]
+    """Examples by score."""
+    views: tuple[ExplanationView, ...]
+    unexplained: dict[str, str]
+    """Site -> why it is not in it."""
+
+
 class FeatureStatistics(Strict):
     """One feature over the training splits of all sites."""
 
@@ -371,6 +400,8 @@ class Results(Strict):
     """What the study noticed about itself, in the order in which it appeared."""
     protection: Protection | None = None
     """``null`` where the plan asks for none."""
+    explanation: Explanation | None = None
+    """``null`` where the plan asks for none, or the study ended before."""
     model_sha256: str
     """Of the parameters as little-endian float32."""
     environment: dict[str, str]

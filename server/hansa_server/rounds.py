@@ -143,6 +143,11 @@ class Round:
         """Sites that have neither replied nor failed."""
         return tuple(site for site in self.cohort if site not in self.accepted and site not in self.missing)
 
+    @property
+    def size(self) -> int:
+        """``P``, how many values an update must have."""
+        return self._parameters
+
     def receive(self, site: str, message: Message) -> None:
         """Take in the reply of a site.
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from hansa_common.contract import label_names
-from hansa_common.errors import StudyFailed, UpdateRefused, UsageError
+from hansa_common.errors import MessageError, StudyFailed, UpdateRefused, UsageError
 from hansa_common.failpoints import reach
 from hansa_common.messages import (
     Delivered,
@@ -30,17 +30,19 @@ from hansa_common.plan import StudyPlan
 from hansa_common.prepared import Prepared
 from hansa_common.protection import counts_leave, kind_of, num_round_sums
 from hansa_common.strategies import STRATEGIES
+from hansa_common.transport import train_task, unpacked
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
 from hansa_server.closing import Closing, LastModel, close, close_masked, coordinator_counts
 from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
+from hansa_server.explaining import explain_model
 from hansa_server.gathering import Gathered, gather_once
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
 from hansa_server.panel import Panel
 from hansa_server.protected import require_budget
-from hansa_server.results import RoundResult
+from hansa_server.results import Explanation, RoundResult
 from hansa_server.round_results import masked_result, round_result
 from hansa_server.rounds import Phase, Round, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
@@ -73,6 +75,7 @@ class Study:
         self.rounds: list[RoundResult] = []
         self.noticed = Noticed()
         self.closing: Closing | None = None
+        self.explanation: Explanation | None = None
         self.parameters: Vector | None = None
         self.spec: ParameterSpec | None = None
         self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -163,6 +166,8 @@ class Study:
             self._observer.round_closed(result)
             self._notice()
         self.closing = self._close(panel)
+        folder = "" if exchange.names else str(self._folder.path.resolve())
+        self.explanation = explain_model(panel, self._last(), self._masked, folder)
         if self._with_baselines:
             self.baselines = self._baselines(exchange)
 
@@ -281,7 +286,7 @@ class Study:
         )
         self._observer.round_started(number, sites)
         header = self._train_task(number, self._attempt, 0)
-        task = by_basis(Message(header=header, vector=self.parameters), self._basis())
+        task = by_basis(train_task(self.plan, header, self.parameters), self._basis())
         names = {self._nodes[site]: site for site in sites}
         with contextlib.closing(held):
             for answer in self._ask(exchange, [(node, task(site)) for node, site in names.items()]):
@@ -349,16 +354,22 @@ class Study:
             current.fail(site, problem)
         else:
             try:
-                current.receive(site, answer.message)
+                current.receive(site, unpacked(self.plan, answer.message, size=current.size))
             except UpdateRefused as error:
                 problem = str(error)
+            except MessageError as error:
+                problem = error.message
+                current.fail(site, problem)
         self._observer.site_done(site, problem)
 
-    def _close(self, panel: Panel) -> Closing:
+    def _last(self) -> LastModel:
         assert self.model is not None
+        return LastModel(parameters=self.model, prepared=self._prepared, basis=self._basis())
+
+    def _close(self, panel: Panel) -> Closing:
         self._observer.stage("evaluating the last model")
         started = time.monotonic()
-        last = LastModel(parameters=self.model, prepared=self._prepared, basis=self._basis())
+        last = self._last()
         if self._masked is not None and counts_leave(self.plan.privacy):
             closing = close_masked(panel, self._masked, last)
         else:

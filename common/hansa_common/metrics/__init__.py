@@ -4,6 +4,7 @@ from hansa_common.metrics.classification import ClassificationCounts, Classifica
 from hansa_common.metrics.counts import Counts, CountsKind, MomentsKind
 from hansa_common.metrics.curves import Reliability, reliability, roc_curve
 from hansa_common.metrics.figures import IS_HIGHER_BETTER, MainFigure, main_figure
+from hansa_common.metrics.importance import Importance, num_importance_sums
 from hansa_common.metrics.intervals import Interval
 from hansa_common.metrics.kinds import counts_kind, empty_regression
 from hansa_common.metrics.reconstruction import ReconstructionCounts, ReconstructionKind
@@ -29,6 +30,7 @@ __all__ = [
     "ClassificationKind",
     "Counts",
     "CountsKind",
+    "Importance",
     "Interval",
     "MainFigure",
     "MomentsKind",
@@ -47,6 +49,7 @@ __all__ = [
     "f1",
     "loss",
     "main_figure",
+    "num_importance_sums",
     "num_sums",
     "of_classes",
     "precision",

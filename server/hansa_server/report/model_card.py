@@ -7,7 +7,7 @@ from typing import Literal
 
 from hansa_common.contract import ArrayContract, ImageContract, outputs
 from hansa_common.plan import StudyPlan
-from hansa_server.report import notation, protection
+from hansa_server.report import explanation, notation, protection
 from hansa_server.report.columns import EXPLAINED, FIGURES, Column, written_main
 from hansa_server.report.comparison import compare_all
 from hansa_server.report.narrative import headlines, result_sentences
@@ -60,6 +60,7 @@ def model_card(results: Results, plan: StudyPlan) -> str:
         f"## Data\n\n{_data(results, plan)}",
         f"## Metrics\n\n{_metrics(results)}",
         f"## How it was trained\n\n{_training(results, plan)}",
+        *((f"## What it looks at\n\n{_explanation(results)}",) if results.explanation is not None else ()),
         *((f"## Privacy\n\n{_privacy(results)}",) if protection.is_protected(results) else ()),
         f"## Limits\n\n{_limits(results)}",
         f"## Provenance\n\n{_provenance(results)}",
@@ -196,6 +197,15 @@ def _training(results: Results, plan: StudyPlan) -> str:
             f"* aggregated by `{_code(results.strategy)}`, {len(results.rounds)} of {results.rounds_planned} rounds",
             f"* engine `{_code(results.engine)}`, seed {results.seed}, started {_plain(results.started_at)}",
         )
+    )
+
+
+def _explanation(results: Results) -> str:
+    names = explanation.strongest(results)
+    strongest = f" What matters most: {', '.join(_plain(name) for name in names)}." if names else ""
+    return (
+        f"{_plain(explanation.sentence(results))}{strongest} An attribution tells what this model used, not what "
+        "causes the outcome."
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hansa_common.metrics import IS_HIGHER_BETTER
-from hansa_server.report import columns, curves, narrative, notation, protection
+from hansa_server.report import columns, curves, explanation, narrative, notation, protection
 from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart
 from hansa_server.report.comparison import compare_all
 from hansa_server.results import Results, Scores, SiteResult
@@ -69,12 +69,13 @@ class Stage:
     share: float
 
 
-def render(results: Results, plan_toml: str) -> str:
+def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.Picture] = ()) -> str:
     """Return ``report.html``.
 
     Args:
         results: What the study reached.
         plan_toml: The study file as it was run, shown as it is.
+        pictures: Examples that may be shown.
     """
     comparisons = compare_all(results)
     many = len(results.sites) > FEW_SITES
@@ -103,6 +104,9 @@ def render(results: Results, plan_toml: str) -> str:
         absent_classes=_absent_classes(results),
         overall=_overall(results),
         by_site=_by_site(results),
+        looks_at=explanation.sentence(results),
+        explanation=explanation.parts(results),
+        pictures=pictures,
         privacy=protection.account(results),
         protected=protection.is_protected(results),
         kept=protection.why_kept(results) if protection.keeps_site_figures(results) else "",

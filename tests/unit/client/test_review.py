@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from hansa_client.review import describe
+from hansa_client.review_protection import what_leaves
 from hansa_common.app_plan import AppPlan
 from hansa_common.combinations import RingBits, decide
 from hansa_common.plan import StudyPlan
@@ -193,3 +194,11 @@ def test_a_column_cannot_command_the_terminal(make_plan: Callable[..., StudyPlan
         privacy={"weights": "equal", "differential": noised}, replaced={"training": {"batch_size": 32, "steps": 5}}
     )
     assert "\x1b" not in page(plan)
+
+
+def test_a_review_says_what_of_an_explanation_leaves_and_what_stays(make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(evaluation={"explain": {"method": "integrated_gradients", "minimum_examples": 12}})
+    said = " ".join(what_leaves(plan))
+    assert "at least 12 are explained" in said
+    assert "never leave it" in said
+    assert "single examples" not in " ".join(what_leaves(make_plan()))

@@ -28,6 +28,8 @@ from hansa_common.messages import (
     BaselineTask,
     Envelope,
     EvaluateTask,
+    Explained,
+    ExplainTask,
     Initial,
     InitialTask,
     Message,
@@ -86,6 +88,7 @@ class Custody:
     def __init__(self) -> None:
         self.spent: list[str] = []
         self.figures: dict[int, list[str]] = {}
+        self.explained: list[str] = []
         self.refuses: TaskRefused | None = None
         self.folder: Path | None = None
 
@@ -104,6 +107,9 @@ class Custody:
 
     def keep_figures(self, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
         self.figures[round_number] = sorted(counts)
+
+    def keep_explanations(self, plan: StudyPlan, task: str) -> None:
+        self.explained.append(f"{plan.name} {task}")
 
 
 class Site:
@@ -358,6 +364,28 @@ def test_nothing_of_a_masked_plan_is_done_for_a_task_that_announces_no_round(
     header = EvaluateTask(plan_digest=site.plan.digest())
     assert code(site.handle(Message(header=header, vector=parameters))) == "task-refused"
     assert site.work.calls == []
+
+
+def test_an_explanation_leaves_as_sums_and_what_shows_examples_is_kept(make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(
+        federation={"sites": ["site-a", SITE]},
+        evaluation={"explain": {"method": "integrated_gradients", "examples": 200}},
+    )
+    site = Site(plan)
+    task = ExplainTask(plan_digest=plan.digest())
+    reply = site.handle(Message(header=task, vector=site.initial()))
+    assert isinstance(reply.header, Explained)
+    assert reply.sums is not None
+    assert reply.sums[:10].sum() > 100
+    assert site.custody.explained == ["small run:1"]
+    elsewhere = task.model_copy(update={"folder": "/tmp"})
+    assert code(site.handle(Message(header=elsewhere, vector=site.initial()))) == "task-refused"
+
+
+def test_an_explanation_that_the_plan_does_not_ask_for_is_refused(site: Site) -> None:
+    task = ExplainTask(plan_digest=site.plan.digest())
+    assert code(site.handle(Message(header=task, vector=site.initial()))) == "task-refused"
+    assert "explain" not in site.work.calls
 
 
 # --- what a site keeps from round to round ---

@@ -118,7 +118,7 @@ _WRONG_IMAGES: list[tuple[str, object, str, str]] = [
         "evaluation.tst",
         0.1,
         "",
-        "Did you mean 'test'? Allowed: column, cost, group, groups, minimum_group, test, validation.",
+        "Did you mean 'test'? Allowed: column, cost, explain, group, groups, minimum_group, test, validation.",
     ),
     ("simulation.site", 3, "", "unknown key. Did you mean 'sites'?"),
     ("format", 2, "", "found 2; allowed is 1."),
@@ -510,6 +510,7 @@ def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
         "privacy",
         "personalisation",
         "preprocessing",
+        "transport",
     }
     assert tried == set(StudyPlan.model_fields)
     for section in ("training", "rounds", "evaluation"):
@@ -518,6 +519,7 @@ def test_every_key_of_the_plan_is_among_the_changed_ones() -> None:
             "steps",
             "optimizer",
             *_DECISIONS,
+            "explain",  # test_explain_plan.py
             "column",
             "group",  # test_a_split_by_column_is_another_plan
         }

@@ -394,3 +394,12 @@ def test_what_a_study_notices_is_told_once_kept_in_its_results_and_told_again_af
     resumed.run(Sites(plan))
     assert resumed.noticed.all == study.noticed.all
     folder.close()
+
+
+def test_an_update_in_another_codec_than_the_plans_is_missing_by_name(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan]
+) -> None:
+    """The sites of this file send ``float32``."""
+    plan = make_plan(transport={"codec": "int8"})
+    with pytest.raises(StudyFailed, match="not in the codec"):
+        run(plan, tmp_path / "run", Sites(plan))

@@ -1,6 +1,7 @@
 """Charts as SVG, written by hand: they follow a dark page, need no script and no import that takes half a second."""
 
 from hansa_server.report.charts.bars import Group, bar_chart
+from hansa_server.report.charts.importance import heat_grid, importance_chart
 from hansa_server.report.charts.line import Point, Series, line_chart
 from hansa_server.report.charts.matrix import confusion_chart, partition_chart
 from hansa_server.report.charts.spread import SpreadRow, spread_chart
@@ -12,6 +13,8 @@ __all__ = [
     "SpreadRow",
     "bar_chart",
     "confusion_chart",
+    "heat_grid",
+    "importance_chart",
     "line_chart",
     "partition_chart",
     "spread_chart",

@@ -1,0 +1,71 @@
+"""A round in a codec, through the site's own session: what comes in packed is trained from, what leaves is packed."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from hansa_client.session import SiteState, handle
+from hansa_common.messages import Message, OpenTask, Refusal, TrainTask, Update, decode, encode
+from hansa_common.plan import StudyPlan
+from hansa_common.protection import kind_of
+from hansa_common.transport import train_task, unpacked
+
+Make = Callable[..., StudyPlan]
+P = 650
+
+
+def answer(plan: StudyPlan, task: Message) -> Message:
+    state = SiteState(index=0)
+    handle(encode(Message(header=OpenTask(plan=plan.model_dump_json()))), state)
+    return decode(handle(encode(task), state), kind=kind_of(plan))
+
+
+def asked(plan: StudyPlan, parameters: np.ndarray, number: int = 1) -> Message:
+    return train_task(plan, TrainTask(plan_digest=plan.digest(), round=number, attempt=1), parameters)
+
+
+@pytest.mark.parametrize(("codec", "most"), [("bf16", 2**-8), ("int8", 1 / 127), ("int4", 1 / 7)])
+def test_the_update_is_that_of_the_open_study_but_for_rounding(make_plan: Make, codec: str, most: float) -> None:
+    start = np.zeros(P, np.float32)
+    plain = answer(make_plan(), asked(make_plan(), start)).vector
+    plan = make_plan(transport={"codec": codec, "down": "bf16", "compress": "zstd"})
+    reply = answer(plan, asked(plan, start))
+    assert isinstance(reply.header, Update)
+    assert reply.vector is None
+    found = unpacked(plan, reply, size=P).vector
+    assert found is not None
+    assert plain is not None
+    assert 0 < np.abs(found - plain).max() <= np.abs(plain).max() * most * 1.001
+
+
+def test_a_site_trains_from_what_it_was_sent(make_plan: Make) -> None:
+    plan = make_plan(transport={"down": "int8"})
+    model = np.random.default_rng(0).normal(size=P).astype(np.float32)
+    seen = unpacked(plan, asked(plan, model, 2), size=P).vector
+    assert seen is not None
+    one, other = (answer(plan, asked(plan, start, 2)).vector for start in (model, seen))
+    assert one is not None
+    assert other is not None
+    assert np.array_equal(one, other)
+
+
+def test_a_first_round_from_other_parameters_is_refused_through_a_codec_too(make_plan: Make) -> None:
+    images = {"kind": "image", "channels": 1, "height": 28, "width": 28, "classes": list("0123456789")}
+    plan = make_plan(
+        replaced={"data": images, "model": {"name": "mlp", "hidden": [4]}},
+        simulation={"data": {"adapter": "mnist5k"}},
+        transport={"down": "int8"},
+    )
+    reply = answer(plan, asked(plan, np.ones(3190, np.float32)))
+    assert isinstance(reply.header, Refusal)
+    assert "initial parameters" in reply.header.reason
+
+
+@pytest.mark.parametrize("packed", [b"x", bytes(2 * P - 1), b"\xff" * (2 * P)])
+def test_a_task_that_is_none_of_the_codec_is_refused(make_plan: Make, packed: bytes) -> None:
+    plan = make_plan(transport={"down": "bf16"})
+    task = Message(header=TrainTask(plan_digest=plan.digest(), round=1, attempt=1), packed=packed)
+    reply = answer(plan, task)
+    assert isinstance(reply.header, Refusal)
+    assert reply.header.code == "message"
