@@ -196,6 +196,7 @@ def freeze(federation: Members) -> None:
         assert outcome(lambda: second.attach(counter=5)) == Denial.FROZEN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shut_out", "status", "said"),
     [
@@ -217,12 +218,14 @@ def test_a_site_that_the_coordinator_does_not_hear_leaves_and_is_told(
     assert federation.shown()[name].status == status
 
 
+@pytest.mark.slow
 def test_a_site_leaves_with_an_expired_certificate(federation: Members, here: Here) -> None:
     assert "not told" not in here.site("expired", "leave", "--yes")
     assert federation.shown()["expired"].status == "left"
     assert has_nothing_left(here.folder("expired"))
 
 
+@pytest.mark.slow
 def test_nothing_is_deleted_where_the_coordinator_cannot_be_reached(federation: Members, here: Here) -> None:
     folder = here.folder("cut off")
     change(folder / "membership.json", address=f"127.0.0.1:{free_ports(1)[0]}")
@@ -236,6 +239,7 @@ def test_nothing_is_deleted_where_the_coordinator_cannot_be_reached(federation: 
     assert federation.shown()["cut off"].status == "member"
 
 
+@pytest.mark.slow
 def test_keys_that_no_organisation_has_signed_go_too(here: Here) -> None:
     assert "hansa org sign" in here.site("never", "join", here.server("invite", "never").split()[-1])
     assert (here.folder("never") / "keys").exists()
@@ -289,8 +293,10 @@ def changed(lines: list[bytes]) -> list[bytes]:
     ("tamper", "said"),
     [
         (changed, "line 2: it was changed"),
-        (lambda lines: [lines[0], *lines[2:]], "line 2: it is not what was written after"),
-        (lambda lines: [*lines[:-1], lines[-1][:-9]], "line 5: it is cut off"),
+        pytest.param(
+            lambda lines: [lines[0], *lines[2:]], "line 2: it is not what was written after", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda lines: [*lines[:-1], lines[-1][:-9]], "line 5: it is cut off", marks=pytest.mark.slow),
     ],
     ids=["changed", "taken out", "cut off"],
 )

@@ -18,15 +18,14 @@ def _all() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("combination", _all(), ids=str)
-def test_every_combination_is_decided_in_words(combination: dict[str, Any]) -> None:
-    assert decide(**combination).text.endswith(".")
+def test_every_combination_is_decided_in_words() -> None:
+    assert [combination for combination in _all() if not decide(**combination).text.endswith(".")] == []
 
 
-@pytest.mark.parametrize("combination", _all(), ids=str)
-def test_noise_of_the_sites_is_never_without_masks_that_have_room_for_it(combination: dict[str, Any]) -> None:
-    if combination["kind"] == "site_distributed" and combination["ring_bits"] != 32:
-        assert not decide(**combination).allowed
+def test_noise_of_the_sites_is_never_without_masks_that_have_room_for_it() -> None:
+    narrow = [found for found in _all() if found["kind"] == "site_distributed" and found["ring_bits"] != 32]
+    assert narrow
+    assert [combination for combination in narrow if decide(**combination).allowed] == []
 
 
 def test_a_rule_that_compares_updates_gets_neither_masks_nor_noise_for_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
