@@ -9,6 +9,7 @@ from benchmarks import (
     codecs,
     exchange,
     federation,
+    heart,
     many_sites,
     privacy,
     private_mnist,
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "recovery": recovery.run,
     "privacy": privacy.run,
     "robust": robust.run,
+    "heart": heart.run,
     "soak": federation.soak,
     "secagg": secagg.run,
 }
