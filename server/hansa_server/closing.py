@@ -137,7 +137,7 @@ def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel) -> Closing
     Raises:
         StudyFailed: Too few sites could evaluate it, or the round stays void.
     """
-    number, privacy = panel.plan.rounds.count + 1, panel.plan.privacy
+    number, privacy = masked.number_after(1), panel.plan.privacy
     job = Job(
         number=number,
         parameters=last.parameters,

@@ -158,7 +158,7 @@ class MaskedRounds:
         self.terms = terms_of(plan, sites)
         self._plan, self._digest = plan, plan.digest()
         self._ask, self._folder, self._said = ask, folder, said
-        self._first = (run - 1) * ATTEMPTS + 1
+        self._run, self._first = run, (run - 1) * ATTEMPTS + 1
         self._keys: dict[str, StudyKey] = {}
         self._signers = dict(signers)
         self._simulated = not signers
@@ -180,6 +180,17 @@ class MaskedRounds:
         self._keys[site] = key
         if self._simulated and header.signing_key is not None:
             self._signers[site] = header.signing_key
+
+    def number_after(self, place: int) -> int:
+        """Return the number of a sum after the plan's last round; those of a resumed study come after all before.
+
+        A site takes no part in a round that is before one in which it has masked, and the run before may have got to
+        its last.
+
+        Args:
+            place: 1 for the last model's counts, 2 for its explanation.
+        """
+        return self._plan.rounds.count + 2 * (self._run - 1) + place
 
     def sum(self, job: Job) -> MaskedSum:
         """Bring one round to its sum, in as many attempts as it takes and may take.
