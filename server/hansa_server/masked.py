@@ -35,9 +35,9 @@ from hansa_common.messages import (
     UnmaskTask,
 )
 from hansa_common.metrics import Counts
-from hansa_common.parameters import Vector, sha256_of
+from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
-from hansa_common.protection import terms_of
+from hansa_common.protection import seen_digest, terms_of
 from hansa_common.secagg import (
     Announcement,
     Answer,
@@ -230,7 +230,7 @@ class MaskedRounds:
             directory=self._signers,
         )
         missing: dict[str, str] = dict(self.refused)
-        model = bytes.fromhex(sha256_of(job.parameters))
+        model = seen_digest(job.task(decided.attempt, self._first), job.parameters)
         announcement, survivors = self._restore(session, decided, model)
         if announcement is None:
             self._collect_setups(session, job.number, decided.attempt, missing)
