@@ -188,6 +188,8 @@ def _require_planned(header: Task | Reply, plan: StudyPlan, digest: str) -> None
         raise TaskRefused(f"The plan has {plan.rounds.count} rounds; the task asks for round {header.round}.")
     if isinstance(header, ExplainTask) and (plan.evaluation.explain is None or header.folder):
         raise TaskRefused("The plan asks for no such explanation; a real site keeps pictures in its own folder only.")
+    if isinstance(header, EvaluateTask) and header.subject != "site":  # release lets those counts out as they are
+        raise TaskRefused("A real site has nobody's data but its own.")
     if isinstance(header, OpenTask):
         if plan_from_json(header.plan).digest() != digest:
             raise TaskRefused("The server asks to open another plan than the one that this site approved.")

@@ -243,6 +243,14 @@ def test_a_site_has_nobodys_data_but_its_own(site: Site) -> None:
     assert code(site.handle(Message(header=task, vector=np.zeros(650, np.float32)))) == "task-refused"
 
 
+def test_what_only_a_simulation_evaluates_never_reaches_the_worker(site: Site) -> None:
+    vector = site.initial()
+    header = EvaluateTask(plan_digest=site.plan.digest(), subject="coordinator")
+    assert code(site.handle(Message(header=header, vector=vector))) == "task-refused"
+    assert site.work.calls[-1] == "initial-task"
+    assert site.custody.spent == []
+
+
 def test_a_site_that_the_plan_does_not_name_refuses(make_plan: Callable[..., StudyPlan]) -> None:
     site = Site(make_plan(federation={"sites": ["site-a", "site-c"]}))
     assert code(site.train(np.zeros(650, np.float32))) == "task-refused"
