@@ -147,6 +147,7 @@ def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel) -> Closing
         task=lambda attempt, _following: EvaluateTask(
             plan_digest=panel.digest, round=number, attempt=attempt, prepared=last.prepared
         ),
+        is_declared=lambda site, counts: are_declared(panel.opened[site], counts, panel.plan, panel.kind),
     )
     total = masked.sum(job)
     panel.need(len(total.survivors), total.missing, _FAILED)

@@ -119,6 +119,8 @@ class Job:
         counts: How many sums of counts there are.
         task: Makes the task's header from the attempt at this round and at the next one.
         basis: The round on whose state a site builds; 0 for a site that is not named.
+        is_declared: Tells whether counts that a site shows beside its masked ones are of the splits that it declared;
+            what is not is taken for not shown. By default nothing is.
     """
 
     number: int
@@ -127,6 +129,7 @@ class Job:
     counts: int
     task: Callable[[int, int], TrainTask | EvaluateTask | ExplainTask | StatisticsTask]
     basis: Mapping[str, int] = field(default_factory=dict)
+    is_declared: Callable[[str, Mapping[str, Counts]], bool] = lambda _site, _counts: False
 
 
 class MaskedRounds:
@@ -323,7 +326,7 @@ class MaskedRounds:
         session.add_masked(masked, vector, message.sums)
         if following := message.statement[size:]:
             self._keep_following(site, Setup.from_bytes(following, self.terms), job.number)
-        return header, message.counts
+        return header, message.counts if job.is_declared(site, message.counts) else {}
 
     def _keep_following(self, site: str, setup: Setup, number: int) -> None:
         """Keep the setup for the next round that came along; what else is wrong with it is found when it is added."""

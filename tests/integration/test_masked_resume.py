@@ -1,6 +1,7 @@
 """A masked study that was stopped while its last model was explained, and resumed: the sites' memory goes on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ from hansa_common.messages import (
     Message,
     Opened,
 )
+from hansa_common.metrics import ClassificationCounts
 from hansa_common.plan import StudyPlan
 from hansa_common.prepared import Prepared
+from hansa_common.protection import kind_of
+from hansa_server.closing import LastModel, close_masked
 from hansa_server.exchange import Answer, Deadline
-from hansa_server.masked import Job, MaskedRounds
+from hansa_server.masked import Job, MaskedRounds, MaskedSum
+from hansa_server.panel import Panel
+from hansa_server.rounds import counts_fit
 from hansa_server.store import RunFolder
 
 MODEL = np.linspace(-1.0, 1.0, 5, dtype=np.float32)
@@ -51,6 +57,7 @@ class Sites:
             )
             for name, masking in self.masking.items()
         }
+        self.shown: Mapping[str, ClassificationCounts] = {}  # by site-1, beside its masked counts
         self.change: Callable[[str, Message], Message] = lambda _site, task: task
 
     def ask(self, requests: Sequence[tuple[str, Message]], deadline: Deadline) -> Iterator[tuple[str, Answer]]:
@@ -77,7 +84,8 @@ class Sites:
         }
         if isinstance(header, ExplainTask):
             return Message(header=MaskedExplained(**about), sums=sums, statement=statement)
-        return Message(header=MaskedEvaluated(**about), sums=sums, statement=statement)
+        shown = self.shown if site == "site-1" else {}
+        return Message(header=MaskedEvaluated(**about), sums=sums, statement=statement, counts=shown)
 
     def conduct(self, plan: StudyPlan, folder: RunFolder, run: int) -> MaskedRounds:
         return MaskedRounds(
@@ -136,3 +144,65 @@ def test_a_server_that_prepares_one_sites_features_otherwise_reads_no_sum(
     rounds = sites.conduct(plan, RunFolder.create(tmp_path / "run"), 1)
     with pytest.raises(StudyFailed, match="came to nothing"):
         closing(plan, rounds, EvaluateTask, 1)
+
+
+def counted(examples: int, *, histograms: bool) -> ClassificationCounts:
+    logits, labels = np.full((examples, 10), 0.1, np.float32), np.arange(examples) % 10
+    return ClassificationCounts.of(logits, labels, np.ones(examples), histograms=histograms)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"validation": counted(4, histograms=False)},
+        {"validation": counted(4, histograms=False), "test": counted(5, histograms=False)},
+        {"validation": counted(4, histograms=False), "test": counted(6, histograms=True)},
+        {"validation": counted(4, histograms=True), "test": counted(5, histograms=True)},
+    ],
+    ids=["no test", "no histograms", "more examples", "histograms"],
+)
+def test_what_a_site_shows_beside_its_masked_counts_is_what_it_declared_or_nothing(
+    plan: StudyPlan, tmp_path: Path, lie: Mapping[str, ClassificationCounts]
+) -> None:
+    sites = Sites(plan)
+    sizes = {"validation": 4, "test": 5}
+    sites.opened = {name: opened.model_copy(update=sizes) for name, opened in sites.opened.items()}
+    folder = RunFolder.create(tmp_path / "run")
+    digest, kind = plan.digest(), kind_of(plan)
+
+    def ask(requests: Sequence[tuple[int, Message]]) -> Iterator[Answer]:
+        raise AssertionError(requests)
+
+    panel = Panel(
+        plan=plan, digest=digest, kind=kind, opened=sites.opened, nodes=dict.fromkeys(sites.opened, 0), ask_nodes=ask
+    )
+    seen: list[Mapping[str, Mapping[str, Any]]] = []
+
+    class Summed:
+        def __init__(self, run: int) -> None:
+            self._rounds = sites.conduct(plan, folder, run)
+            self.number_after = self._rounds.number_after
+
+        def sum(self, job: Job) -> MaskedSum:
+            total = self._rounds.sum(replace(job, counts=2))
+            seen.append(total.shown)
+            return total
+
+    last = LastModel(parameters=MODEL, prepared=None, basis={})
+    truth = {"validation": counted(4, histograms=False), "test": counted(5, histograms=True)}
+    for run, sites.shown in enumerate((truth, lie), start=1):
+        masked: Any = Summed(run)
+        close_masked(panel, masked, last)
+    assert [list(shown) for shown in seen] == [["site-1"], []]
+
+
+def test_counts_of_a_masked_round_are_of_the_declared_validation_split(plan: StudyPlan) -> None:
+    right = {"validation": counted(4, histograms=False)}
+    assert counts_fit(plan.privacy, right, 4)
+    for wrong in (
+        {},
+        right | {"test": counted(4, histograms=False)},
+        {"validation": counted(5, histograms=False)},
+        {"validation": counted(4, histograms=True)},
+    ):
+        assert not counts_fit(plan.privacy, wrong, 4)
