@@ -111,8 +111,8 @@ class SiteCustody:
         Raises:
             StorageError: The disk is full or fails.
         """
-        source = self._folder.path / "scratch" / "explanations" / plan.digest()
-        take_files(source, self._folder.path / "models" / TaskId.parse(task).study / "explanations")
+        place, study = ("explanations", plan.digest()), TaskId.parse(task).study
+        take_files(self._folder.path / "scratch", place, self._folder.path / "models" / study / "explanations")
 
 
 class KeptMasking:

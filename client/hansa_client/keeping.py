@@ -34,29 +34,55 @@ def keep_files(folder: Path | None, files: Mapping[str, bytes]) -> None:
         write_whole(folder / name, content, mode=0o600)
 
 
-def take_files(source: Path, target: Path) -> int:
-    """Move what the worker left in ``source`` to ``target``; return how many files.
+def take_files(scratch: Path, place: tuple[str, str], target: Path) -> int:
+    """Move what the worker left in a folder of its scratch folder to ``target``; return how many files.
 
     Links, folders, names of another form and files that are too large are left out: the worker may have been taken
-    over by what it read.
+    over by what it read. All below ``scratch`` is the worker's to change at any moment, so no part of the way there is
+    a path that is looked up twice, or followed where it is a link: what is deleted in the end could else be anything
+    that the agent may delete.
+
+    Args:
+        scratch: The worker's folder.
+        place: Names of a folder in it, and of one in that.
+        target: Replaced by what is found.
 
     Raises:
         StorageError: The disk is full or fails.
     """
-    if source.is_symlink() or not source.is_dir():
+    outer = _folder(scratch / place[0])
+    if outer is None:
         return 0
-    with storage(source, "read"):
-        names = sorted(path.name for path in source.iterdir() if _NAME.fullmatch(path.name))[:MOST_FILES]
-        found = {name: content for name in names if (content := _content(source / name)) is not None}
-        shutil.rmtree(source)
+    try:
+        inner = _folder(place[1], within=outer)
+        if inner is None:
+            return 0
+        try:
+            with storage(scratch, "read"), os.scandir(inner) as entries:
+                names = sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name))[:MOST_FILES]
+                found = {name: content for name in names if (content := _content(name, inner)) is not None}
+        finally:
+            os.close(inner)
+        with storage(scratch, "tidy"):
+            shutil.rmtree(place[1], dir_fd=outer)  # follows no link on its way down
+    finally:
+        os.close(outer)
     keep_files(target, found)
     return len(found)
 
 
-def _content(path: Path) -> bytes | None:
+def _folder(path: str | Path, *, within: int | None = None) -> int | None:
+    """Return a descriptor of a folder; ``None`` where it is none, or a link."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    except OSError:
+        return None
+
+
+def _content(name: str, within: int) -> bytes | None:
     """Return what a regular file holds; ``None`` where it is none, or too large."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=within)
     except OSError:
         return None
     status = os.fstat(descriptor)

@@ -5,9 +5,8 @@ of a round are in this process's memory only; what was signed and used is on the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -28,7 +27,7 @@ from hansa_common.messages import (
     Unmasked,
     UnmaskTask,
 )
-from hansa_common.parameters import sha256_of
+from hansa_common.protection import seen_digest
 from hansa_common.secagg import (
     Announcement,
     Confirmation,
@@ -39,8 +38,6 @@ from hansa_common.secagg import (
     Terms,
     Words,
 )
-
-_NO_MODEL: Final = np.zeros(0, np.float32)  # statistics are measured before there is one
 
 
 class Keeper(Protocol):
@@ -155,10 +152,8 @@ class Masking:
         announcement = Announcement.from_bytes(task.statement, self.terms)
         self._require_turn(header, announcement)
         self._keeper.keep_announcement(task.statement)
-        model = bytes.fromhex(
-            sha256_of(_NO_MODEL if task.vector is None else task.vector)
-        )  # masks cancel only between sites that saw one model
-        masked = self.session.mask(announcement, model, vector, sums)
+        seen = seen_digest(header, task.vector)  # masks cancel only between sites that saw the same
+        masked = self.session.mask(announcement, seen, vector, sums)
         statement = masked.to_bytes()
         if isinstance(header, TrainTask) and header.next_attempt and self._keys:
             statement += self.session.setup(header.round + 1, header.next_attempt, self._keys).to_bytes()

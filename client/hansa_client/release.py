@@ -135,7 +135,7 @@ class Release:
         if self.masking is not None:
             return self._masked_update(self.masking, task, header, delta, counts)
         if self._is_noised:
-            untold = {"num_examples": 0, "train_loss": 0.0, "seconds": 0.0, "train_seconds": 0.0}
+            untold = {"num_examples": 0, "train_loss": 0.0, "seconds": 0.0, "train_seconds": 0.0, "incoming_loss": None}
             header = header.model_copy(update=untold)
         leaves = Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
         return update_message(self.plan, leaves, bound=bound)

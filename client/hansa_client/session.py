@@ -54,14 +54,24 @@ _log = logging.getLogger(__name__)
 def _require_announcement(task: Message, plan: StudyPlan) -> None:
     """Return if what comes back can be masked where the plan asks for that.
 
+    Masks of one round cancel whatever was asked: a server that had one site evaluate and the others explain, which can
+    be made to give nothing, would read the one site's counts. So each kind of task has rounds of its own: statistics 0,
+    training those of the plan, and after them the last model's counts the odd ones, its explanation the even ones.
+
     Raises:
-        TaskRefused: The task announces no round of secure aggregation.
+        TaskRefused: The task announces no round of secure aggregation, or not its own.
     """
     header = task.header
     counts = isinstance(header, EvaluateTask) and header.subject == "site" and counts_leave(plan.privacy)
     leaves = isinstance(header, TrainTask | ExplainTask | StatisticsTask) or counts
-    if leaves and plan.privacy.secure_aggregation is not None and not task.statement:
+    if not leaves or plan.privacy.secure_aggregation is None:
+        return
+    if not task.statement:
         raise TaskRefused("The plan asks for secure aggregation, and the task announces no round of it.")
+    if isinstance(header, EvaluateTask | ExplainTask):
+        after = header.round - plan.rounds.count
+        if after < 1 or after % 2 != isinstance(header, EvaluateTask):
+            raise TaskRefused(f"With secure aggregation round {header.round} is not one of '{header.kind}'.")
 
 
 def keeps(plan: StudyPlan) -> bool:
@@ -178,6 +188,8 @@ def _require_planned(header: Task | Reply, plan: StudyPlan, digest: str) -> None
         raise TaskRefused(f"The plan has {plan.rounds.count} rounds; the task asks for round {header.round}.")
     if isinstance(header, ExplainTask) and (plan.evaluation.explain is None or header.folder):
         raise TaskRefused("The plan asks for no such explanation; a real site keeps pictures in its own folder only.")
+    if isinstance(header, EvaluateTask) and header.subject != "site":  # release lets those counts out as they are
+        raise TaskRefused("A real site has nobody's data but its own.")
     if isinstance(header, OpenTask):
         if plan_from_json(header.plan).digest() != digest:
             raise TaskRefused("The server asks to open another plan than the one that this site approved.")

@@ -92,6 +92,14 @@ def unpack(content: bytes, codec: Codec, *, compress: bool, size: int) -> Vector
     return vector
 
 
+def unpacked_bytes(content: bytes | memoryview) -> int:
+    """Return how many bytes there are once our own ``pack`` is undone, compressed or not."""
+    try:
+        return max(len(content), zstandard.frame_content_size(content))
+    except zstandard.ZstdError:
+        return len(content)
+
+
 def _decompress(content: bytes, expected: int) -> bytes:
     """Return what is in one frame that says that it holds ``expected`` bytes, and does."""
     try:

@@ -153,7 +153,8 @@ class EvaluateTask(_Header):
     carries_statement: ClassVar[bool | None] = None
     plan_digest: Digest
     round: RoundNumber = 0
-    """With secure aggregation: one more than the plan has, for the counts are summed as a round of their own."""
+    """With secure aggregation: one more than the plan has, for the counts are summed as a round of their own; two more
+    than that each time the study was resumed."""
     attempt: Attempt = 1
     subject: Literal["site", "coordinator"] = "site"
     """``coordinator``: the test set that no site has; only in a simulation."""
@@ -180,7 +181,7 @@ class ExplainTask(_Header):
     carries_statement: ClassVar[bool | None] = None
     plan_digest: Digest
     round: RoundNumber = 0
-    """With secure aggregation: two more than the plan has, for the sums are a round of their own."""
+    """With secure aggregation: that of ``EvaluateTask`` and one more, for the sums are a round of their own."""
     attempt: Attempt = 1
     prepared: Prepared | None = None
     """As of ``TrainTask``."""

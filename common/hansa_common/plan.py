@@ -253,7 +253,8 @@ class StudyPlan(Strict):
                 named = self.simulation.names if self.simulation else ()
                 options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
         if self.aggregation.strategy == "scaffold":
-            require_plain_sgd(self.training.model_dump())
+            backbone = self.model.backbone
+            require_plain_sgd(self.training.model_dump(), backbone.learning_rates if backbone is not None else {})
         if self.personalisation is not None:
             self._check_personalisation(self.personalisation)
 

@@ -3,6 +3,7 @@
 Shapes: ``P`` parameters, ``K`` classes.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -10,15 +11,17 @@ from typing import Final
 import numpy as np
 
 from hansa_common.errors import PlanError
-from hansa_common.messages import Sums, Update
+from hansa_common.messages import EvaluateTask, ExplainTask, StatisticsTask, Sums, TrainTask, Update
 from hansa_common.metrics import ClassificationKind, Counts, CountsKind, counts_kind
 from hansa_common.metrics.counts import LOSS_ONE, MAX_LOSS
-from hansa_common.parameters import Vector
+from hansa_common.parameters import Vector, sha256_of
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy import DistributedMechanism, Keystream, ServerMechanism
 from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
 from hansa_common.secagg import FixedPoint, Rounding, Terms, Words
 
+_PREPARED: Final = b"hansa prepared model v1\0"
+_NO_MODEL: Final = np.zeros(0, np.float32)  # statistics are measured before there is one
 _MOST_SHORTENED: Final = 0.05  # of a clipping bound, to leave room for rounding
 
 
@@ -36,6 +39,26 @@ def terms_of(plan: StudyPlan, sites: Sequence[str]) -> Terms:
     return Terms(
         plan_digest=plan.digest(), sites=tuple(sorted(sites)), cohort=masked.cohort, ring_bits=masked.ring_bits
     )
+
+
+def seen_digest(task: TrainTask | EvaluateTask | ExplainTask | StatisticsTask, parameters: Vector | None) -> bytes:
+    """Return what all sites of a masked round must have seen alike, or their masks do not cancel.
+
+    That is the model, and what was done to the features before it: a server that had all sites but one clip every
+    feature to one value would know what they add, and so read the other one's part of the sum.
+
+    Args:
+        task: That carried it.
+        parameters: ``float32 [P]``; none where statistics are measured.
+
+    Returns:
+        A SHA-256, 32 bytes; of the model alone where the plan has no preprocessing.
+    """
+    model = bytes.fromhex(sha256_of(_NO_MODEL if parameters is None else parameters))
+    prepared = None if isinstance(task, StatisticsTask) else task.prepared
+    if prepared is None:
+        return model
+    return hashlib.sha256(_PREPARED + model + bytes.fromhex(prepared.digest())).digest()
 
 
 def _masked(plan: StudyPlan) -> SecureAggregationPlan:

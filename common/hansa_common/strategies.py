@@ -132,11 +132,12 @@ def traits_of(strategy: str, *, optimizer: str) -> Traits:
     return traits
 
 
-def require_plain_sgd(training: Mapping[str, object]) -> None:
+def require_plain_sgd(training: Mapping[str, object], factors: Mapping[str, float]) -> None:
     """Refuse what else moves a model: SCAFFOLD's sites work out their mean gradient from where plain SGD led.
 
     Args:
         training: The keys of ``[training]``.
+        factors: On the learning rate, by layer; what is frozen has 0.
 
     Raises:
         ValueError: There is more than SGD at one learning rate; the text starts with the key.
@@ -147,4 +148,10 @@ def require_plain_sgd(training: Mapping[str, object]) -> None:
             raise ValueError(
                 f"training.{key}: found {training[key]!r}; aggregation.strategy = 'scaffold' corrects plain SGD at one "
                 f"learning rate, so allowed is {'no such key' if allowed is None else repr(allowed)}."
+            )
+    for layer, factor in factors.items():
+        if factor not in (0.0, 1.0):
+            raise ValueError(
+                f"model.backbone.learning_rates.{layer}: found {factor:g}; aggregation.strategy = 'scaffold' corrects "
+                "plain SGD at one learning rate, so allowed is 0 or 1."
             )

@@ -137,7 +137,7 @@ def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel) -> Closing
     Raises:
         StudyFailed: Too few sites could evaluate it, or the round stays void.
     """
-    number, privacy = panel.plan.rounds.count + 1, panel.plan.privacy
+    number, privacy = masked.number_after(1), panel.plan.privacy
     job = Job(
         number=number,
         parameters=last.parameters,
@@ -147,6 +147,7 @@ def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel) -> Closing
         task=lambda attempt, _following: EvaluateTask(
             plan_digest=panel.digest, round=number, attempt=attempt, prepared=last.prepared
         ),
+        is_declared=lambda site, counts: are_declared(panel.opened[site], counts, panel.plan, panel.kind),
     )
     total = masked.sum(job)
     panel.need(len(total.survivors), total.missing, _FAILED)

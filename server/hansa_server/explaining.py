@@ -67,7 +67,7 @@ def _sum(
     plan: StudyPlan, explain: ExplainPlan, last: LastModel, masked: MaskedRounds, header: ExplainTask
 ) -> tuple[Importance, dict[str, str]]:
     """Sum as one more round after that of the closing exchange, without an update."""
-    number = plan.rounds.count + 2
+    number = masked.number_after(2)
     job = Job(
         number=number,
         parameters=last.parameters,

@@ -3,7 +3,8 @@
 Evolution of ``statistics.json``: ``format`` counts up when a meaning changes; keys are added as optional.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -149,9 +150,27 @@ def _ask_for_words(panel: Panel) -> tuple[dict[str, Sums], dict[str, str]]:
             failed[site] = problem_of(answer)
             continue
         try:
-            read(message.sums, panel.plan.preprocessing, panel.plan.data)
+            found = read(message.sums, panel.plan.preprocessing, panel.plan.data)
         except MessageError as error:
             failed[site] = error.message
-        else:
+            continue
+        if _are_declared(found, panel.plan, panel.opened[site].train):
             words[site] = message.sums
+        else:
+            failed[site] = "It sent statistics of other examples than those that it declared for training."
     return words, failed
+
+
+def _are_declared(found: Sequence[FeatureSums], plan: StudyPlan, examples: int) -> bool:
+    """Tell whether statistics are of the training split that a site declared: by its size they weigh in the mean.
+
+    Args:
+        found: Of the site, a feature each; nothing for one of which it has too few values.
+        plan: The study.
+        examples: Of the site's training split.
+    """
+    values = examples * (math.prod(plan.data.feature_shape) // len(found))
+    return all(
+        sums.count + sums.missing in (0, values) and (not sums.count or sums.count >= plan.preprocessing.minimum_count)
+        for sums in found
+    )

@@ -35,9 +35,9 @@ from hansa_common.messages import (
     UnmaskTask,
 )
 from hansa_common.metrics import Counts
-from hansa_common.parameters import Vector, sha256_of
+from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
-from hansa_common.protection import terms_of
+from hansa_common.protection import seen_digest, terms_of
 from hansa_common.secagg import (
     Announcement,
     Answer,
@@ -119,6 +119,8 @@ class Job:
         counts: How many sums of counts there are.
         task: Makes the task's header from the attempt at this round and at the next one.
         basis: The round on whose state a site builds; 0 for a site that is not named.
+        is_declared: Tells whether counts that a site shows beside its masked ones are of the splits that it declared;
+            what is not is taken for not shown. By default nothing is.
     """
 
     number: int
@@ -127,6 +129,7 @@ class Job:
     counts: int
     task: Callable[[int, int], TrainTask | EvaluateTask | ExplainTask | StatisticsTask]
     basis: Mapping[str, int] = field(default_factory=dict)
+    is_declared: Callable[[str, Mapping[str, Counts]], bool] = lambda _site, _counts: False
 
 
 class MaskedRounds:
@@ -158,7 +161,7 @@ class MaskedRounds:
         self.terms = terms_of(plan, sites)
         self._plan, self._digest = plan, plan.digest()
         self._ask, self._folder, self._said = ask, folder, said
-        self._first = (run - 1) * ATTEMPTS + 1
+        self._run, self._first = run, (run - 1) * ATTEMPTS + 1
         self._keys: dict[str, StudyKey] = {}
         self._signers = dict(signers)
         self._simulated = not signers
@@ -180,6 +183,17 @@ class MaskedRounds:
         self._keys[site] = key
         if self._simulated and header.signing_key is not None:
             self._signers[site] = header.signing_key
+
+    def number_after(self, place: int) -> int:
+        """Return the number of a sum after the plan's last round; those of a resumed study come after all before.
+
+        A site takes no part in a round that is before one in which it has masked, and the run before may have got to
+        its last.
+
+        Args:
+            place: 1 for the last model's counts, 2 for its explanation.
+        """
+        return self._plan.rounds.count + 2 * (self._run - 1) + place
 
     def sum(self, job: Job) -> MaskedSum:
         """Bring one round to its sum, in as many attempts as it takes and may take.
@@ -219,7 +233,7 @@ class MaskedRounds:
             directory=self._signers,
         )
         missing: dict[str, str] = dict(self.refused)
-        model = bytes.fromhex(sha256_of(job.parameters))
+        model = seen_digest(job.task(decided.attempt, self._first), job.parameters)
         announcement, survivors = self._restore(session, decided, model)
         if announcement is None:
             self._collect_setups(session, job.number, decided.attempt, missing)
@@ -312,7 +326,7 @@ class MaskedRounds:
         session.add_masked(masked, vector, message.sums)
         if following := message.statement[size:]:
             self._keep_following(site, Setup.from_bytes(following, self.terms), job.number)
-        return header, message.counts
+        return header, message.counts if job.is_declared(site, message.counts) else {}
 
     def _keep_following(self, site: str, setup: Setup, number: int) -> None:
         """Keep the setup for the next round that came along; what else is wrong with it is found when it is added."""

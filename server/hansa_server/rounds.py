@@ -228,7 +228,7 @@ class Round:
             )
         if delta.size != self._parameters:
             raise UpdateRefused(f"{site} sent {delta.size:,} values; the model has {self._parameters:,}.", site=site)
-        if not self._counts_fit(message.counts, validation):
+        if not counts_fit(self._privacy, message.counts, validation):
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
         if not math.isfinite(header.train_loss):
             raise UpdateRefused(f"{site} sent a training loss that is not finite.", site=site)
@@ -275,11 +275,12 @@ class Round:
             )
         return norm
 
-    def _counts_fit(self, counts: Mapping[str, Counts], validation: int) -> bool:
-        """Tell whether these are the counts that the plan lets out."""
-        if not counts_leave(self._privacy):
-            return not counts
-        found = counts.get("validation")
-        if len(counts) != 1 or found is None or found.has_histograms:
-            return False
-        return self._privacy.differential is not None or found.num_examples == validation
+
+def counts_fit(privacy: PrivacyPlan, counts: Mapping[str, Counts], validation: int) -> bool:
+    """Tell whether counts of a round are those that a site lets out: of the validation split that it declared."""
+    if not counts_leave(privacy):
+        return not counts
+    found = counts.get("validation")
+    if len(counts) != 1 or found is None or found.has_histograms:
+        return False
+    return privacy.differential is not None or found.num_examples == validation

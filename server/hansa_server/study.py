@@ -44,7 +44,7 @@ from hansa_server.panel import Panel
 from hansa_server.protected import require_budget
 from hansa_server.results import Explanation, RoundResult
 from hansa_server.round_results import masked_result, round_result
-from hansa_server.rounds import Phase, Round, require_quorum
+from hansa_server.rounds import Phase, Round, counts_fit, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
@@ -322,6 +322,7 @@ class Study:
                 counts=num_round_sums(self.plan.privacy, self._kind),
                 task=partial(self._train_task, number),
                 basis=self._basis(),
+                is_declared=lambda site, counts: counts_fit(self.plan.privacy, counts, self.sites[site].validation),
             )
         )
         self._need(len(total.survivors), len(self.sites), total.missing, f"Round {number} is void")

@@ -20,6 +20,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from google.protobuf.message import DecodeError
 
+from hansa_common.codecs import unpacked_bytes
 from hansa_common.errors import MessageError
 from hansa_common.failpoints import reach
 from hansa_common.files import storage, sync_folder
@@ -44,6 +45,7 @@ _WAIT: Final = 0.5  # seconds that a pull waits for a first reply
 _AT_ONCE: Final = 4 << 20  # bytes of replies handed over at a time, beside one that is larger
 _MAP_FROM: Final = 1 << 20  # bytes of an array that stays in the reply's file, which nobody changes while it is there
 _SLACK: Final = 32 << 20  # bytes of a reply beside its vector: header, counts, statements of secure aggregation
+_FLOAT32: Final = 4  # bytes
 _LARGEST: Final = 16 << 30  # bytes of a reply whose size nothing tells
 _STEPS: Final = {"initial-task": "initial"}
 _MASKING: Final = ("setup", "confirm", "unmask")
@@ -166,10 +168,9 @@ class FederationGrid(OwnGrid):
         self.abandon(list(self._waiting))
 
     def _write_hansa(self, envelope: Envelope) -> _Content:
-        step, has_vector = _step_of(envelope)
-        vector = envelope.arrays.get("vector")
-        known = len(vector.data) if vector is not None else 0
-        max_reply = known + _SLACK if has_vector or step == "open" else _LARGEST
+        step = _step_of(envelope)
+        known = sum(_largest_update(name, array.data) for name, array in envelope.arrays.items())
+        max_reply = known + _SLACK if known or step == "open" else _LARGEST
         return self._write(Parcel(kind=Kind.HANSA, envelope=envelope), step, max_reply)
 
     def _write(self, parcel: Parcel, step: str, max_reply: int = _LARGEST) -> _Content:
@@ -204,14 +205,22 @@ def _hansa_envelope(records: RecordDict) -> Envelope | None:
         return None
 
 
-def _step_of(envelope: Envelope) -> tuple[str, bool]:
-    """Name the step that a Hansa message belongs to, and tell whether it carries the model's vector."""
+def _largest_update(name: str, data: bytes | memoryview) -> int:
+    """Return how many bytes an update to this model has at most; 0 for an array that is no model."""
+    if name == "vector":
+        return len(data)
+    if name == "packed":  # a codec takes one byte for a value at least, and a float32 four
+        return _FLOAT32 * unpacked_bytes(data)
+    return 0
+
+
+def _step_of(envelope: Envelope) -> str:
+    """Name the step that a Hansa message belongs to."""
     header = json.loads(envelope.header)
     kind = _STEPS.get(header["kind"], header["kind"])
-    has_vector = "vector" in envelope.arrays
     if kind in _MASKING or "statement" in envelope.arrays:  # a round of it may take several attempts
-        return f"{kind}-{header['round']}-{header['attempt']}", has_vector
-    return f"{kind}-{header['round']}" if kind == "train" else kind, has_vector
+        return f"{kind}-{header['round']}-{header['attempt']}"
+    return f"{kind}-{header['round']}" if kind == "train" else kind
 
 
 def _flower_step() -> str:

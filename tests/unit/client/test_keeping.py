@@ -22,13 +22,21 @@ def test_without_a_folder_or_files_nothing_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+PLACE = ("explanations", "ab" * 32)
+
+
+def left(scratch: Path) -> Path:
+    return scratch / PLACE[0] / PLACE[1]
+
+
 def test_what_the_worker_left_is_taken_over(tmp_path: Path) -> None:
-    keep_files(tmp_path / "scratch", {"examples.csv": b"1", "001-image.png": b"2"})
-    assert take_files(tmp_path / "scratch", tmp_path / "models" / "s" / "explanations") == 2
-    assert (tmp_path / "models" / "s" / "explanations" / "001-image.png").read_bytes() == b"2"
-    assert not (tmp_path / "scratch").exists()
-    assert take_files(tmp_path / "scratch", tmp_path / "models" / "s" / "explanations") == 0
-    assert (tmp_path / "models" / "s" / "explanations" / "001-image.png").exists()
+    kept = tmp_path / "models" / "s" / "explanations"
+    keep_files(left(tmp_path), {"examples.csv": b"1", "001-image.png": b"2"})
+    assert take_files(tmp_path, PLACE, kept) == 2
+    assert (kept / "001-image.png").read_bytes() == b"2"
+    assert not left(tmp_path).exists()
+    assert take_files(tmp_path, PLACE, kept) == 0
+    assert (kept / "001-image.png").exists()
 
 
 def test_a_worker_that_was_taken_over_cannot_lead_the_agent_elsewhere(
@@ -37,22 +45,30 @@ def test_a_worker_that_was_taken_over_cannot_lead_the_agent_elsewhere(
     monkeypatch.setattr(keeping, "MOST_BYTES", 10)
     secret = tmp_path / "keys"
     secret.write_bytes(b"secret")
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    (scratch / "001.csv").symlink_to(secret)
-    (scratch / "002.csv").mkdir()
-    (scratch / "..hidden.csv").write_bytes(b"x")
-    (scratch / "model.safetensors").write_bytes(b"x")
-    (scratch / "003.csv").write_bytes(b"x" * 11)
-    (scratch / "good.csv").write_bytes(b"x")
-    os.mkfifo(scratch / "004.csv")
-    assert take_files(scratch, tmp_path / "kept") == 1
+    folder = left(tmp_path / "scratch")
+    folder.mkdir(parents=True)
+    (folder / "001.csv").symlink_to(secret)
+    (folder / "002.csv").mkdir()
+    (folder / "..hidden.csv").write_bytes(b"x")
+    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "003.csv").write_bytes(b"x" * 11)
+    (folder / "good.csv").write_bytes(b"x")
+    os.mkfifo(folder / "004.csv")
+    assert take_files(tmp_path / "scratch", PLACE, tmp_path / "kept") == 1
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["good.csv"]
     assert secret.read_bytes() == b"secret"
 
 
-def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    keep_files(tmp_path / "other", {"001.csv": b"x"})
-    (tmp_path / "scratch").symlink_to(tmp_path / "other")
-    assert take_files(tmp_path / "scratch", tmp_path / "kept") == 0
-    assert (tmp_path / "other" / "001.csv").exists()
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path, depth: int) -> None:
+    # what a link would lead to: the site keeps the state of its secure aggregation under the very same name
+    masking = tmp_path / "masking" / PLACE[1]
+    keep_files(masking, {"001.csv": b"x"})
+    (masking / "memory.json").write_bytes(b"{}")
+    scratch = tmp_path / "scratch"
+    link = left(scratch) if depth else scratch / PLACE[0]
+    link.parent.mkdir(parents=True)
+    link.symlink_to(masking if depth else masking.parent)
+    assert take_files(scratch, PLACE, tmp_path / "kept") == 0
+    assert (masking / "memory.json").exists()
+    assert not (tmp_path / "kept").exists()

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,13 @@ def test_an_update_is_no_longer_than_the_plans_bound(make_plan: Make, privacy: d
 
 @pytest.mark.parametrize("privacy", [PERSONS, SITES], ids=["persons", "sites"])
 def test_with_differential_privacy_no_size_loss_time_or_count_leaves(make_plan: Make, privacy: dict[str, Any]) -> None:
-    message = released(make_plan(privacy=privacy, replaced=STEPS), np.array([0.1, 0, 0], np.float32))
+    plan, told = make_plan(privacy=privacy, replaced=STEPS), update(np.array([0.1, 0, 0], np.float32))
+    assert isinstance(told.header, Update)
+    told = replace(told, header=told.header.model_copy(update={"incoming_loss": 0.7}))
+    message = decode(release(plan).reply(TRAIN, told), kind=ClassificationKind(classes=2))
     header = message.header
     assert isinstance(header, Update)
+    assert header.incoming_loss is None
     assert (header.num_examples, header.train_loss, header.seconds, header.train_seconds) == (0, 0.0, 0.0, 0.0)
     assert message.counts == {}
 

@@ -243,6 +243,14 @@ def test_a_site_has_nobodys_data_but_its_own(site: Site) -> None:
     assert code(site.handle(Message(header=task, vector=np.zeros(650, np.float32)))) == "task-refused"
 
 
+def test_what_only_a_simulation_evaluates_never_reaches_the_worker(site: Site) -> None:
+    vector = site.initial()
+    header = EvaluateTask(plan_digest=site.plan.digest(), subject="coordinator")
+    assert code(site.handle(Message(header=header, vector=vector))) == "task-refused"
+    assert site.work.calls[-1] == "initial-task"
+    assert site.custody.spent == []
+
+
 def test_a_site_that_the_plan_does_not_name_refuses(make_plan: Callable[..., StudyPlan]) -> None:
     site = Site(make_plan(federation={"sites": ["site-a", "site-c"]}))
     assert code(site.train(np.zeros(650, np.float32))) == "task-refused"
@@ -364,6 +372,24 @@ def test_nothing_of_a_masked_plan_is_done_for_a_task_that_announces_no_round(
     header = EvaluateTask(plan_digest=site.plan.digest())
     assert code(site.handle(Message(header=header, vector=parameters))) == "task-refused"
     assert site.work.calls == []
+
+
+def test_each_kind_of_masked_task_has_rounds_of_its_own(make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(
+        federation={"sites": ["site-a", SITE, "site-c"]},
+        privacy={"maximum_examples": 2_000, "secure_aggregation": {"coordinate_range": 1.0, "cohort": "fixed"}},
+        evaluation={"explain": {"method": "integrated_gradients"}},
+    )
+    site, count = Site(plan), plan.rounds.count
+    vector = np.zeros(650, np.float32)
+
+    site.work.failure = WorkerLost("It got that far.")
+
+    for kind, own in ((EvaluateTask, (1, 3)), (ExplainTask, (2, 4))):
+        for after in range(-count, 5):
+            header = kind(plan_digest=plan.digest(), round=count + after)
+            reply = site.handle(Message(header=header, vector=vector, statement=b"announced"))
+            assert (code(reply) == "task-refused") != (after in own), (header.kind, after)
 
 
 def test_an_explanation_leaves_as_sums_and_what_shows_examples_is_kept(make_plan: Callable[..., StudyPlan]) -> None:

@@ -83,6 +83,17 @@ def test_control_variates_are_for_plain_sgd(make_plan: Callable[..., StudyPlan],
         make_plan(aggregation={"strategy": "scaffold"}, training=training)
 
 
+def test_control_variates_are_for_one_learning_rate(make_plan: Callable[..., StudyPlan]) -> None:
+    def plan(factor: float) -> StudyPlan:
+        backbone = {"file": "a.safetensors", "sha256": "ab" * 32, "learning_rates": {"hidden": factor}}
+        model = {"name": "mlp", "backbone": backbone}
+        return make_plan(replaced={"model": model, "aggregation": {"strategy": "scaffold"}})
+
+    with pytest.raises(PlanError, match=r"learning_rates\.hidden: found 0\.1"):
+        plan(0.1)
+    assert plan(0.0).carried == plan(1.0).carried == 2
+
+
 def test_control_variates_go_with_neither_masks_nor_noise_nor_personal_models(
     make_plan: Callable[..., StudyPlan],
 ) -> None:

@@ -112,6 +112,9 @@ class Masked:
         self._sums = total.to_sums() if total is not None else sums
         self.job: Job | None = None
 
+    def number_after(self, place: int) -> int:
+        return 3 + place
+
     def sum(self, job: Job) -> MaskedSum:
         self.job = job
         if self._sums is None:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
-from hansa_common.messages import Envelope, InitialTask, RawArray, Refusal, encode
+from hansa_common.codecs import pack
+from hansa_common.messages import Envelope, InitialTask, RawArray, Refusal, TrainTask, encode
 from hansa_common.messages import Message as HansaMessage
 from hansa_common.settings import Strict
 from hansa_common.wire.codec import Kind, Parcel
@@ -22,9 +24,11 @@ class Coordinator:
 
     path: Path
     closed: tuple[str, ...] = ()
+    limits: tuple[int, ...] = ()
 
     def call(self, _method: str, request: Strict, _reply: type[Strict], **_options: Any) -> Strict:
         if isinstance(request, PushRequest):
+            self.limits += tuple(task.max_reply for task in request.tasks)
             return Done()
         if isinstance(request, CloseRequest):
             self.closed += request.tasks
@@ -87,3 +91,19 @@ def test_a_message_of_another_kind_is_an_error(tmp_path: Path, asked: RecordDict
     reply = exchange(tmp_path, asked, make)
     assert reply.has_error()
     assert "another kind" in str(reply.error.reason)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("down", ["float32", "bf16", "int8"])
+def test_a_reply_to_a_packed_model_may_be_as_large_as_an_update_and_not_much_more(
+    tmp_path: Path, down: Any, compress: bool
+) -> None:
+    size = 1 << 20
+    packed = pack(np.zeros(size, np.float32), down, compress=compress, seed=None)
+    header = TrainTask(plan_digest="0" * 64, round=1, attempt=1)
+    coordinator: Any = Coordinator()
+    grid = FederationGrid(control=coordinator, folder=tmp_path / "study", study="some", attempt=1, sites=("a",))
+    asked = envelope_to_records(encode(HansaMessage(header=header, packed=packed)))
+    grid.push_messages([grid.create_message(asked, "train", 1, "")])
+    (limit,) = coordinator.limits
+    assert 4 * size < limit <= 16 * size + (64 << 20)
