@@ -50,7 +50,7 @@ class Release:
 
     Attributes:
         plan: The study as this site approved it.
-        parameters: ``P``, the length an update must have.
+        parameters: The length an update must have: ``P``, unless the strategy asks for more.
         max_bytes: Largest reply this site sends.
         masking: Its part in secure aggregation, where the plan asks for that.
         shows_figures: The site's policy lets its own sizes and counts out beside the masked ones.
@@ -120,7 +120,7 @@ class Release:
     def _update(self, task: Message, header: Update, delta: Vector, counts: Counts) -> Message:
         if delta.dtype != "float32" or delta.shape != (self.parameters,):
             raise ReleaseRefused(
-                f"The update is {delta.dtype} {list(delta.shape)}; the plan's model has float32 [{self.parameters}].",
+                f"The update is {delta.dtype} {list(delta.shape)}; the plan asks for float32 [{self.parameters}].",
                 advice="The training procedure returned the wrong tensors; nothing left this site.",
             )
         if not is_finite(delta):

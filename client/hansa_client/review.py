@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from hansa_client.review_protection import protects, what_leaves
+from hansa_client.review_protection import protects, sends_curvature, what_leaves
 from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.contract import ArrayContract, ImageContract, NumberTarget, SurvivalTarget
 from hansa_common.display import printable
@@ -49,18 +49,14 @@ def _sites(plan: StudyPlan) -> tuple[str, ...]:
 
 
 def _study(plan: StudyPlan) -> list[str]:
-    training, rounds = plan.training, plan.rounds
-    effort = f"{training.epochs} epochs" if training.epochs is not None else f"{training.steps} steps"
+    rounds = plan.rounds
     cohort = f"{rounds.sites_per_round} sites drawn anew" if rounds.sites_per_round else "all sites"
     lines = _rows("Purpose", (plan.purpose,))
     lines += _rows("Your data", _data(plan))
     lines += _rows(
         "What is done",
         (
-            (
-                f"A model '{plan.model.name}' is trained here {rounds.count} times, {effort} each, in batches of "
-                f"{training.batch_size} with {training.optimizer}; each time by {cohort}."
-            ),
+            _work(plan, cohort),
             _split(plan),
         ),
     )
@@ -69,6 +65,17 @@ def _study(plan: StudyPlan) -> list[str]:
     names = ", ".join(_sites(plan))
     lines += _rows("Who gets the model", (f"The coordinator, and every site that takes part: {names}.",))
     return lines
+
+
+def _work(plan: StudyPlan, cohort: str) -> str:
+    training, times = plan.training, f"{plan.rounds.count} times"
+    if sends_curvature(plan):
+        return f"Loss, gradient and Hessian of a model '{plan.model.name}' are computed here {times}; by {cohort}."
+    effort = f"{training.epochs} epochs" if training.epochs is not None else f"{training.steps} steps"
+    return (
+        f"A model '{plan.model.name}' is trained here {times}, {effort} each, in batches of {training.batch_size} with "
+        f"{training.optimizer}; each time by {cohort}."
+    )
 
 
 def _split(plan: StudyPlan) -> str:

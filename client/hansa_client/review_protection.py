@@ -12,6 +12,11 @@ from hansa_common.strategies import STRATEGIES
 
 _NEVER: Final = "No example, no name of a file and no text of an error."
 
+_CURVATURE: Final = (
+    "the mean over the training examples of the loss, its gradient and its Hessian, which say more of the examples "
+    "than a trained model does (of a column of zeros and ones, how many have each)"
+)
+
 
 def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
     """Say what leaves the site, in each round, at the beginning and at the end."""
@@ -20,9 +25,10 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         return (*_noised(noised, masked, _count(plan)), _NEVER)
     if masked is not None:
         return (*_masked(plan.privacy, masked, _count(plan)), *_statistics(plan), *_explanation(plan), _NEVER)
+    update = _CURVATURE if sends_curvature(plan) else "the change of the model's weights"
     return (
         (
-            "In each round: the change of the model's weights, the number of training examples, the training loss, "
+            f"In each round: {update}, the number of training examples, the training loss, "
             "and counts of right and wrong answers on the validation split, by class."
         ),
         (
@@ -33,6 +39,12 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         *_explanation(plan),
         _NEVER,
     )
+
+
+def sends_curvature(plan: StudyPlan) -> bool:
+    """Tell whether this site's update is no change of the model, but sums over its examples."""
+    traits = STRATEGIES.get(plan.aggregation.strategy)
+    return traits is not None and traits.second_order
 
 
 def _explanation(plan: StudyPlan) -> tuple[str, ...]:

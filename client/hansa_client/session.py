@@ -285,7 +285,7 @@ class SiteSession:
     def _release(self, plan: StudyPlan) -> Release:
         return Release(
             plan=plan,
-            parameters=self._parameters * plan.carried,
+            parameters=plan.update_size(self._parameters),
             max_bytes=MAX_REPLY,
             masking=self._custody.masking(plan) if plan.privacy.secure_aggregation is not None else None,
             shows_figures=self._custody.shows_figures,
@@ -395,7 +395,7 @@ def _handle(envelope: Envelope, state: SiteState) -> Envelope:
         if masking is not None and isinstance(message.header, MaskingTask):
             return encode(masking.answer(message))
         _require_announcement(message, plan)
-        size = work.parameters * plan.carried
+        size = plan.update_size(work.parameters)
         release = Release(plan=plan, parameters=size, max_bytes=MAX_REPLY, masking=masking)
         return release.reply(message, _simulate(work, replace(message, statement=b""), state))
     finally:

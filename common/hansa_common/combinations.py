@@ -55,6 +55,8 @@ def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind 
     )
     if traits.carried > 1 and (ring_bits is not None or kind is not None):
         refused = _REFUSED_CARRIED.format(strategy=strategy)
+    if traits.second_order and (ring_bits is not None or kind is not None or codec != "float32"):
+        refused = _REFUSED_CURVATURE.format(strategy=strategy)
     if refused:
         return Decision(allowed=False, text=refused)
     return Decision(allowed=True, text=f"{_SEES[ring_bits is not None]} {_TELLS[kind]}")
@@ -66,11 +68,19 @@ _REFUSED_CARRIED: Final = (
     "kept over rounds. Choose another strategy, or leave out [privacy]."
 )
 
+_REFUSED_CURVATURE: Final = (
+    "aggregation.strategy = '{strategy}' sends losses, gradients and Hessians of differing scales, which no one "
+    "coordinate range or clipping bound fits, each number in two parts, of which a codec would round the second away. "
+    "Choose another strategy, or leave out [privacy] and transport.codec."
+)
+
 
 def class_of(traits: Traits) -> str:
     """Return what a strategy's combinations depend on, in words: all strategies of a class are decided alike."""
     if traits.carried > 1:
         return "adds up, and carries more"
+    if traits.second_order:
+        return "adds up curvature"
     if traits.needs == "sum":
         return "adds up"
     return "compares losses" if traits.training_loss else "compares"

@@ -18,6 +18,7 @@ from hansa_common.canonical import digest
 from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
 from hansa_common.errors import PlanError
+from hansa_common.exact_fit import require_exact_fit
 from hansa_common.explain_plan import ExplainPlan, check_explain
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
@@ -255,14 +256,24 @@ class StudyPlan(Strict):
         if self.aggregation.strategy == "scaffold":
             backbone = self.model.backbone
             require_plain_sgd(self.training.model_dump(), backbone.learning_rates if backbone is not None else {})
+        if traits.second_order:
+            require_exact_fit(
+                model=self.model,
+                data=self.data,
+                training=self.training,
+                transport=self.transport,
+                quorum=self.rounds.quorum,
+                sites_per_round=self.rounds.sites_per_round,
+            )
         if self.personalisation is not None:
             self._check_personalisation(self.personalisation)
 
     def _check_personalisation(self, personalisation: PersonalisationPlan) -> None:
-        if self.carried > 1:
+        traits = STRATEGIES[self.aggregation.strategy]
+        if self.carried > 1 or traits.second_order:
+            does = "does not train at the sites" if traits.second_order else "carries more than the model"
             raise ValueError(
-                f"personalisation: aggregation.strategy = '{self.aggregation.strategy}' carries more than the model; "
-                "choose one of both."
+                f"personalisation: aggregation.strategy = '{self.aggregation.strategy}' {does}; choose one of both."
             )
         if self.simulation is not None and self.simulation.holdout and personalisation.splits_model:
             raise ValueError(
@@ -321,6 +332,10 @@ class StudyPlan(Strict):
     def carried(self) -> int:
         """How many vectors of the model's size travel and are stepped together."""
         return STRATEGIES[self.aggregation.strategy].carried
+
+    def update_size(self, parameters: int) -> int:
+        """Return how many values a site's update has; the model has ``parameters``."""
+        return STRATEGIES[self.aggregation.strategy].update_size(parameters)
 
     @property
     def keeps_state(self) -> bool:

@@ -76,6 +76,8 @@ class Traits:
         keeps_state: A site needs something of its own from its last round.
         sgd_only: The rule is derived from steps of SGD, with or without momentum; no other optimiser goes with it.
         weighs_steps: The rule weighs a site's update by its number of optimiser steps.
+        second_order: A site does not train: its update is its loss, gradient and Hessian at the incoming model, see
+            ``hansa_common.curvature``.
         options: Where a site needs to know them; ``None`` where the server alone checks them.
     """
 
@@ -85,7 +87,17 @@ class Traits:
     keeps_state: bool = False
     sgd_only: bool = False
     weighs_steps: bool = False
+    second_order: bool = False
     options: type[Strict] | None = None
+
+    def update_size(self, parameters: int) -> int:
+        """Return how many values an update to a model of ``parameters`` has."""
+        return curvature_values(parameters) if self.second_order else self.carried * parameters
+
+
+def curvature_values(parameters: int) -> int:
+    """Return ``2 V``: loss, gradient and a triangle of the Hessian, in two parts each."""
+    return 2 * (1 + parameters + parameters * (parameters + 1) // 2)
 
 
 STRATEGIES: Final[Mapping[str, Traits]] = {
@@ -102,6 +114,7 @@ STRATEGIES: Final[Mapping[str, Traits]] = {
     "geometric_median": Traits(needs="all"),
     "median": Traits(needs="all"),
     "multi_krum": Traits(needs="all"),
+    "newton": Traits(needs="sum", second_order=True),
     "norm_bound": Traits(needs="all"),
     "qffl": Traits(needs="all", training_loss=True),
     "trimmed_mean": Traits(needs="all"),

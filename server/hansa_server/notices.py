@@ -190,7 +190,12 @@ def diverging_sites(sight: Sight) -> Iterator[Notice]:
 
 
 def stalled_learning(sight: Sight) -> Iterator[Notice]:
-    """The training loss has not fallen over a third of the study's rounds, and is not small yet."""
+    """The training loss has not fallen over a third of the study's rounds, and is not small yet.
+
+    Newton's method stands still where it has arrived.
+    """
+    if sight.plan.aggregation.strategy == "newton":
+        return
     losses = [entry.train_loss for entry in sight.rounds]
     window = max(FEWEST_ROUNDS, math.ceil(sight.plan.rounds.count / 3))
     if len(losses) <= window or any(loss is None for loss in (losses[0], *losses[-window - 1 :])):

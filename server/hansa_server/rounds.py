@@ -54,7 +54,7 @@ class Accepted:
     header: Update
     counts: Counts | None = field(repr=False)
     norm: float | None = None
-    """L2 norm of its delta; not kept with differential privacy, which nobody accounted it to."""
+    """L2 norm of its delta; not kept with differential privacy, which nobody accounted it to, nor of what is none."""
 
 
 def quorum_of(share: float, sites: int) -> int:
@@ -97,13 +97,14 @@ class Round:
         cohort: Its sites in ascending id.
         quorum: Share of the cohort that must be accepted.
         deadline: Time at which it closes, on the clock that ``now`` is read from.
-        parameters: ``P``, the length of an update.
+        parameters: The length of an update: ``P``, unless the strategy asks for more.
         examples: What each site of the cohort declared when the study was opened: the size of its training split, the
             weight it may use, and of its validation split.
         held: Where updates wait until the round closes.
         privacy: What protects the updates: no site is taken at its word that it clipped.
         tells_loss: The strategy asks for the loss of the incoming model; it comes then, and only then.
         steps: How many a site with so many training examples takes, where the strategy weighs updates by them.
+        is_delta: An update is a change of the model, whose length says something.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Round:
         privacy: PrivacyPlan,
         tells_loss: bool = False,
         steps: Callable[[int], int] | None = None,
+        is_delta: bool = True,
     ) -> None:
         self.plan_digest = plan_digest
         self.number = number
@@ -136,6 +138,7 @@ class Round:
         self._privacy = privacy
         self._tells_loss = tells_loss
         self._steps = steps
+        self._tells_norm = is_delta and privacy.differential is None
         self._phase = Phase.OPEN
 
     @property
@@ -145,7 +148,7 @@ class Round:
 
     @property
     def size(self) -> int:
-        """``P``, how many values an update must have."""
+        """How many values an update must have."""
         return self._parameters
 
     def receive(self, site: str, message: Message) -> None:
@@ -227,7 +230,7 @@ class Round:
                 site=site,
             )
         if delta.size != self._parameters:
-            raise UpdateRefused(f"{site} sent {delta.size:,} values; the model has {self._parameters:,}.", site=site)
+            raise UpdateRefused(f"{site} sent {delta.size:,} values; due are {self._parameters:,}.", site=site)
         if not counts_fit(self._privacy, message.counts, validation):
             raise UpdateRefused(f"{site} sent other counts than those of its validation split.", site=site)
         if not math.isfinite(header.train_loss):
@@ -236,7 +239,7 @@ class Round:
         if self._steps is not None and header.steps != (due := self._steps(header.num_examples)):
             raise UpdateRefused(f"{site} says it took {header.steps:,} steps; the plan asks for {due:,}.", site=site)
         norm = self._check_size(site, delta)
-        return header, delta, norm if self._privacy.differential is None else None
+        return header, delta, norm if self._tells_norm else None
 
     def _check_incoming_loss(self, site: str, loss: float | None) -> None:
         """Hold the loss of the incoming model against what the strategy asks for: it weighs the site's update."""

@@ -152,6 +152,8 @@ class Study:
         if self.parameters is None:
             self.spec, initial = self._initial(exchange)
             self.parameters = extended(initial, self.plan.carried, self._folder.path)
+        assert self.spec is not None
+        self._strategy.inspect(self.spec)
         self._strategy.introduce(sites=len(self.names) or len(self.sites))
         require_budget(self.plan, self.names, dimension=self.parameters.size)
         self.setup_seconds += time.monotonic() - started
@@ -266,6 +268,7 @@ class Study:
 
     def _round(self, exchange: Exchange, number: int) -> RoundResult:
         assert self.parameters is not None
+        assert self.spec is not None
         started, plan = time.monotonic(), self.plan.rounds
         up, down = exchange.bytes_up, exchange.bytes_down
         sites = cohort.choose(self.sites, size=plan.sites_per_round, seed=self.plan.seed, round_number=number)
@@ -277,12 +280,13 @@ class Study:
             cohort=sites,
             quorum=plan.quorum,
             deadline=started + plan.deadline_seconds,
-            parameters=self.parameters.size,
+            parameters=self.plan.update_size(self.spec.size),
             examples={site: (self.sites[site].train, self.sites[site].validation) for site in sites},
             held=held,
             privacy=self.plan.privacy,
             tells_loss=self._traits.training_loss,
             steps=self.plan.training.steps_of_round if self._traits.weighs_steps else None,
+            is_delta=not self._traits.second_order,
         )
         self._observer.round_started(number, sites)
         header = self._train_task(number, self._attempt, 0)

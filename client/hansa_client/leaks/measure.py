@@ -29,6 +29,7 @@ from hansa_common.leakage import CanaryFigures, Leakage, MembershipFigures, Pict
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy_plan import FEWEST_MASKED
 from hansa_common.seeds import derive_seed
+from hansa_common.strategies import STRATEGIES
 
 CANARIES = 100  # of one site, at most
 FEWEST = 8  # canaries of all sites; fewer say nothing
@@ -57,6 +58,11 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
         raise UsageError(
             "The audit attacks updates of sites that keep nothing of their own; this plan's sites do.",
             advice="Audit the plan with strategy = 'fedavg' and without [personalisation].",
+        )
+    if STRATEGIES[plan.aggregation.strategy].second_order:
+        raise UsageError(
+            "The audit attacks updates that come from training; this plan's sites send loss, gradient and Hessian.",
+            advice="Audit the plan with strategy = 'fedavg'; what a Hessian tells is more than that.",
         )
     started, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     names = divide(plan).names

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from hansa_client.training.algorithm import Algorithm
+from hansa_client.training.newton import Newton
 from hansa_client.training.personal import Ditto, Divided, FineTune
 from hansa_client.training.procedure import Procedure
 from hansa_client.training.scaffold import Scaffold
@@ -16,7 +17,7 @@ _PERSONAL: Final[Mapping[Method, type[Algorithm]]] = {
     "ditto": Ditto,
     "finetune": FineTune,
 }
-_STRATEGIES: Final[Mapping[str, type[Algorithm]]] = {"scaffold": Scaffold}
+_STRATEGIES: Final[Mapping[str, type[Algorithm]]] = {"newton": Newton, "scaffold": Scaffold}
 
 
 def build_algorithm(plan: StudyPlan, procedure: Procedure, prepare: Callable[[StudyPlan], Procedure]) -> Algorithm:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hansa_client.training.corrections import Correction
+from hansa_client.training.examples import Examples
 from hansa_common.metrics import Counts
 from hansa_common.parameters import ParameterSpec, Vector
 
@@ -69,6 +70,14 @@ class Procedure(ABC):
             TrainingOutOfMemory: The device has too little memory.
             TrainingError: Training diverged (a loss that is not finite) or failed.
         """
+
+    def examples(self) -> Examples:
+        """Return the training split, for what is computed from it in another way than by training.
+
+        Raises:
+            RuntimeError: This procedure protects its examples one by one.
+        """
+        raise RuntimeError(f"{type(self).__name__} hands out no examples.")
 
     def evaluate_last(self, parameters: Vector) -> dict[str, Counts]:
         """Count the study's last model on validation and test split; by name."""

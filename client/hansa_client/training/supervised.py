@@ -25,7 +25,7 @@ from hansa_client.device import seed_device
 from hansa_client.training.augmentation import add_noise, augment_images, mixup
 from hansa_client.training.corrections import Correction
 from hansa_client.training.evaluation import DIVERGED, count_answers, evaluation_batch
-from hansa_client.training.examples import Loader, class_weights, model_input
+from hansa_client.training.examples import Examples, Loader, class_weights, model_input
 from hansa_client.training.flat_model import initial_parameters, shared_model
 from hansa_client.training.losses import batch_loss
 from hansa_client.training.memory import exhaustion_named
@@ -95,6 +95,10 @@ class SupervisedTraining(Procedure):
     def initial(self, seed: int) -> Vector:
         """Return freshly initialised parameters ``float32 [P]``, the same for one seed on every machine."""
         return initial_parameters(self._plan, seed)
+
+    def examples(self) -> Examples:
+        """Return the training split, as the model's batches are cut from it."""
+        return self._splits["train"]
 
     def train(
         self, parameters: Vector, *, round_number: int, seed: int, correction: Correction | None = None

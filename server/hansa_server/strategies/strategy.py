@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.mapping import give_back
-from hansa_common.parameters import Accumulator, Vector, add_scaled, parts
+from hansa_common.parameters import Accumulator, ParameterSpec, Vector, add_scaled, parts
 from hansa_common.plan import AggregationPlan
 from hansa_common.plan_options import parse_options
 from hansa_common.registry import Registry
@@ -57,6 +57,9 @@ class Strategy(ABC):
         Args:
             sites: ``N``.
         """
+
+    def inspect(self, spec: ParameterSpec) -> None:  # noqa: B027 - most rules treat all values alike
+        """Learn which tensors the model has; before its first round."""
 
     def suit(self, training: TrainingPlan) -> None:  # noqa: B027 - most rules do not depend on it
         """Take from the plan what the rule depends on in how the sites train.

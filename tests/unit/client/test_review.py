@@ -202,3 +202,11 @@ def test_a_review_says_what_of_an_explanation_leaves_and_what_stays(make_plan: C
     assert "at least 12 are explained" in said
     assert "never leave it" in said
     assert "single examples" not in " ".join(what_leaves(make_plan()))
+
+
+def test_a_review_says_that_curvature_leaves_and_that_nothing_is_trained(make_plan: Callable[..., StudyPlan]) -> None:
+    newton = make_plan(aggregation={"strategy": "newton"})
+    assert "its Hessian" in " ".join(what_leaves(newton))
+    assert "Hessian" not in " ".join(what_leaves(make_plan()))
+    assert "Hessian of a model 'logistic' are computed here 3 times" in page(newton.model_copy())
+    assert "epochs each" not in page(newton)

@@ -197,6 +197,7 @@ SILENT = {
     "a head of its own at each site": Case(personal="fedper", sites=sites(*ONE_CLASS_EACH)),
     "scaffold, a class a site": Case(strategy="scaffold", sites=sites(*ONE_CLASS_EACH)),
     "class counts kept at home by one": Case(sites=sites(*ONE_CLASS_EACH[:3], ())),
+    "newton where it has arrived": Case(rounds=FLAT, plan=LONG, strategy="newton"),
     "one site": Case(sites=sites((10, 0))),
     "an update ten times as long, once": Case(rounds=normed(1.0, 1.0, 10.0)),
     "an update four times as long": Case(rounds=normed(4.0, 4.0, 4.0)),

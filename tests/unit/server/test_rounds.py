@@ -287,3 +287,9 @@ def test_the_norm_of_an_update_is_kept_but_not_with_noise_that_the_server_adds_l
     noised.receive("a", _untold("a"))
     assert bare.accepted["a"].norm == pytest.approx(0.5)
     assert noised.accepted["a"].norm is None
+
+
+def test_what_is_no_change_of_the_model_has_no_norm_that_means_something() -> None:
+    current = make(is_delta=False)
+    current.receive("a", reply("a"))
+    assert current.accepted["a"].norm is None

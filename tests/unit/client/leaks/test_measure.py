@@ -72,3 +72,8 @@ def test_the_plan_s_own_protection_is_measured(make_plan: Callable[..., StudyPla
     assert guarded["round"].recovered <= guarded["round"].by_chance + 2
     assert leakage.protected.membership.low <= 0.52
     assert leakage.protected.canaries.epsilon < 8.0
+
+
+def test_what_a_hessian_tells_is_not_measured_as_if_it_came_from_training(make_plan: Callable[..., StudyPlan]) -> None:
+    with pytest.raises(UsageError, match="send loss, gradient and Hessian"):
+        audit(make_plan(aggregation={"strategy": "newton"}))

@@ -1,23 +1,33 @@
 """Rounds of made-up updates that strategies and their oracles step through alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from hansa_common.parameters import Accumulator, Vector
+from hansa_common.curvature import Curvature, pack
+from hansa_common.parameters import Accumulator, ParameterSpec, Tensor, Vector
 from hansa_common.plan import AggregationPlan
+from hansa_common.strategies import STRATEGIES
 from hansa_common.training_plan import TrainingPlan
 from hansa_server.strategies import Contribution, Strategy, build_strategy, next_parameters
 
 Options = Mapping[str, bool | float | str]
 SIZE = 150  # three parts, see conftest.py
+CURVED = 70  # two; a Hessian has its square
 SGD = TrainingPlan(optimizer="sgd", learning_rate=0.1, epochs=1)
 SITES = tuple(f"site-{number}" for number in range(7))
+
+
+def size_of(name: str) -> int:
+    """Return of how many values the models are that this strategy is tried with."""
+    return CURVED if STRATEGIES[name].second_order else SIZE
 
 
 def made(name: str, options: Options | None = None, *, training: TrainingPlan = SGD) -> Strategy:
     strategy = build_strategy(AggregationPlan(strategy=name, options=dict(options or {})), training)
     strategy.introduce(sites=len(SITES))
+    strategy.inspect(ParameterSpec(tensors=(Tensor(name="w", shape=(size_of(name),)),)))
     return strategy
 
 
@@ -35,6 +45,21 @@ def rounds(count: int = 4, *, size: int = SIZE, seed: int = 0, missing: bool = T
             )
             for position, site in enumerate(SITES)
             if not (missing and number and position == number % len(SITES))
+        ]
+
+
+def curvatures(count: int) -> Iterator[list[Contribution]]:
+    """Yield such rounds of a strategy whose sites tell the curvature of their losses."""
+    rng = np.random.default_rng(1)
+    for everybody in rounds(count, missing=False):
+        updates = everybody[:2]
+        roots = [rng.normal(size=(CURVED, CURVED)) for _ in updates]
+        yield [
+            replace(
+                update,
+                delta=pack(Curvature(loss=update.loss or 0.0, gradient=rng.normal(size=CURVED), hessian=root.T @ root)),
+            )
+            for update, root in zip(updates, roots, strict=True)
         ]
 
 
