@@ -100,11 +100,16 @@ class Outbox:
             self.path(task).unlink(missing_ok=True)
 
     def end_study(self, study: str) -> None:
-        """Forget a study that is over."""
+        """Delete the replies of a study that is over, and remember that they were made.
+
+        A coordinator that says so, proposes the same study again and asks for a task of the same name would else get
+        a second reply with other noise, for which the ledger, which goes by the task's name, charges nothing.
+
+        Raises:
+            StorageError: The disk fails.
+        """
         for entry in [entry for entry in self._entries.values() if entry.task.study == study]:
-            self.path(entry.task).unlink(missing_ok=True)
-            self._note(entry.task).unlink(missing_ok=True)
-            del self._entries[str(entry.task)]
+            self.acknowledge(entry.task)
 
     def path(self, task: TaskId) -> Path:
         """Return where a task's reply lies."""
