@@ -107,7 +107,9 @@ class Book:
                 )
             elif entry.event == "charged":
                 counts = tally(load_events(str(details["events"])))
-                self.charges[study, str(details["task"]), str(details["purpose"])] = counts
+                # the oldest entries name no task: no task has such a name, so theirs are charged anew
+                task = str(details.get("task", f"round {details['round']}, attempt {details['attempt']}"))
+                self.charges[study, task, str(details["purpose"])] = counts
                 self.accounts[study].charged += counts
                 self.accounts[study].charged_rounds.add(int(details["round"]))
             else:

@@ -109,6 +109,19 @@ def test_a_new_run_a_new_round_or_new_data_never_start_from_nothing(tmp_path: Pa
     assert open_ledger(tmp_path / "ledger", "patients").spent() >= before
 
 
+def test_a_ledger_whose_charges_name_no_task_is_read_and_goes_on(tmp_path: Path) -> None:
+    ledger = make(tmp_path)
+    ledger.reserve(A, rounds(50), rounds=50, units=200)
+    charge(ledger, A, 1)
+    kept = next(entry for entry in ledger.entries() if entry.event == "charged").details
+    old = {name: value for name, value in kept.items() if name != "task"}
+    Journal(tmp_path / "ledger" / "patients.jsonl").append("charged", **old | {"round": 2})
+    again = open_ledger(tmp_path / "ledger", "patients")
+    for _ in range(2):
+        charge(again, A, 2)
+    assert [entry.details.get("task") for entry in again.entries()[2:]] == ["run:1:1", None, "run:2:1"]
+
+
 def test_a_void_round_is_charged_again_when_it_is_run_again(tmp_path: Path) -> None:
     ledger = make(tmp_path)
     ledger.reserve(A, rounds(10), rounds=10, units=200)
