@@ -67,7 +67,7 @@ def test_the_penalty_counts_in_what_is_compared() -> None:
     strategy = newton(1.0)
     far = stepped(strategy, np.zeros(3, np.float32), [told("a", 1, 2.0, [-8.0, 0.0, 0.0], np.eye(3))])
     assert far.tolist() == [4.0, 0.0, 0.0]
-    halved = stepped(strategy, far, [told("a", 1, 1.9, [0.0, 0.0, 0.0], np.eye(3))])  # and 1/2 * 16 for the weights
+    halved = stepped(strategy, far, [told("a", 1, 1.9, [2.0, 0.0, 0.0], np.eye(3))])  # and 1/2 * 16 for the weights
     assert halved.tolist() == [2.0, 0.0, 0.0]
 
 
