@@ -274,9 +274,10 @@ class Work:
 
     def _evaluate(self, task: EvaluateTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         started = time.perf_counter()
-        if task.subject == "coordinator":
-            holdout = self._simulation().holdout
-            procedure: Procedure = self._prepare(Splits(train=holdout, validation=holdout[:0], test=holdout))
+        if task.subject != "site":
+            sites = self._simulation()
+            tested = sites.holdout if task.subject == "coordinator" else self.site.own
+            procedure: Procedure = self._prepare(Splits(train=tested, validation=tested[:0], test=tested))
             counts, kept = procedure.evaluate_last(parameters), Kept()
         else:
             whole = self._algorithm.whole(parameters, state)
@@ -324,6 +325,8 @@ class Work:
             procedure = self._prepare(self.site.splits) if self._protects_persons else self._procedure
             trained = self._train_alone(procedure, parameters)
             counts = {self.site.name: procedure.evaluate(trained, "test")}
+            if task.everywhere:
+                counts |= self._elsewhere(trained)
         else:
             counts = self._train_pooled(parameters)
         header = Baseline(
@@ -341,10 +344,19 @@ class Work:
             current += procedure.train(current, round_number=round_number, seed=self._seed(round_number)).delta
         return current
 
+    def _elsewhere(self, trained: Vector) -> dict[str, Counts]:
+        """Count what a model reaches at every other site, each of which prepares its examples as it does in rounds."""
+        return {
+            name: self._prepare(site_splits(self.plan, index)).evaluate(trained, "test")
+            for index, name in enumerate(self._simulation().names)
+            if index != self.site.index
+        }
+
     def _train_pooled(self, parameters: Vector) -> dict[str, Counts]:
-        """Train on the union of all sites' training splits; the sample budget is that of all sites together."""
-        names = self._simulation().names
-        per_site = [site_splits(self.plan, index) for index in range(len(names))]
+        """Train on the union of the training splits of all sites that take part; the budget is theirs together."""
+        absent = self.plan.simulation.leave_out if self.plan.simulation is not None else None
+        places = {name: index for index, name in enumerate(self._simulation().names) if name != absent}
+        per_site = [site_splits(self.plan, index) for index in places.values()]
         union = Splits(
             train=np.concatenate([splits.train for splits in per_site]),
             validation=np.concatenate([splits.validation for splits in per_site]),
@@ -357,7 +369,7 @@ class Work:
         trained = self._train_alone(self._prepare(union, plan), parameters)
         return {
             name: self._prepare(replace(union, test=splits.test)).evaluate(trained, "test")
-            for name, splits in zip(names, per_site, strict=True)
+            for name, splits in zip(places, per_site, strict=True)
         }
 
 

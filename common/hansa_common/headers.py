@@ -156,8 +156,9 @@ class EvaluateTask(_Header):
     """With secure aggregation: one more than the plan has, for the counts are summed as a round of their own; two more
     than that each time the study was resumed."""
     attempt: Attempt = 1
-    subject: Literal["site", "coordinator"] = "site"
-    """``coordinator``: the test set that no site has; only in a simulation."""
+    subject: Literal["site", "coordinator", "left_out"] = "site"
+    """``coordinator``: the test set that no site has; ``left_out``: all data of a site that trained in no round. Both
+    only in a simulation."""
     basis: RoundNumber = 0
     """As of ``TrainTask``."""
     prepared: Prepared | None = None
@@ -319,6 +320,8 @@ class BaselineTask(_Header):
     plan_digest: Digest
     subject: Literal["local", "pooled"]
     """``pooled``: on all sites' data together; only in a simulation."""
+    everywhere: bool = False
+    """With ``local``: count on the test splits of all simulated sites, not only on this one's."""
     prepared: Prepared | None = None
 
 

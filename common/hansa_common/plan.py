@@ -301,11 +301,26 @@ class StudyPlan(Strict):
                 f"simulation.fraction: found {simulation.fraction:g}; allowed is 1 with privacy.differential.kind = "
                 "'example', for who is left out would depend on the others."
             )
+        if simulation.leave_out is not None:
+            self._check_left_out()
         partition = Partition.parse(simulation.partition)
         if self.data.target is None and partition.labels_per_site > len(self.data.classes):
             raise ValueError(
                 f"simulation.partition: '{simulation.partition}' asks for more labels than the "
                 f"{len(self.data.classes)} classes."
+            )
+
+    def _check_left_out(self) -> None:
+        """Refuse what makes a site's absence, or what the last model is at a stranger's, another question."""
+        if self.privacy.secure_aggregation is not None or self.privacy.differential is not None:
+            raise ValueError(
+                "simulation.leave_out: with [privacy] the plan's list of sites decides masks and noise, and the "
+                "left-out site's figures would be protected by neither; measure it without [privacy]."
+            )
+        if self.personalisation is not None and self.personalisation.splits_model:
+            raise ValueError(
+                f"simulation.leave_out: with personalisation.method = '{self.personalisation.method}' no model is "
+                "common to all sites and whole, so there is none to test at another site; leave this key out."
             )
 
     def model_options(self) -> Strict:
@@ -354,6 +369,8 @@ class StudyPlan(Strict):
         values = self.simulation.model_dump(mode="json", exclude={"device", "gpus_per_site"})
         if self.simulation.fraction == 1.0:  # younger than the other keys: runs without it keep their digest
             del values["fraction"]
+        if self.simulation.leave_out is None:
+            del values["leave_out"]
         del values["data"]["weights"]  # has nothing to do with who has which data
         return digest(values)
 

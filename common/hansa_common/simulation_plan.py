@@ -78,6 +78,8 @@ class SimulationPlan(Strict):
     """Share of the data that no site gets: the coordinator's own test set."""
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of its training split that each site uses; validation and test stay whole, so that results compare."""
+    leave_out: SiteName | None = None
+    """A site that takes part in no round: the last model is tested on all its data, as on a stranger's."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the sites train; ``auto`` takes a GPU when there is one."""
     gpus_per_site: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0

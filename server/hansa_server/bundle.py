@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from hansa_common.plan import read_plan
 from hansa_server.app import GridExchange
 from hansa_server.conduct import conduct
+from hansa_server.left_out import taking_part
 from hansa_server.progress import Quiet
 from hansa_server.simulation import check, new_folder
 from hansa_server.study import Study
@@ -31,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     out = context.run_config.get("out")
     folder = new_folder(plan, Path(str(out)) if out else None)
     folder.save_plan(plan)
-    study = Study(plan=plan, folder=folder, engine="ray", observer=Quiet(), names=names)
+    study = Study(plan=plan, folder=folder, engine="ray", observer=Quiet(), names=taking_part(plan, names))
     exchange = GridExchange(grid, threading.Event(), expected=len(names))
     try:
         conduct(study, folder, lambda: study.run(exchange))

@@ -36,6 +36,12 @@ def simulate(
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Number of rounds.", rich_help_panel=_SIMULATION)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything drawn.", rich_help_panel=_SIMULATION)] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE", help="A site that only tests the last model, on all its data.", rich_help_panel=_SIMULATION
+        ),
+    ] = None,
     baselines: Annotated[
         bool,
         typer.Option(
@@ -84,6 +90,7 @@ def simulate(
         "--data": data,
         "--rounds": rounds,
         "--seed": seed,
+        "--leave-out": leave_out,
         "--out": out,
     }
     if app is None and run_config is not None:
@@ -102,7 +109,13 @@ def simulate(
         plan = folder.load_plan()
     else:
         plan = override(
-            read_plan(study or embedded_study()), sites=sites, partition=partition, data=data, rounds=rounds, seed=seed
+            read_plan(study or embedded_study()),
+            sites=sites,
+            partition=partition,
+            data=data,
+            rounds=rounds,
+            seed=seed,
+            leave_out=leave_out,
         )
         check(plan)
         folder = new_folder(plan, out)
@@ -134,6 +147,7 @@ def override(
     data: Path | None = None,
     rounds: int | None = None,
     seed: int | None = None,
+    leave_out: str | None = None,
 ) -> StudyPlan:
     """Return the plan with what the command line changes, checked as a whole again.
 
@@ -146,10 +160,12 @@ def override(
         changes["rounds"]["count"] = rounds
     if seed is not None:
         changes["seed"] = seed
-    simulated = {"sites": sites, "partition": partition}
+    simulated = {"sites": sites, "partition": partition, "leave_out": leave_out}
     if data is not None or any(value is not None for value in simulated.values()):
         if plan.simulation is None:
-            raise UsageError("--sites, --partition and --data are for simulations; the plan has no [simulation].")
+            raise UsageError(
+                "--sites, --partition, --data and --leave-out are for simulations; the plan has no [simulation]."
+            )
         changes["simulation"] |= {key: value for key, value in simulated.items() if value is not None}
         if data is not None:
             changes["simulation"]["data"]["path"] = str(data.resolve())
@@ -192,7 +208,7 @@ def summarise(console: Console, results: Results, folder: Path) -> None:
 
 def _closing_figures(results: Results, final: Final) -> Iterator[tuple[str, str, str]]:
     """Yield name, figure and note of what is known; with protection that is less."""
-    from hansa_server.report import protection  # noqa: PLC0415 - see summarise
+    from hansa_server.report import columns, protection  # noqa: PLC0415 - see summarise
 
     whole = final.weighted_mean
     yield (
@@ -211,12 +227,15 @@ def _closing_figures(results: Results, final: Final) -> Iterator[tuple[str, str,
         )
         against = final.worst_site_against_local
         is_simulated = results.engine != "federation"
-        if results.target == "classes":
-            yield (
-                "worst site against its own model",
-                f"{100 * against.difference:+.1f} points" if against else "not measured",
-                "run with --baselines" if not against and is_simulated else "",
-            )
+        yield (
+            "worst site against its own model",
+            f"{columns.written_gain(against)} {columns.unit_of_gain(results, against)}".rstrip()
+            if against
+            else "not measured",
+            "run with --baselines" if results.baselines is None and is_simulated else "",
+        )
+    if final.left_out is not None:
+        yield "left-out site", _written(results, final.left_out), final.left_out.site
     if final.coordinator is not None and protection.is_protected(results):
         yield "coordinator's own test set", _written(results, final.coordinator), ""
     noise = protection.noise_of(results)

@@ -32,6 +32,7 @@ class Closing:
         overall: Validation and test of all sites together; ``None`` where no counts leave.
         personal: Of each site's own model on its test split, where the plan personalises and counts leave.
         coordinator: On the coordinator's own test set, where there is one.
+        left_out: On all data of the site that took part in no round, where there is one.
         seconds: Of the exchange.
         evaluation_seconds: The sites' own time, added up.
     """
@@ -42,6 +43,7 @@ class Closing:
     evaluation_seconds: float
     personal: Mapping[str, Counts] = field(default_factory=dict)
     coordinator: Counts | None = None
+    left_out: Counts | None = None
     seconds: float = 0.0
 
     @classmethod

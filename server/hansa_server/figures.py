@@ -6,27 +6,38 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, Final
 
-from hansa_common.metrics import IS_HIGHER_BETTER, Counts, MainFigure, main_figure, scores
-from hansa_server.results import BaselineSummary, Scores, Summary, WorstSite
+from hansa_common.metrics import (
+    IS_HIGHER_BETTER,
+    ClassificationCounts,
+    Counts,
+    MainFigure,
+    VerdictFigure,
+    main_figure,
+    reliability,
+    scores,
+    verdict_figure,
+)
+from hansa_server.results import BaselineSummary, ReliabilityBin, Scores, Summary, WorstAgainstLocal, WorstSite
 
 _FIGURES = tuple(name for name in Scores.model_fields if name not in ("num_examples", "events", "intervals"))
 
 
-NAMES: Final[Mapping[MainFigure, str]] = {
+NAMES: Final[Mapping[VerdictFigure, str]] = {
     "accuracy": "accuracy",
     "rmse": "RMSE",
     "c_index": "C-index",
     "reconstruction_error": "reconstruction error",
+    "roc_auc": "ROC AUC",
 }
-"""Main figures for people."""
+"""Figures that models are compared by, for people."""
 
 
-def write(figure: MainFigure, value: float) -> str:
-    """Write a main figure for people."""
+def write(figure: VerdictFigure, value: float) -> str:
+    """Write a figure that models are compared by, for people."""
     match figure:
         case "accuracy":
             return f"{value:.1%}"
-        case "c_index":
+        case "c_index" | "roc_auc":
             return f"{value:.3f}"
     return f"{value:.4g}"
 
@@ -34,6 +45,18 @@ def write(figure: MainFigure, value: float) -> str:
 def scores_of(counts: Counts) -> Scores:
     """Return the figures of one set of counts."""
     return Scores(**asdict(scores(counts)))
+
+
+def reliability_of(counts: Counts) -> tuple[ReliabilityBin, ...]:
+    """Return the reliability diagram of a classifier; empty for other models, and where counts are noised."""
+    if not isinstance(counts, ClassificationCounts) or not counts.has_histograms:
+        return ()
+    found = reliability(counts)
+    bins = zip(found.confidence.tolist(), found.accuracy.tolist(), found.examples.tolist(), strict=True)
+    return tuple(
+        ReliabilityBin(confidence=confidence, accuracy=accuracy, num_examples=examples)
+        for confidence, accuracy, examples in bins
+    )
 
 
 def merge(counts: Mapping[str, Counts]) -> Counts:
@@ -58,8 +81,8 @@ def mean_over_sites(sites: Mapping[str, Scores]) -> Scores:
     return Scores(num_examples=round(fmean(s.num_examples for s in sites.values())), **means)
 
 
-def worst(sites: Mapping[str, Scores], figure: MainFigure = "accuracy") -> WorstSite:
-    """Return the site with the worst main figure; of several, the first by name; one that has none comes last."""
+def worst(sites: Mapping[str, Scores], figure: VerdictFigure = "accuracy") -> WorstSite:
+    """Return the site with the worst figure; of several, the first by name; one that has none comes last."""
     sign = 1.0 if IS_HIGHER_BETTER[figure] else -1.0
 
     def rank(name: str) -> float:
@@ -73,6 +96,40 @@ def worst(sites: Mapping[str, Scores], figure: MainFigure = "accuracy") -> Worst
 def main_figure_of(counts: Mapping[str, Counts]) -> MainFigure:
     """Return what models are compared by; accuracy where there are no counts."""
     return main_figure(next(iter(counts.values()))) if counts else "accuracy"
+
+
+def gain(figure: VerdictFigure, federated: float, local_only: float) -> float:
+    """Return by how much the first figure is better than the second."""
+    return federated - local_only if IS_HIGHER_BETTER[figure] else local_only - federated
+
+
+def against_local(
+    federated: Mapping[str, Scores], local_only: Mapping[str, Scores], figure: VerdictFigure
+) -> WorstAgainstLocal | None:
+    """Compare the worst site's federated model with its own one; ``None`` where one of them has no figure."""
+    lowest = worst(federated, figure)
+    theirs = local_only.get(lowest.site)
+    common, own = getattr(lowest, figure), getattr(theirs, figure) if theirs is not None else None
+    if common is None or own is None:
+        return None
+    names = ("federated_accuracy", "local_only_accuracy") if figure == "accuracy" else ("federated", "local_only")
+    values = dict(zip(names, (common, own), strict=True))
+    return WorstAgainstLocal(site=lowest.site, figure=figure, difference=gain(figure, common, own), **values)
+
+
+def below_local(own: Mapping[str, Scores], local_only: Mapping[str, Scores], figure: VerdictFigure) -> tuple[str, ...]:
+    """Return the sites whose own model is worse than one that was trained there alone."""
+    found = []
+    for site in sorted(set(own) & set(local_only)):
+        mine, alone = getattr(own[site], figure), getattr(local_only[site], figure)
+        if mine is not None and alone is not None and gain(figure, mine, alone) < 0.0:
+            found.append(site)
+    return tuple(found)
+
+
+def verdict_figure_of(counts: Mapping[str, Counts]) -> VerdictFigure:
+    """Return what a site's models are compared by; accuracy where there are no counts."""
+    return verdict_figure(next(iter(counts.values()))) if counts else "accuracy"
 
 
 def baseline_summary(counts: Mapping[str, Counts]) -> BaselineSummary:

@@ -12,22 +12,29 @@ from hansa_common.metrics import ClassificationCounts, Counts
 from hansa_common.parameters import sha256_of
 from hansa_common.plan import StudyPlan, dump_plan
 from hansa_common.prepared import PREPROCESSING
+from hansa_server.baselines import Baselines as Measured
 from hansa_server.closing import Closing
 from hansa_server.decisions import decisions_of
 from hansa_server.figures import (
+    against_local,
     baseline_summary,
+    below_local,
     main_figure_of,
     mean_over_sites,
+    reliability_of,
     scores_of,
     summary,
     summary_of_sum,
+    verdict_figure_of,
     worst,
 )
 from hansa_server.protected import protection_of
 from hansa_server.report import load_pictures, metrics_csv, model_card, partition_svg, render
 from hansa_server.results import (
     Baselines,
+    CrossSite,
     Final,
+    LeftOutSite,
     PersonalSummary,
     Results,
     Scores,
@@ -35,7 +42,6 @@ from hansa_server.results import (
     Summary,
     Timing,
     Traffic,
-    WorstAgainstLocal,
 )
 from hansa_server.store import RunFolder
 from hansa_server.study import Study
@@ -70,7 +76,9 @@ def results_of(study: Study, *, run: str, status: Status, reason: str) -> Result
         rounds=tuple(study.rounds),
         final=_final(study, federated),
         baselines=Baselines(
-            local_only=baseline_summary(baselines.local_only), pooled=baseline_summary(baselines.pooled)
+            local_only=baseline_summary(baselines.local_only),
+            pooled=baseline_summary(baselines.pooled),
+            cross_site=_cross_site(baselines, federated),
         )
         if baselines
         else None,
@@ -119,22 +127,27 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
     )
 
 
+def _cross_site(baselines: Measured, federated: Mapping[str, Scores]) -> CrossSite | None:
+    """Put the federation's model and the sites' own ones beside each other, at every site."""
+    if not baselines.across:
+        return None
+    figure, sites = main_figure_of(baselines.local_only), tuple(sorted(baselines.across))
+    return CrossSite(
+        figure=figure,
+        sites=sites,
+        federated=tuple(getattr(federated[site], figure) if site in federated else None for site in sites),
+        local_only=tuple(tuple(baselines.across[model][site] for site in sites) for model in sites),
+    )
+
+
 def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
     closing = study.closing
     if closing is None:
         return None
     overall = closing.overall[1] if closing.overall else None
     lowest = worst(federated, main_figure_of(closing.test)) if federated else None
-    against = None
-    if study.baselines is not None and lowest is not None:
-        alone = scores_of(study.baselines.local_only[lowest.site]).accuracy
-        if alone is not None and lowest.accuracy is not None:
-            against = WorstAgainstLocal(
-                site=lowest.site,
-                federated_accuracy=lowest.accuracy,
-                local_only_accuracy=alone,
-                difference=lowest.accuracy - alone,
-            )
+    alone = _local_only(study)
+    against = against_local(federated, alone, verdict_figure_of(closing.test)) if alone and federated else None
     return Final(
         weighted_mean=_told(study.plan, scores_of(overall)) if overall is not None else None,
         site_mean=mean_over_sites(federated) if federated else None,
@@ -143,9 +156,17 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
         personal=_personal(study, closing),
         confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
+        left_out=_left_out(study, closing),
         validation=_validation(study.plan, closing),
         decisions=decisions_of(study.plan.evaluation, *closing.overall) if closing.overall else None,
+        reliability=reliability_of(overall) if overall is not None else (),
     )
+
+
+def _left_out(study: Study, closing: Closing) -> LeftOutSite | None:
+    if study.left_out is None or closing.left_out is None:
+        return None
+    return LeftOutSite(site=study.left_out.opened.site, **scores_of(closing.left_out).model_dump())
 
 
 def _personal(study: Study, closing: Closing) -> PersonalSummary | None:
@@ -153,20 +174,17 @@ def _personal(study: Study, closing: Closing) -> PersonalSummary | None:
     if study.plan.personalisation is None or not closing.personal:
         return None
     own = {site: scores_of(counts) for site, counts in closing.personal.items()}
-    below = None
-    if study.baselines is not None:
-        alone = {site: scores_of(counts).accuracy for site, counts in study.baselines.local_only.items()}
-        below = tuple(sorted(site for site in own if _is_below(own[site].accuracy, alone.get(site))))
+    alone = _local_only(study)
     return PersonalSummary(
         method=study.plan.personalisation.method,
         site_mean=mean_over_sites(own),
-        worst_site=worst(own),
-        below_local_only=below,
+        worst_site=worst(own, main_figure_of(closing.personal)),
+        below_local_only=below_local(own, alone, verdict_figure_of(closing.personal)) if alone else None,
     )
 
 
-def _is_below(found: float | None, other: float | None) -> bool:
-    return found is not None and other is not None and found < other
+def _local_only(study: Study) -> dict[str, Scores]:
+    return {site: scores_of(counts) for site, counts in study.baselines.local_only.items()} if study.baselines else {}
 
 
 def _told(plan: StudyPlan, scores: Scores) -> Scores:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hansa_common.metrics import MainFigure
+from hansa_common.metrics import MainFigure, VerdictFigure
 from hansa_common.settings import Strict
 
 
@@ -202,14 +202,31 @@ class WorstSite(Scores):
     site: str
 
 
-class WorstAgainstLocal(Strict):
-    """The worst site beside its own local-only model."""
+class LeftOutSite(Scores):
+    """The scores of the last model on all examples of a site that took part in no round."""
 
     site: str
-    federated_accuracy: float
-    local_only_accuracy: float
+
+
+class WorstAgainstLocal(Strict):
+    """The worst site by ``figure`` beside its own local-only model."""
+
+    site: str
+    figure: VerdictFigure = "accuracy"
+    """Where it is another one than the accuracy, the next two are ``null``, and the two after them say it."""
+    federated_accuracy: float | None = None
+    local_only_accuracy: float | None = None
+    federated: float | None = None
+    local_only: float | None = None
     difference: float
-    """Federated minus local-only; positive: it paid to take part."""
+    """Federated minus local-only, the other way round where less is better; positive: it paid to take part."""
+
+    @property
+    def values(self) -> tuple[float | None, float | None]:
+        """The federated model's figure, and the local-only one's."""
+        if self.figure == "accuracy":
+            return self.federated_accuracy, self.local_only_accuracy
+        return self.federated, self.local_only
 
 
 class PersonalSummary(Strict):
@@ -219,7 +236,17 @@ class PersonalSummary(Strict):
     site_mean: Scores
     worst_site: WorstSite
     below_local_only: tuple[str, ...] | None = None
-    """Sites whose own model is less accurate than one trained there alone (``--baselines``); ``null`` without them."""
+    """Sites whose own model is worse, by the figure of the verdict, than one trained there alone (``--baselines``)."""
+
+
+class ReliabilityBin(Strict):
+    """Answers of one bin of confidence."""
+
+    confidence: float
+    """Mean probability of the predicted class."""
+    accuracy: float
+    """Share of right answers; equal to the confidence where it can be believed."""
+    num_examples: int
 
 
 class Final(Strict):
@@ -239,9 +266,13 @@ class Final(Strict):
     """Only with ``[personalisation]``, where the sites' figures leave."""
     coordinator: Scores | None
     """On the coordinator's own test set, where there is one."""
+    left_out: LeftOutSite | None = None
+    """Where the plan leaves a site out (``--leave-out``)."""
     validation: Summary
     decisions: Decisions | None = None
     """Where the plan names costs or groups."""
+    reliability: tuple[ReliabilityBin, ...] = ()
+    """Of a classifier, all test examples together, by rising confidence; empty where only right and wrong is known."""
 
 
 class Masks(Strict):
@@ -291,11 +322,24 @@ class BaselineSummary(Strict):
     worst_site: WorstSite
 
 
+class CrossSite(Strict):
+    """Every model on every site's test split, by the main figure."""
+
+    figure: MainFigure
+    sites: tuple[str, ...]
+    """Whose test split a column is, and whose model a row of ``local_only`` is."""
+    federated: tuple[float | None, ...]
+    """``null`` where protection keeps it at the site."""
+    local_only: tuple[tuple[float | None, ...], ...]
+
+
 class Baselines(Strict):
     """What the sites would have had without federation, and with all data in one place."""
 
     local_only: BaselineSummary
     pooled: BaselineSummary
+    cross_site: CrossSite | None = None
+    """``null`` with one site, and where there are too many to test every model at each."""
 
 
 class Timing(Strict):

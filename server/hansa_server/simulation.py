@@ -16,6 +16,7 @@ from hansa_common.plan import StudyPlan
 from hansa_server.conduct import conduct, stop_on_signal
 from hansa_server.engines.engine import Machine, run, run_inline
 from hansa_server.engines.inline import Site
+from hansa_server.left_out import taking_part
 from hansa_server.progress import Quiet
 from hansa_server.results import Results
 from hansa_server.store import RunFolder
@@ -28,14 +29,15 @@ def check(plan: StudyPlan) -> tuple[str, ...]:
 
     Raises:
         PlanError: The plan names a strategy, or an option of it, that does not exist.
-        UsageError: The plan has no ``[simulation]``, names no data adapter, or its data cannot be divided so.
+        UsageError: The plan has no ``[simulation]``, names no data adapter, its data cannot be divided so, or it
+            leaves out a site that there is not.
         DataError: The data has to be read to know the sites, and cannot be.
     """
     if plan.simulation is None:
         raise UsageError("The plan has no [simulation]: it does not say which data the sites have.")
     strategy = build_strategy(plan.aggregation, plan.training)
     names: tuple[str, ...] = _site_entry("count_sites").load()(plan)
-    strategy.require(names)
+    strategy.require(taking_part(plan, names))
     return names
 
 
@@ -66,7 +68,14 @@ def simulate(
         StorageError: The disk is full or fails.
     """
     names = check(plan)
-    study = Study(plan=plan, folder=folder, engine=machine.engine, observer=observer, names=names, baselines=baselines)
+    study = Study(
+        plan=plan,
+        folder=folder,
+        engine=machine.engine,
+        observer=observer,
+        names=taking_part(plan, names),
+        baselines=baselines,
+    )
     with stop_on_signal() as stop:
         start = (
             partial(run_inline, study.run, stop, inline_sites(len(names)))

@@ -37,6 +37,7 @@ from hansa_server.closing import Closing, LastModel, close, close_masked, coordi
 from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
 from hansa_server.explaining import explain_model
 from hansa_server.gathering import Gathered, gather_once
+from hansa_server.left_out import LeftOut, left_out_counts, name_of
 from hansa_server.masked import Job, MaskedRounds
 from hansa_server.notices import Noticed, Sight
 from hansa_server.observer import Observer
@@ -72,6 +73,7 @@ class Study:
         self.baselines: Baselines | None = None
         self.sites: dict[str, Opened] = {}
         self.unopened: dict[str, str] = {}
+        self.left_out: LeftOut | None = None
         self.rounds: list[RoundResult] = []
         self.noticed = Noticed()
         self.closing: Closing | None = None
@@ -194,7 +196,7 @@ class Study:
     def _open(self, exchange: Exchange) -> None:
         """Have every site check its data; go on with those that can, if they are enough."""
         self._observer.stage("opening the study at the sites")
-        nodes = exchange.nodes()
+        nodes, absent = exchange.nodes(), name_of(self.plan)
         kept = self.plan.keeps_state or self.plan.personalisation is not None
         folder = str(self._folder.path.resolve() / "sites") if kept and self.plan.simulation is not None else ""
         message = Message(header=OpenTask(plan=self.plan.model_dump_json(), folder=folder))
@@ -208,12 +210,16 @@ class Study:
                 self.unopened[header.site] = "It opened another plan, or took another site's name."
             elif (name := exchange.names.get(answer.node, header.site)) != header.site:
                 self.unopened[name] = "It took another site's name."
+            elif header.site == absent:
+                self.left_out = LeftOut(opened=header, node=answer.node)
             elif not self._declares_enough(header):
                 self.unopened[header.site] = "It declared no training examples, or other classes than the plan's."
             else:
                 self.sites[header.site], self._nodes[header.site] = header, answer.node
         self._observer.opened(self.sites, self.unopened)
-        self._need(len(self.sites), len(nodes), self.unopened, "The study could not be opened")
+        self._need(len(self.sites), len(nodes) - (absent is not None), self.unopened, "The study could not be opened")
+        if absent is not None and self.left_out is None:
+            raise StudyFailed(f"{absent}, which is left out, could not open the study: no figure of it would follow.")
         self._strategy.require(self.sites)
         size = self.plan.rounds.sites_per_round
         if size is not None and size > len(self.sites):
@@ -379,8 +385,8 @@ class Study:
             closing = close_masked(panel, self._masked, last)
         else:
             closing = close(panel, last)
-        coordinator = coordinator_counts(panel, last)
-        return replace(closing, coordinator=coordinator, seconds=time.monotonic() - started)
+        coordinator, left_out = coordinator_counts(panel, last), left_out_counts(panel, self.left_out, last)
+        return replace(closing, coordinator=coordinator, left_out=left_out, seconds=time.monotonic() - started)
 
     def deliver(self, exchange: Exchange, *, card: str, sha256: str) -> None:
         """Hand the last model to every site that takes part; who does not get it is in ``delivered``."""

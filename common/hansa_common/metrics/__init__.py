@@ -3,7 +3,7 @@
 from hansa_common.metrics.classification import ClassificationCounts, ClassificationKind, num_sums, of_classes
 from hansa_common.metrics.counts import Counts, CountsKind, MomentsKind
 from hansa_common.metrics.curves import Reliability, reliability, roc_curve
-from hansa_common.metrics.figures import IS_HIGHER_BETTER, MainFigure, main_figure
+from hansa_common.metrics.figures import IS_HIGHER_BETTER, MainFigure, VerdictFigure, main_figure, verdict_figure
 from hansa_common.metrics.importance import Importance, num_importance_sums
 from hansa_common.metrics.intervals import Interval
 from hansa_common.metrics.kinds import counts_kind, empty_regression
@@ -40,6 +40,7 @@ __all__ = [
     "Reliability",
     "ScoreValues",
     "SurvivalCounts",
+    "VerdictFigure",
     "accuracy",
     "average_precision",
     "balanced_accuracy",
@@ -58,4 +59,5 @@ __all__ = [
     "roc_auc",
     "roc_curve",
     "scores",
+    "verdict_figure",
 ]

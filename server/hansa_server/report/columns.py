@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from hansa_common.metrics import MainFigure
+from hansa_common.metrics import MainFigure, VerdictFigure
 from hansa_server.figures import NAMES, write
 from hansa_server.report import notation
-from hansa_server.results import Results, Scores
+from hansa_server.results import Results, Scores, WorstAgainstLocal
 
 Target = Literal["classes", "number", "survival", "reconstruction"]
 
@@ -109,10 +109,30 @@ def main_value(results: Results, scores: Scores | None) -> float | None:
 
 def write_main(results: Results, value: float | None) -> str:
     """Write a value of it; a number with its unit."""
+    return write_figure(results, main_figure(results), value)
+
+
+def write_figure(results: Results, figure: VerdictFigure, value: float | None) -> str:
+    """Write a figure that models are compared by; a number with its unit."""
     if value is None:
         return notation.MISSING
-    unit = f" {results.unit}" if results.unit and main_figure(results) == "rmse" else ""
-    return write(main_figure(results), value) + unit
+    unit = f" {results.unit}" if results.unit and figure == "rmse" else ""
+    return write(figure, value) + unit
+
+
+def written_gain(against: WorstAgainstLocal) -> str:
+    """Write what a site gained by taking part, signed: positive is better, also where less of the figure is."""
+    if against.figure == "accuracy":
+        return notation.points(against.difference)
+    sign = "+" if against.difference > 0 else notation.MINUS if against.difference < 0 else ""
+    return sign + write(against.figure, abs(against.difference))
+
+
+def unit_of_gain(results: Results, against: WorstAgainstLocal) -> str:
+    """Return the unit of what ``written_gain`` writes; empty where it has none."""
+    if against.figure == "accuracy":
+        return "points"
+    return results.unit if against.figure == "rmse" else ""
 
 
 def written_main(results: Results, scores: Scores | None) -> str:

@@ -10,7 +10,7 @@ from hansa_common.plan import StudyPlan
 from hansa_server.report import explanation, notation, protection
 from hansa_server.report.columns import EXPLAINED, FIGURES, Column, written_main
 from hansa_server.report.comparison import compare_all
-from hansa_server.report.narrative import headlines, result_sentences
+from hansa_server.report.narrative import headlines, left_out, result_sentences
 from hansa_server.results import Results, Scores, SiteResult
 
 CLASSES_LISTED = 50
@@ -220,16 +220,23 @@ def _privacy(results: Results) -> str:
     return "\n".join(lines)
 
 
+def _elsewhere(results: Results) -> str:
+    """Say what is known of sites that took no part."""
+    said = left_out(results)
+    return f"{_plain(said)} How it does at other places nobody knows." if said else _ELSEWHERE
+
+
 def _limits(results: Results) -> str:
+    elsewhere = _elsewhere(results)
     limits = [
         _exposure(results),
-        _ELSEWHERE,
+        elsewhere,
         "One run with one seed: another seed gives other figures, by an amount that was not measured.",
         "It has not been checked for decisions about people, nor compared between groups of people.",
     ]
     limits.insert(0, _tested(results))
     if results.final is not None and results.final.weighted_mean is None:
-        limits.remove(_ELSEWHERE)
+        limits.remove(elsewhere)
     if results.partition is not None:
         limits.append("The sites were simulated from one data set; real institutions differ more.")
     if results.baselines is None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hansa_server.figures import NAMES
 from hansa_server.report import columns, notation, protection
 from hansa_server.report.comparison import Comparison
 from hansa_server.results import Final, Noise, PersonalSummary, Results, Summary
@@ -77,7 +78,7 @@ def _untested(results: Results, final: Final) -> str:
 
 
 def _article(results: Results) -> str:
-    return "an" if columns.main_figure(results) == "rmse" else "a"
+    return "an" if columns.main_figure(results) in ("accuracy", "rmse") else "a"
 
 
 def verdicts(comparisons: tuple[Comparison, ...]) -> str:
@@ -112,25 +113,20 @@ def headlines(results: Results) -> tuple[Headline, ...]:
     if final is None:
         note = _not_measured(results)
         figure = columns.main_name(results)
-        names = (f"Weighted mean {figure}", f"Site mean {figure}", "Worst site", *_against_names(results))
+        names = (f"Weighted mean {figure}", f"Site mean {figure}", "Worst site", "Worst site against training alone")
         return tuple(Headline(name=name, figure=notation.MISSING, note=note) for name in names)
     return (
         _weighted_mean(results, final),
         _site_mean(results, final),
         _worst_site(results, final),
-        *([_epsilon(noise)] if noise is not None else [_against_local(results)] if _against_names(results) else []),
-        *([_personal(final.personal)] if final.personal is not None else []),
+        _epsilon(noise) if noise is not None else _against_local(results),
+        *([_personal(results, final.personal)] if final.personal is not None else []),
     )
 
 
-def _against_names(results: Results) -> tuple[str, ...]:
-    """Return the name of the fourth headline: there is a verdict on accuracies only."""
-    return ("Worst site against training alone",) if results.target == "classes" else ()
-
-
-def _personal(own: PersonalSummary) -> Headline:
+def _personal(results: Results, own: PersonalSummary) -> Headline:
     """Say what the sites' own models reach, and whether a site would have done better without the federation."""
-    note = f"{own.method}; worst site {notation.percent(own.worst_site.accuracy)} at {own.worst_site.site}"
+    note = f"{own.method}; worst site {columns.written_main(results, own.worst_site)} at {own.worst_site.site}"
     command = ""
     if own.below_local_only is None:
         note, command = f"{note}; beside training alone: run with", "--baselines"
@@ -138,7 +134,7 @@ def _personal(own: PersonalSummary) -> Headline:
         note = f"{note}; below training alone: {', '.join(own.below_local_only)}"
     else:
         note = f"{note}; no site is below training alone"
-    figure = notation.percent(own.site_mean.accuracy)
+    figure = columns.written_main(results, own.site_mean)
     return Headline(name="Sites' own models, site mean", figure=figure, note=note, command=command)
 
 
@@ -214,13 +210,33 @@ def _against_local(results: Results) -> Headline:
         if results.baselines is not None or protection.is_protected(results):
             return Headline(name=name, figure=notation.MISSING, note="not measured")
         return Headline(name=name, figure=notation.MISSING, note="not measured: run with", command="--baselines")
+    federated, local_only = against.values
+    name += "" if against.figure == columns.main_figure(results) else f", by {NAMES[against.figure]}"
     return Headline(
         name=name,
-        figure=notation.points(against.difference),
-        unit="points",
-        note=f"{notation.percent(against.federated_accuracy)} federated, "
-        f"{notation.percent(against.local_only_accuracy)} alone",
+        figure=columns.written_gain(against),
+        unit=columns.unit_of_gain(results, against),
+        note=f"{columns.write_figure(results, against.figure, federated)} federated, "
+        f"{columns.write_figure(results, against.figure, local_only)} alone",
         site=against.site,
+    )
+
+
+def left_out(results: Results) -> str:
+    """Say what the model reaches at a site that took part in no round, beside the others; empty where there is none."""
+    final = results.final
+    if final is None or final.left_out is None:
+        return ""
+    stranger, name = final.left_out, columns.main_name(results)
+    sentence = (
+        f"{stranger.site} was left out: it took part in no round, and on all its "
+        f"{notation.plural(stranger.num_examples, 'example')} the last model has {_article(results)} {name} of "
+        f"{columns.written_main(results, stranger)}"
+    )
+    if final.site_mean is None:
+        return f"{sentence}."
+    return (
+        f"{sentence}, beside a mean of {columns.written_main(results, final.site_mean)} over the sites that took part."
     )
 
 

@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hansa_common.metrics import IS_HIGHER_BETTER
 from hansa_server.report import columns, curves, explanation, narrative, notation, protection
-from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart
+from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart, reliability_chart
 from hansa_server.report.comparison import compare_all
+from hansa_server.report.cross_site import cross_site
 from hansa_server.results import Results, Scores, SiteResult
 
 FEW_SITES = 15
@@ -95,8 +96,11 @@ def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.P
         best_shown=BEST_SHOWN,
         comparisons=sorted(comparisons, key=lambda entry: entry.difference) if many else comparisons,
         verdicts=narrative.verdicts(comparisons) if comparisons else "",
+        across=cross_site(results),
+        left_out=narrative.left_out(results),
         partition=_partition(results),
         confusion=_confusion(results),
+        reliability=_reliability(results),
         confusions=_most_frequent(results),
         columns=columns.FIGURES[results.target],
         explained=columns.EXPLAINED[results.target],
@@ -156,6 +160,10 @@ def _bars(results: Results) -> list[str]:
             f"{between} in between",
             *(_group(results, site, len(models)) for site in ordered[-BEST_SHOWN:]),
         ]
+    left_out = results.final.left_out if results.final is not None else None
+    if left_out is not None:
+        values = (columns.main_value(results, left_out), None, None)
+        entries.append(Group(name=f"{left_out.site}, left out", values=values[: len(models)]))
     name = columns.main_name(results)
     label = f"{name[0].upper()}{name[1:]} on each site's test split: {', '.join(models)}"
     if results.target == "classes":
@@ -191,6 +199,17 @@ def _confusion(results: Results) -> str:
     if results.final is None or not results.final.confusion:
         return ""
     return confusion_chart(results.final.confusion, results.classes)
+
+
+def _reliability(results: Results) -> str:
+    """Draw how far the model's confidence can be believed; nothing where its answers' confidences are not known."""
+    bins = results.final.reliability if results.final is not None else ()
+    return reliability_chart(
+        f"Reliability diagram of {notation.plural(sum(entry.num_examples for entry in bins), 'answer')}",
+        [(entry.confidence, entry.accuracy, entry.num_examples) for entry in bins],
+        write=lambda share: f"{100 * share:.0f}%",
+        count=lambda number: notation.plural(number, "answer"),
+    )
 
 
 def _most_frequent(results: Results) -> list[tuple[str, str, int, int]]:
@@ -230,6 +249,8 @@ def _overall(results: Results) -> list[ScoreRow]:
         return []
     measured = {"Weighted mean": final.weighted_mean, "Site mean": final.site_mean}
     rows = [ScoreRow(name=name, scores=scores, kind="overall") for name, scores in measured.items() if scores]
+    if final.left_out is not None:
+        rows.append(ScoreRow(name=f"{final.left_out.site}, left out", scores=final.left_out, kind="overall"))
     if results.baselines is not None:
         rows += [
             ScoreRow(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from hansa_server.report.columns import FIGURES
 from hansa_server.report.protection import has_noised_counts, noise_of
-from hansa_server.results import BaselineSummary, Final, Results, RoundResult, Scores, SiteResult, Summary
+from hansa_server.results import BaselineSummary, CrossSite, Final, Results, RoundResult, Scores, SiteResult, Summary
 
 COLUMNS = ("round", "site", "split", "figure", "value")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -50,13 +50,18 @@ def _rows(results: Results) -> Iterator[Row]:
             against = final.worst_site_against_local
             yield last, against.site, "test", "worst_site_against_local", against.difference
         yield from _scores(results, (last, "", "coordinator"), "", final.coordinator)
+        if final.left_out is not None:
+            yield from _scores(results, (last, final.left_out.site, "left_out"), "", final.left_out)
         yield from _decisions(final, last)
+        for bin_of in final.reliability:
+            yield last, "", "test", f"reliability:{bin_of.confidence!r}", bin_of.accuracy
     noise = noise_of(results)
     if noise is not None and noise.epsilon is not None:
         yield last, "", "", "epsilon", noise.epsilon
     if results.baselines is not None:
         yield from _three(results, "local_only_", results.baselines.local_only, last)
         yield from _three(results, "pooled_", results.baselines.pooled, last)
+        yield from _cross_site(results.baselines.cross_site, last)
 
 
 def _round(entry: RoundResult) -> Iterator[Row]:
@@ -117,6 +122,15 @@ def _scores(results: Results, place: tuple[int, str, str], prefix: str, scores: 
                 low, high = scores.intervals[figure]
                 yield *place, f"{prefix}{figure}_low", low
                 yield *place, f"{prefix}{figure}_high", high
+
+
+def _cross_site(matrix: CrossSite | None, last: int) -> Iterator[Row]:
+    """Write what each site's own model reaches at every site; the federation's is in the sites' own rows."""
+    if matrix is None:
+        return
+    for model, values in zip(matrix.sites, matrix.local_only, strict=True):
+        for site, value in zip(matrix.sites, values, strict=True):
+            yield last, site, "test", f"local_only_{matrix.figure}_of:{model}", value
 
 
 def _decisions(final: Final, last: int) -> Iterator[Row]:

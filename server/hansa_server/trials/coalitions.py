@@ -21,6 +21,7 @@ from hansa_common.strategies import STRATEGIES
 from hansa_server.engines.inline import InlineExchange
 from hansa_server.exchange import Deadline, problem_of
 from hansa_server.figures import merge, scores_of
+from hansa_server.left_out import name_of
 from hansa_server.progress import Quiet
 from hansa_server.simulation import check, inline_sites
 from hansa_server.store import Checkpoint, RunFolder
@@ -91,13 +92,15 @@ class Coalitions:
         figure: What a model is judged by.
 
     Raises:
-        UsageError: The plan cannot be simulated, or has one site only.
+        UsageError: The plan cannot be simulated, leaves out a site by itself, or has one site only.
         StudyFailed: A site cannot open the study.
     """
 
     def __init__(self, plan: StudyPlan, figure: Figure) -> None:
         self.plan = plan
         self.names: tuple[str, ...] = check(plan)
+        if name_of(plan) is not None:
+            raise UsageError("simulation.leave_out: a contribution is measured by leaving out each site in turn.")
         if len(self.names) < FEWEST:
             raise UsageError("The study has one site; there is nobody to share with.")
         self._figure: Figure = figure

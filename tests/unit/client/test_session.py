@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hansa_client.data.split import Splits
 from hansa_client.session import SiteState, handle
+from hansa_client.simulated import divide
 from hansa_client.training.supervised import SupervisedTraining
+from hansa_client.work import Work
 from hansa_common.messages import (
     Baseline,
     BaselineTask,
@@ -189,6 +192,77 @@ def test_baselines_cover_the_sites_own_test_splits(small_plan: StudyPlan) -> Non
     assert pooled.counts["site-3"].num_examples == local.counts["site-3"].num_examples
     accuracy = [np.trace(of_classes(counts).confusion) / counts.num_examples for counts in pooled.counts.values()]
     assert min(accuracy) > 0.6
+
+
+def test_a_site_that_was_left_out_tests_on_all_its_data(make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(simulation={"leave_out": "site-3"})
+    state = opened(plan, 2)
+    mine = ask(state, Message(header=OpenTask(plan=plan.model_dump_json()))).header
+    assert isinstance(mine, Opened)
+    task = EvaluateTask(plan_digest=plan.digest(), subject="left_out")
+    counts = of_classes(ask(state, Message(header=task, vector=np.zeros(650, np.float32))).counts["test"])
+    assert counts.num_examples == mine.train + mine.validation + mine.test
+    assert tuple(counts.confusion.sum(axis=1)) == mine.class_counts
+    assert counts.has_histograms
+
+
+def test_the_pooled_baseline_does_not_train_at_a_site_that_was_left_out(
+    make_plan: Callable[..., StudyPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(simulation={"leave_out": "site-3"})
+    used: list[int] = []
+    original = Work._prepare
+
+    def prepare(work: Work, splits: Splits, *rest: Any) -> SupervisedTraining:
+        used.extend(splits.train.tolist())
+        return original(work, splits, *rest)
+
+    state = opened(plan)
+    monkeypatch.setattr(Work, "_prepare", prepare)
+    task = BaselineTask(plan_digest=plan.digest(), subject="pooled")
+    counts = ask(state, Message(header=task, vector=np.zeros(650, np.float32))).counts
+    assert set(counts) == {"site-1", "site-2", "site-4"}
+    assert used
+    assert not set(used) & set(divide(plan).indices[2].tolist())
+
+
+def two_tables(folder: Path, make_plan: Callable[..., StudyPlan]) -> StudyPlan:
+    """Return a study of two sites, each of which standardises by its own training split."""
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=(90, 2))
+    sick = values[:, 0] + 0.8 * rng.normal(size=90) > 0
+    rows = [f"{40 + 9 * a:.3f},{b:.3f},{'yes' if y else 'no'}" for (a, b), y in zip(values, sick, strict=True)]
+    (folder / "patients.csv").write_text("\n".join(["age,dose,outcome", *rows]) + "\n")
+    columns = [{"name": "age"}, {"name": "dose"}]
+    data = {"kind": "table", "label": "outcome", "classes": ["no", "yes"], "columns": columns, "standardise": "site"}
+    source = {"adapter": "csv", "path": str(folder / "patients.csv")}
+    return make_plan(replaced={"data": data}, simulation={"partition": "dirichlet:1.0", "sites": 2, "data": source})
+
+
+def tables(state: SiteState, message: Message) -> Message:
+    return decode(handle(encode(message), state), kind=ClassificationKind(classes=2))
+
+
+def test_a_sites_own_model_is_tested_at_every_site(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    """The oracle: the site's rounds one after another, without anybody else, and another site's closing exchange."""
+    plan = two_tables(tmp_path, make_plan)
+    digest, state = plan.digest(), opened(plan, 1)
+    start = tables(state, Message(header=InitialTask(plan_digest=digest))).vector
+    assert start is not None
+    current = start
+    for number in (1, 2, 3):
+        task = TrainTask(plan_digest=digest, round=number, attempt=1)
+        delta = tables(state, Message(header=task, vector=current)).vector
+        assert delta is not None
+        current = current + delta
+    header = BaselineTask(plan_digest=digest, subject="local", everywhere=True)
+    found = tables(state, Message(header=header, vector=start)).counts
+    assert set(found) == {"site-1", "site-2"}
+    for index in range(2):
+        reply = tables(opened(plan, index), Message(header=EvaluateTask(plan_digest=digest), vector=current))
+        np.testing.assert_array_equal(
+            of_classes(found[f"site-{index + 1}"]).confusion, of_classes(reply.counts["test"]).confusion
+        )
 
 
 def test_a_contract_that_the_data_breaks_is_told_to_the_data_steward(

@@ -209,7 +209,7 @@ def test_a_fraction_is_part_of_who_has_what_but_one_is_as_if_it_were_not_there()
     assert plan(sites=3, fraction=0.5).digest() == plan(sites=3).digest()
     simulation = plan(sites=3).simulation
     assert simulation is not None
-    before = simulation.model_dump(mode="json", exclude={"device", "gpus_per_site", "fraction"})
+    before = simulation.model_dump(mode="json", exclude={"device", "gpus_per_site", "fraction", "leave_out"})
     del before["data"]["weights"]  # younger still
     assert plan(sites=3).simulation_digest() == digest(before)
 
@@ -220,3 +220,9 @@ def test_options_that_are_lists_reach_the_adapter(make_plan: Callable[..., Study
     source = {"adapter": "npz", "path": str(path), "columns": ["ward"]}
     plan = make_plan(replaced={"simulation": {"partition": "column:ward", "data": source}})
     assert divide(plan).names == ("north", "south")
+
+
+def test_who_is_left_out_is_part_of_the_simulation_and_nobody_is_as_if_the_key_were_not_there() -> None:
+    one, other = (plan(sites=3, leave_out=name) for name in ("site-1", "site-2"))
+    assert len({found.simulation_digest() for found in (one, other, plan(sites=3))}) == 3
+    assert one.digest() == other.digest() == plan(sites=3).digest()

@@ -238,8 +238,10 @@ def test_baselines_are_for_simulations(site: Site, subject: Any) -> None:
     assert site.work.calls == []
 
 
-def test_a_site_has_nobodys_data_but_its_own(site: Site) -> None:
-    task = EvaluateTask(plan_digest=site.plan.digest(), subject="coordinator")
+@pytest.mark.parametrize("subject", ["coordinator", "left_out"])
+def test_a_site_tests_on_nobodys_data_but_its_own_test_split(site: Site, subject: Any) -> None:
+    """What only a simulation has passes the release as it is: at a real site it must not come about."""
+    task = EvaluateTask(plan_digest=site.plan.digest(), subject=subject)
     assert code(site.handle(Message(header=task, vector=np.zeros(650, np.float32)))) == "task-refused"
 
 

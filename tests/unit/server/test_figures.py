@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hansa_common.metrics import ClassificationCounts
-from hansa_server.figures import mean_over_sites, merge, scores_of, summary, worst
+from hansa_common.metrics import ClassificationCounts, SurvivalCounts
+from hansa_server.figures import mean_over_sites, merge, reliability_of, scores_of, summary, worst
 
 
 def counts(right: int, wrong: int) -> ClassificationCounts:
@@ -34,6 +34,12 @@ def test_a_summary_without_validation_examples_is_empty() -> None:
     empty = summary({"a": ClassificationCounts.zero(2, histograms=False)})
     assert empty.weighted_mean_accuracy is None
     assert empty.worst_site is None
+
+
+def test_counts_without_confidences_have_no_reliability_diagram() -> None:
+    assert reliability_of(counts(3, 1))
+    assert reliability_of(ClassificationCounts.zero(2, histograms=False)) == ()
+    assert reliability_of(SurvivalCounts()) == ()
 
 
 def test_merging_nothing_is_a_bug_of_the_caller() -> None:

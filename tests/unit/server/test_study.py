@@ -82,7 +82,8 @@ def honest(node: int, message: Message, *, digest: str) -> Message:
             return Message(header=evaluated, counts={"validation": counts(node), "test": counts(node, histograms=True)})
         case BaselineTask():
             baseline = Baseline(plan_digest=digest, subject=message.header.subject, site=site, seconds=1.0)
-            names = [site] if message.header.subject == "local" else [f"site-{n}" for n in range(1, 5)]
+            everywhere = message.header.subject == "pooled" or message.header.everywhere
+            names = [f"site-{n}" for n in range(1, 5)] if everywhere else [site]
             return Message(header=baseline, counts={name: counts(4, histograms=True) for name in names})
     raise AssertionError(message.header)
 
@@ -267,6 +268,69 @@ def test_baselines_are_gathered_for_every_site(tmp_path: Path, small_plan: Study
     study = run(small_plan, tmp_path / "run", Sites(small_plan), baselines=True)
     assert study.baselines is not None
     assert set(study.baselines.local_only) == set(study.baselines.pooled) == set(study.sites)
+
+
+def test_a_site_that_is_left_out_is_asked_at_the_end_only(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(simulation={"leave_out": "site-3"})
+    sites = Sites(plan)
+    study = run(plan, tmp_path / "run", sites)
+    assert [entry for entry in sites.asked if entry.endswith(" 3")] == ["open 3", "evaluate 3"]
+    final = results_of(study, run="run", status="completed", reason="").final
+    assert final is not None
+    assert final.left_out is not None
+    assert (final.left_out.site, final.left_out.accuracy) == ("site-3", 0.7)
+    assert final.site_mean is not None
+    assert final.site_mean.accuracy == pytest.approx((0.9 + 0.8 + 0.6) / 3)
+
+
+@pytest.mark.parametrize("kind", ["open", "evaluate"])
+def test_without_the_site_that_is_left_out_there_is_no_study(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan], kind: str
+) -> None:
+    def broken(_node: int, message: Message) -> Message | str:
+        return "it died" if message.header.kind == kind else "honest"
+
+    plan = make_plan(simulation={"leave_out": "site-3"})
+    with pytest.raises(StudyFailed, match=r"site-3, which (is|was) left out"):
+        run(plan, tmp_path / "run", Sites(plan, site_3=broken))
+
+
+def test_the_reliability_diagram_is_that_of_all_sites(tmp_path: Path, small_plan: StudyPlan) -> None:
+    """Every answer of these sites is 91% sure; site n is wrong on n of its ten examples."""
+    study = run(small_plan, tmp_path / "run", Sites(small_plan))
+    final = results_of(study, run="run", status="completed", reason="").final
+    assert final is not None
+    assert final.weighted_mean is not None
+    (found,) = final.reliability
+    assert (found.num_examples, found.accuracy) == (40, 0.75)
+    assert found.confidence == pytest.approx(0.91)
+    assert final.weighted_mean.calibration_error == pytest.approx(found.confidence - found.accuracy)
+
+
+def test_every_model_is_tested_at_every_site(tmp_path: Path, small_plan: StudyPlan) -> None:
+    """The n-th model is wrong on two more of ten examples than the one before; and on one more at each next site."""
+
+    def local(node: int, message: Message) -> Message | str:
+        if not isinstance(message.header, BaselineTask) or message.header.subject != "local":
+            return "honest"
+        assert message.header.everywhere
+        header = Baseline(plan_digest=small_plan.digest(), subject="local", site=f"site-{node}", seconds=1.0)
+        return Message(
+            header=header, counts={f"site-{s}": counts(2 * (node - 1) + s - 1, histograms=True) for s in range(1, 5)}
+        )
+
+    sites = {f"site_{n}": local for n in range(1, 5)}
+    study = run(small_plan, tmp_path / "run", Sites(small_plan, reverse=True, **sites), baselines=True)
+    results = results_of(study, run="run", status="completed", reason="")
+    assert results.baselines is not None
+    matrix = results.baselines.cross_site
+    assert matrix is not None
+    assert matrix.sites == ("site-1", "site-2", "site-3", "site-4")
+    assert matrix.local_only == tuple(tuple((10 - 2 * m - s) / 10 for s in range(4)) for m in range(4))
+    assert matrix.federated == tuple(site.federated.accuracy for site in results.sites if site.federated)
+    for row, site in enumerate(results.sites):
+        assert site.local_only is not None
+        assert matrix.local_only[row][row] == site.local_only.accuracy
 
 
 def test_a_failing_baseline_loses_nothing_of_the_study(tmp_path: Path, small_plan: StudyPlan) -> None:

@@ -3,7 +3,8 @@
 from hansa_server.report.charts.bars import Group, bar_chart
 from hansa_server.report.charts.importance import heat_grid, importance_chart
 from hansa_server.report.charts.line import Point, Series, line_chart
-from hansa_server.report.charts.matrix import confusion_chart, partition_chart
+from hansa_server.report.charts.matrix import confusion_chart, cross_site_chart, partition_chart
+from hansa_server.report.charts.reliability import reliability_chart
 from hansa_server.report.charts.spread import SpreadRow, spread_chart
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "SpreadRow",
     "bar_chart",
     "confusion_chart",
+    "cross_site_chart",
     "heat_grid",
     "importance_chart",
     "line_chart",
     "partition_chart",
+    "reliability_chart",
     "spread_chart",
 ]

@@ -1,10 +1,10 @@
-"""Matrices: who holds what (sites x classes) and the confusion matrix (true x predicted classes).
+"""Matrices: who holds what (sites x classes), confusions (true x predicted classes), models x sites.
 
 Shade is an opacity of one colour. A matrix with many classes becomes a heat map without text.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hansa_server.report import notation
@@ -143,6 +143,70 @@ def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
         *parts,
         frame,
     )
+
+
+def cross_site_chart(
+    label: str,
+    models: Sequence[str],
+    sites: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    *,
+    is_higher_better: bool,
+    write: Callable[[float | None], str],
+) -> str:
+    """Draw every model at every site: the darker a cell, the better the model does there.
+
+    Up to 20 sites each cell holds its figure. A cell without one stays empty.
+
+    Args:
+        label: What the chart shows, for those who cannot see it.
+        models: ``M`` rows.
+        sites: ``S`` columns.
+        values: ``[M][S]`` figures.
+        is_higher_better: Of the figure.
+        write: Writes a figure.
+    """
+    named = len(sites) <= MOST_CLASSES_WITH_TEXT
+    found = [value for row in values for value in row if value is not None]
+    worst, best = (min(found, default=0.0), max(found, default=0.0))[:: 1 if is_higher_better else -1]
+    widest = max((text_width(write(value)) for value in found), default=0.0) if named else 0.0
+    layout = _lay_out(models, sites, cell=(max(52.0, widest + 10), 34.0 if named else 17.0), heads=20.0)
+    cells = [
+        _cross_site_cell(
+            layout,
+            (row, column),
+            (value - worst) / (best - worst) if best != worst else 0.5,
+            write(value),
+            note=f"Model of {model}, tested at {site}: {write(value)}",
+        )
+        for row, (model, of_model) in enumerate(zip(models, values, strict=True))
+        for column, (site, value) in enumerate(zip(sites, of_model, strict=True))
+        if value is not None
+    ]
+    axes = [
+        text("tested at →", layout.left, 12, class_="caption"),
+        text("model of ↓", layout.left - 10, 12, class_="caption", text_anchor="end"),
+    ]
+    return drawing(
+        label,
+        layout.x(len(sites)) + layout.right + 1,
+        layout.y(len(models)) + 6,
+        *axes,
+        *_headers(layout, models, sites),
+        *_rules(layout, len(models), len(sites)),
+        *cells,
+    )
+
+
+def _cross_site_cell(layout: _Layout, place: _Place, share: float, written: str, *, note: str) -> str:
+    """Return a cell whose shade is its place between the worst and the best figure."""
+    shade = 0.06 + 0.94 * share
+    cell = _cell(layout, place, shade, note)
+    if not layout.named:
+        return cell
+    x, y = layout.x(place[1] + 0.5), layout.y(place[0] + 0.5) + 4
+    style = "reversed" if shade >= DARK_SHADE else "value"
+    return cell + text(written, x, y, class_=f"cell {style}", text_anchor="middle")
 
 
 def _drawn_rows(

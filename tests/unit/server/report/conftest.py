@@ -12,10 +12,12 @@ from hansa_server.figures import no_summary
 from hansa_server.results import (
     Baselines,
     BaselineSummary,
+    CrossSite,
     Final,
     Masks,
     Noise,
     Protection,
+    ReliabilityBin,
     Results,
     RoundResult,
     Scores,
@@ -30,6 +32,10 @@ from hansa_server.results import (
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NAMES = ("Lübeck", "Hamburg", "Gdańsk", "Visby")
+RELIABILITY = tuple(
+    ReliabilityBin(confidence=confidence, accuracy=confidence - 0.04, num_examples=100)
+    for confidence in (0.35, 0.55, 0.75, 0.95)
+)
 Counts = npt.NDArray[np.int64]
 
 
@@ -65,6 +71,15 @@ def _three(accuracies: list[float], sizes: list[int], names: list[str]) -> dict[
         "site_mean": _scores(round(float(np.mean(sizes))), float(np.mean(accuracies))),
         "worst_site": WorstSite(site=names[worst], **_scores(sizes[worst], accuracies[worst]).model_dump()),
     }
+
+
+def _cross_site(names: list[str], federated: list[float], alone: list[float]) -> CrossSite | None:
+    """Let every site's model lose a tenth away from home."""
+    if not 1 < len(names) <= 30:
+        return None
+    size = range(len(names))
+    rows = tuple(tuple(alone[model] * (1.0 if model == site else 0.9) for site in size) for model in size)
+    return CrossSite(figure="accuracy", sites=tuple(names), federated=tuple(federated), local_only=rows)
 
 
 def _summary(accuracies: list[float], names: list[str]) -> Summary:
@@ -148,6 +163,7 @@ def build(
         if baselines
         else None,
         confusion=confusion,
+        reliability=RELIABILITY if finished else (),
         coordinator=_scores(2_000, 0.66) if coordinator else None,
         validation=_summary(accuracies(rounds), listed),
     )
@@ -202,6 +218,7 @@ def build(
         "baselines": Baselines(
             local_only=BaselineSummary(**_three(alone, tests, listed)),
             pooled=BaselineSummary(**_three(together, tests, listed)),
+            cross_site=_cross_site(listed, federated, alone),
         )
         if baselines
         else None,
@@ -300,6 +317,8 @@ def protect(results: Results, *, masks: Masks | None, noise: Noise | None) -> Re
         if noised and whole is not None:
             whole = whole.model_copy(update=NOT_FROM_CONFUSION)
         changes: dict[str, Any] = {"weighted_mean": whole, "worst_site_against_local": None}
+        if noise is not None:
+            changes |= {"reliability": ()}
         if kept:
             changes |= {"site_mean": None, "worst_site": None, "validation": _over_all(final.validation)}
         if no_counts:

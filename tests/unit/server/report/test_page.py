@@ -251,3 +251,13 @@ def test_the_report_imports_no_plotting_library() -> None:
         for alias in node.names
     }
     assert "matplotlib" not in names
+
+
+def test_the_reliability_diagram_stands_beside_its_figure(make_results: Make) -> None:
+    text = render(make_results(), "")
+    assert "95% sure, 91% right, 100 answers" in text
+    assert "expected calibration error (ECE): 3.1%" in text
+    results = make_results()
+    assert results.final is not None
+    unknown = results.model_copy(update={"final": results.final.model_copy(update={"reliability": ()})})
+    assert "reliability" not in Page(render(unknown, "")).ids

@@ -37,6 +37,9 @@ def test_every_figure_comes_back_exactly(make_results: Make) -> None:
         assert found[5, "", "test", f"pooled_site_mean_{figure}"] == getattr(baselines.pooled.site_mean, figure)
         assert found[5, "", "coordinator", figure] == getattr(final.coordinator, figure)
     assert found[5, "Visby", "test", "worst_site_against_local"] == final.worst_site_against_local.difference
+    matrix = baselines.cross_site
+    assert matrix is not None
+    assert found[5, "Visby", "test", "local_only_accuracy_of:Hamburg"] == matrix.local_only[1][3]
     assert found[2, "Visby", "", "missing"] == 1
     assert found[5, "Visby", "", "examples:cat"] == results.sites[3].class_counts[3]
 

@@ -19,6 +19,7 @@ from hansa_server.results import (
     Results,
     Scores,
     Summary,
+    WorstAgainstLocal,
 )
 
 Make = Callable[..., Results]
@@ -183,3 +184,23 @@ def test_threshold_costs_and_gaps_are_in_the_page_and_the_table(make_results: Ma
     assert "<b>m</b>" not in page
     assert "3,,test,threshold,0.123456" in table
     assert "3,,test,equalised_odds_gap:sex,0.234" in table
+
+
+def test_the_page_says_the_gain_in_the_figures_own_unit(make_results: Make) -> None:
+    results = make_results(baselines=True)
+    assert results.final is not None
+
+    def of(target: str, against: WorstAgainstLocal, unit: str = "") -> Results:
+        final = results.final.model_copy(update={"worst_site_against_local": against}) if results.final else None
+        return results.model_copy(update={"target": target, "unit": unit, "final": final})
+
+    rmse = WorstAgainstLocal(site="Riga", figure="rmse", federated=18.5, local_only=21.0, difference=2.5)
+    found = headlines(of("number", rmse, "cycles"))[3]
+    assert (found.name, found.figure, found.unit) == ("Worst site against training alone", "+2.5", "cycles")
+    assert found.note == "18.5 cycles federated, 21 cycles alone"
+    area = WorstAgainstLocal(site="Riga", figure="roc_auc", federated=0.7, local_only=0.8, difference=-0.1)
+    found = headlines(of("reconstruction", area))[3]
+    assert (found.name, found.figure) == ("Worst site against training alone, by ROC AUC", "\N{MINUS SIGN}0.100")
+    assert found.note == "0.700 federated, 0.800 alone"
+    assert "by ROC AUC" in render(of("reconstruction", area), "")
+    assert "Riga,test,worst_site_against_local,-0.1" in metrics_csv(of("reconstruction", area))

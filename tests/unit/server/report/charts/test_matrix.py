@@ -2,7 +2,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from hansa_server.report.charts import confusion_chart, partition_chart
+from hansa_server.report.charts import confusion_chart, cross_site_chart, partition_chart
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -43,3 +43,38 @@ def test_no_sites_and_no_examples_are_drawn_empty() -> None:
 
 def test_a_matrix_too_large_to_see_is_not_drawn() -> None:
     assert confusion_chart(((0,) * 201,) * 201, tuple(f"c{i}" for i in range(201))) == ""
+
+
+def _shades(values: list[list[float | None]], *, is_higher_better: bool) -> list[tuple[float, str | None]]:
+    sites = [f"s{index}" for index in range(len(values[0]))]
+    chart = cross_site_chart(
+        "x", ["m"] * len(values), sites, values, is_higher_better=is_higher_better, write=lambda value: f"{value}"
+    )
+    root = ET.fromstring(chart)
+    cells = [rect for rect in root.iter(f"{NS}rect") if rect.get("class") == "heat"]
+    return [(float(cell.get("fill-opacity", "0")), cell.findtext(f"{NS}title")) for cell in cells]
+
+
+def test_the_best_model_is_the_darkest_whichever_way_the_figure_goes() -> None:
+    accuracies = _shades([[0.5, 1.0], [None, 0.75]], is_higher_better=True)
+    assert accuracies == [
+        (0.06, "Model of m, tested at s0: 0.5"),
+        (1.0, "Model of m, tested at s1: 1.0"),
+        (0.53, "Model of m, tested at s1: 0.75"),
+    ]
+    assert [shade for shade, _ in _shades([[10.0, 20.0]], is_higher_better=False)] == [1.0, 0.06]
+    assert [shade for shade, _ in _shades([[0.5, 0.5]], is_higher_better=True)] == [0.53, 0.53]
+
+
+def test_models_at_thirty_sites_have_no_text_in_cells() -> None:
+    values: list[list[float | None]] = [[0.1 * column for column in range(30)]] * 31
+    chart = cross_site_chart(
+        "x",
+        ["m"] * 31,
+        [f"s{index}" for index in range(30)],
+        values,
+        is_higher_better=True,
+        write=lambda value: f"{value}",
+    )
+    assert "cell " not in chart
+    ET.fromstring(chart)
