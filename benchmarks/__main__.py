@@ -18,6 +18,7 @@ from benchmarks import (
     secagg,
     server_memory,
     simulation,
+    survival,
 )
 from benchmarks.machine import describe, use_cores
 
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[int], None]] = {
     "privacy": privacy.run,
     "robust": robust.run,
     "heart": heart.run,
+    "survival": survival.run,
     "soak": federation.soak,
     "secagg": secagg.run,
 }
