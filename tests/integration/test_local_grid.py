@@ -68,6 +68,7 @@ def test_a_failing_task_is_an_error_reply_and_the_next_one_works(grid: LocalGrid
     assert {node: reply.content["reply"]["count"] for node, reply in after.items()} == {1: 2, 2: 1, 3: 2}
 
 
+@pytest.mark.slow
 def test_a_task_that_hangs_ends_with_its_time_to_live_and_its_worker(grid: LocalGrid) -> None:
     ask(grid, (1, "reply"))
     reply = ask(grid, (1, "hang"), ttl=1.0)[1]

@@ -323,11 +323,13 @@ def record(federation: Members) -> list[bytes]:
     return (federation.path / "recorded" / "journal.jsonl").read_bytes().splitlines(keepends=True)
 
 
+@pytest.mark.slow
 def test_an_agent_does_not_write_on_in_a_record_that_was_changed(record: list[bytes], here: Here) -> None:
     (here.folder("recorded") / "journal.jsonl").write_bytes(b"".join(changed(record)))
     assert "line 2: it was changed" in here.site("recorded", "start", code=FAILED)
 
 
+@pytest.mark.slow
 def test_models_lists_what_the_site_was_given(here: Here) -> None:
     assert here.site("recorded", "models") == "No model yet.\n"
     folder = here.folder("recorded") / "models" / "digits-1"

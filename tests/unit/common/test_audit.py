@@ -155,6 +155,7 @@ def test_10_000_edits_deletes_truncations_reorders_and_forks_are_all_found(path:
     assert _tampered_journals_that_pass(path, 10_000) == []
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=200)
 def test_whatever_the_file_holds_only_a_journal_error_comes_out(tmp_path_factory: Any, seed: int) -> None:

@@ -40,6 +40,7 @@ def test_a_mapped_array_holds_the_files_values_and_cannot_be_written(tmp_path: P
     assert not is_mapped(np.frombuffer(bytes(8), np.float32))
 
 
+@pytest.mark.slow
 def test_what_is_read_in_chunks_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     path, vector = tmp_path / "file", np.arange(20 * CHUNK + 3, dtype=np.float32)
     found, most, values = mapped(path, vector), 0, 0

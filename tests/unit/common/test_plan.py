@@ -557,6 +557,7 @@ def test_the_digest_does_not_move_between_versions() -> None:
     assert plan.digest() == "8aeb60080ed4174fb86d9950d196534d4e5b311c3c5cb5b6fd6b5d9ab86f98db"
 
 
+@pytest.mark.slow
 @given(order=st.randoms(use_true_random=False))
 def test_order_of_keys_does_not_matter(order: Any) -> None:
     def shuffled(node: Any) -> Any:

@@ -121,6 +121,7 @@ def test_columns_to_split_by_are_names_and_whole_numbers_with_few_values() -> No
     assert dataset.columns["year"][:2].tolist() == ["2020", ""]
 
 
+@pytest.mark.slow
 @given(
     ages=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20),
     data=st.data(),

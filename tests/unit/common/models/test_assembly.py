@@ -122,6 +122,7 @@ def test_a_finished_model_is_put_together_again(tmp_path: Path) -> None:
             load_model(model, table(5), wrong, folder=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_data
 def test_the_published_resnet20_knows_cifar10(test_data: Path) -> None:
     """Its authors report 8.27 % error on all 10,000 test images; here are 500 of them, in 0 to 255, normalised."""

@@ -118,6 +118,7 @@ def test_dropout_is_for_training_only() -> None:
     assert torch.equal(network(inputs), network(inputs))
 
 
+@pytest.mark.slow
 def test_it_learns_which_token_comes_before_which() -> None:
     """Two tokens among fillers: only their order tells the class, which a bag of tokens cannot see."""
     generator = torch.Generator().manual_seed(1)
