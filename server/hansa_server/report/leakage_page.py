@@ -7,24 +7,17 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from hansa_common.leakage import Leakage, Picture, Reconstruction, Setting
 from hansa_server.report import notation
 from hansa_server.report.charts.line import Point, Series, line_chart
 from hansa_server.report.notation import MISSING
+from hansa_server.report.templates import make_environment
 
 WIDE, NARROW = 560.0, 340.0  # px
 GUESSING = 0.52
 """An area under the ROC curve up to here is no better than guessing for any practical purpose."""
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("hansa_server", "report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = make_environment()
 _ENVIRONMENT.filters |= {
     "percent": notation.percent,
     "count": notation.count,

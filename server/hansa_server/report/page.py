@@ -8,13 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from hansa_common.metrics import IS_HIGHER_BETTER
 from hansa_server.report import columns, curves, explanation, narrative, notation, protection
 from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart, reliability_chart
 from hansa_server.report.comparison import compare_all
 from hansa_server.report.cross_site import cross_site
+from hansa_server.report.templates import make_environment
 from hansa_server.results import Results, Scores, SiteResult
 
 FEW_SITES = 15
@@ -23,13 +22,7 @@ WORST_SHOWN, BEST_SHOWN = 10, 5
 CONFUSIONS_SHOWN = 5
 WIDE, HALF, NARROW = 760.0, 452.0, 360.0  # px: bars and half a row on a screen, both on a phone
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("hansa_server", "report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = make_environment()
 _ENVIRONMENT.filters |= {
     "percent": notation.percent,
     "points": notation.points,

@@ -1,23 +1,17 @@
 """The page and the terminal's table of what each site contributes."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
 from hansa_server.report import notation
 from hansa_server.report.charts import SpreadRow, spread_chart
+from hansa_server.report.templates import make_environment
 from hansa_server.trials.coalitions import Figure
 from hansa_server.trials.contribution import Receipt, SignedReceipt, SiteContribution
 
 WIDE, NARROW = 900.0, 360.0  # px
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("hansa_server", "report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = make_environment()
 _ENVIRONMENT.filters |= {"plural": notation.plural, "moment": notation.moment}
 
 

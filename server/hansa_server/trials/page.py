@@ -2,23 +2,17 @@
 
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
 from hansa_server.report import notation
 from hansa_server.report.charts import Point, Series, SpreadRow, line_chart, spread_chart
+from hansa_server.report.templates import make_environment
 from hansa_server.trials.table import Row, Spread, Trials
 
 WIDE, NARROW = 900.0, 360.0  # px
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("hansa_server", "report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = make_environment()
 
 
 def spread(found: Spread | None) -> str:
