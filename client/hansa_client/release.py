@@ -174,19 +174,15 @@ class Release:
             header = header.model_copy(update={"seconds": seconds})
             return Message(header=header, counts=alone if self._counts_leave else {})
         sums = evaluation_sums(counts["validation"], counts["test"])
-        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
-        return Message(
-            header=MaskedEvaluated(
-                plan_digest=header.plan_digest,
-                round=asked.round,
-                attempt=asked.attempt,
-                site=header.site,
-                seconds=seconds,
-            ),
-            sums=sums,
-            statement=statement,
-            counts=alone if self._shows_own else {},
+        masked = MaskedEvaluated(
+            plan_digest=header.plan_digest,
+            round=asked.round,
+            attempt=asked.attempt,
+            site=header.site,
+            seconds=seconds,
         )
+        covered = _cover_sums(self.masking, task, masked, sums)
+        return replace(covered, counts=alone if self._shows_own else {})
 
     def _explained(self, task: Message, asked: ExplainTask, header: Explained, sums: Sums) -> Message:
         """Let sums of attributions out, but of no class with fewer examples than the plan's minimum."""
@@ -202,7 +198,6 @@ class Release:
         sums = found.suppressed(explain.minimum_examples).to_sums()
         if self.masking is None:
             return Message(header=header, sums=sums)
-        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
         masked = MaskedExplained(
             plan_digest=header.plan_digest,
             round=asked.round,
@@ -210,7 +205,7 @@ class Release:
             site=header.site,
             seconds=header.seconds,
         )
-        return Message(header=masked, sums=sums, statement=statement)
+        return _cover_sums(self.masking, task, masked, sums)
 
     def _statistics(self, task: Message, asked: StatisticsTask, header: Statistics, sums: Sums) -> Message:
         """Let out statistics of the features, which only a plan with preprocessing asks for."""
@@ -221,15 +216,17 @@ class Release:
             raise ReleaseRefused("The statistics are not those that the plan asks for; nothing left this site.")
         if self.masking is None:
             return Message(header=header, sums=sums)
-        statement = self.masking.cover(task, np.zeros(0, self.masking.terms.dtype), sums)
-        return Message(
-            header=MaskedEvaluated(
-                plan_digest=header.plan_digest,
-                round=asked.round,
-                attempt=asked.attempt,
-                site=header.site,
-                seconds=header.seconds,
-            ),
-            sums=sums,
-            statement=statement,
+        masked = MaskedEvaluated(
+            plan_digest=header.plan_digest,
+            round=asked.round,
+            attempt=asked.attempt,
+            site=header.site,
+            seconds=header.seconds,
         )
+        return _cover_sums(self.masking, task, masked, sums)
+
+
+def _cover_sums(masking: Masking, task: Message, header: MaskedEvaluated | MaskedExplained, sums: Sums) -> Message:
+    """Return a reply with sums alone under masks, without an update."""
+    statement = masking.cover(task, np.zeros(0, masking.terms.dtype), sums)
+    return Message(header=header, sums=sums, statement=statement)
