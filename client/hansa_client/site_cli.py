@@ -236,7 +236,7 @@ def refuse(study: Study, *, folder: Folder = DEFAULT_FOLDER) -> None:
 @app.command()
 def models(*, folder: Folder = DEFAULT_FOLDER) -> None:
     """List the models that this site was given."""
-    from hansa_client.delivery import list_models  # noqa: PLC0415
+    from hansa_client.delivery import list_models  # noqa: PLC0415 - --help must not wait for it
     from hansa_client.folder import SiteFolder  # noqa: PLC0415
 
     SiteFolder(folder).check()

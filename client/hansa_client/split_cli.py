@@ -47,7 +47,7 @@ def split(
 
 def _learned(part: "Dataset", contract: "Contract") -> "dict[str, npt.NDArray[Any]]":
     """Return what is learned as the adapters read it, by column or array."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - --help must not wait for it
 
     target = contract.target
     if target is not None and target.kind == "reconstruction":
@@ -60,7 +60,7 @@ def _learned(part: "Dataset", contract: "Contract") -> "dict[str, npt.NDArray[An
 
 
 def _write_arrays(path: Path, part: "Dataset", contract: "Contract") -> Path:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415 - --help must not wait for it
 
     arrays: dict[str, Any] = {"x": part.features, **_learned(part, contract)}
     np.savez(path, **arrays)

@@ -189,7 +189,7 @@ def grouped(attributions: Doubles, contract: Contract) -> tuple[Doubles, Doubles
 
 
 def _by_group(values: Doubles, contract: Contract) -> Doubles:
-    if isinstance(contract, TableContract) or values.ndim == 2:  # noqa: PLR2004
+    if isinstance(contract, TableContract) or values.ndim == 2:  # noqa: PLR2004 [N, F]
         return values
     if isinstance(contract, ImageContract):
         rows, columns = (

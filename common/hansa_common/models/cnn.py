@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from hansa_common.contract import outputs
 from hansa_common.models.initialisation import glorot
-from hansa_common.models.outputs import outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 

@@ -9,8 +9,7 @@ du Terrail et al., NeurIPS 2022) are reproduced with ``outputs = "sigmoid"``. Th
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal
 
-from hansa_common.contract import feature_count
-from hansa_common.models.outputs import outputs
+from hansa_common.contract import feature_count, outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from hansa_common.contract import feature_count
+from hansa_common.contract import feature_count, outputs
 from hansa_common.models.initialisation import glorot
-from hansa_common.models.outputs import PREDICTED, outputs
+from hansa_common.models.outputs import PREDICTED
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from hansa_common.contract import outputs
-
 if TYPE_CHECKING:
     from hansa_common.models.registry import Contract
 
@@ -15,6 +13,3 @@ PREDICTED: Final[frozenset[Target]] = frozenset({"classes", "number", "survival"
 def target_kind(contract: "Contract") -> Target:
     """Return what is learned from data of this contract."""
     return "classes" if contract.target is None else contract.target.kind
-
-
-__all__ = ["PREDICTED", "Target", "outputs", "target_kind"]

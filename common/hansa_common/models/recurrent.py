@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from hansa_common.models.outputs import outputs
+from hansa_common.contract import outputs
 from hansa_common.models.registry import Contract
 from hansa_common.models.sequence import check_sequence, steps_and_features
 from hansa_common.settings import Strict

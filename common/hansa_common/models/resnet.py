@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
-from hansa_common.models.outputs import outputs
+from hansa_common.contract import outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.settings import Strict
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from hansa_common.models.outputs import outputs
+from hansa_common.contract import outputs
 from hansa_common.models.registry import ARCHITECTURES, Architecture, Contract
 from hansa_common.models.sequence import check_sequence, steps_and_features
 from hansa_common.settings import Strict
