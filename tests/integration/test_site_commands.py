@@ -315,12 +315,15 @@ def test_a_record_that_was_changed_is_told(
 @pytest.fixture(scope="module")
 def record(federation: Members) -> list[bytes]:
     """The record of an agent that ran twice."""
+    journal = federation.path / "recorded" / "journal.jsonl"
     for run in (1, 2):
         agent = federation.agent("recorded")
         wait_until(lambda: federation.shown()["recorded"].online_since, f"run {run}", blame=agent.check)
+        # the coordinator shows a site as online before the site has the roster
+        wait_until(lambda: "roster-accepted" in events(journal), "the roster", blame=agent.check)
         assert agent.stop() == 0
         wait_until(lambda: federation.shown()["recorded"].online_since is None, "its end")
-    return (federation.path / "recorded" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    return journal.read_bytes().splitlines(keepends=True)
 
 
 @pytest.mark.slow
