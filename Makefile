@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Bytecode is kept even where the environment says otherwise: the tests start some hundred processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all check bench clean help
 
 help: ## Show this list.
