@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from hansa_client.feedback import do_with_memory
 from hansa_client.masking import Masking
 from hansa_client.release import Release
 from hansa_client.site_state import Kept, State, StateFolder
@@ -276,9 +277,13 @@ class SiteSession:
             check(reply)
             return reply
         number, states = _require_basis(header, plan), self._custody.states(plan)
-        state = states.load(header.basis)
-        reply, kept = self._work.do_with_state(task, state, kind=kind, timeout=seconds)
-        check(reply)
+
+        def do(state: State) -> tuple[Message, Kept]:
+            reply, kept = self._work.do_with_state(task, state, kind=kind, timeout=seconds)
+            check(reply)
+            return reply, kept
+
+        reply, kept = do_with_memory(plan, states.load(header.basis), do)
         states.keep(kept, round_number=number, basis=header.basis, about=_about(plan, self._name))
         return reply
 
@@ -412,7 +417,7 @@ def _simulate(work: "Work", task: Message, site: SiteState) -> Message:
     if not site.folder:
         raise TaskRefused("The sites of this study keep state, and the server named no folder for it.")
     states = StateFolder(Path(site.folder) / str(site.index + 1))
-    reply, kept = work.do_with_state(task, states.load(header.basis))
+    reply, kept = do_with_memory(plan, states.load(header.basis), partial(work.do_with_state, task))
     states.keep(kept, round_number=number, basis=header.basis, about=_about(plan, work.site.name))
     return reply
 

@@ -210,8 +210,6 @@ class StudyPlan(Strict):
 
     def _check_privacy(self) -> None:
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
-        if masked is None and noised is None:
-            return
         decision = decide(
             strategy=self.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
@@ -219,7 +217,13 @@ class StudyPlan(Strict):
             codec=self.transport.codec,
         )
         if not decision.allowed:
-            raise ValueError(f"privacy: {decision.text}")
+            section = "transport" if masked is None and noised is None else "privacy"
+            raise ValueError(f"{section}: {decision.text}")
+        if self.transport.holds_back and self.privacy.update_bound is not None:
+            raise ValueError(
+                "privacy.clipping_bound: with transport.codec = 'topk' a site would keep what the bound cut off and "
+                "send it later all the same; leave out this key, or the codec."
+            )
         if masked is not None:
             self.transport.check_masked()
         if masked is not None or (noised is not None and noised.kind != "example"):
@@ -355,6 +359,8 @@ class StudyPlan(Strict):
     @property
     def keeps_state(self) -> bool:
         """A site keeps something of its own from round to round."""
+        if self.transport.holds_back:
+            return True
         own = self.personalisation is not None and self.personalisation.keeps_state
         return own or STRATEGIES[self.aggregation.strategy].keeps_state
 
@@ -394,6 +400,8 @@ class StudyPlan(Strict):
                 del values["model"][key]
         if self.personalisation is None:  # younger still
             del values["personalisation"]
+        if "transport" in values and self.transport.fraction is None:
+            del values["transport"]["fraction"]
         return digest(values)
 
 

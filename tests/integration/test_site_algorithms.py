@@ -352,6 +352,12 @@ STUDIES: dict[str, dict[str, Any]] = {
     "fedper": {"personalisation": {"method": "fedper"}, "replaced": {"model": {"name": "normalised"}}},
     "ditto": {"personalisation": {"method": "ditto"}},
     "finetune": {"personalisation": {"method": "finetune"}},
+    "topk": {"transport": {"codec": "topk", "fraction": 0.1}, "rounds": {"count": 4, "sites_per_round": 3}},
+    "topk, fedbn": {
+        "transport": {"codec": "topk", "fraction": 0.05},
+        "personalisation": {"method": "fedbn"},
+        "replaced": {"model": {"name": "normalised"}},
+    },
 }
 
 
