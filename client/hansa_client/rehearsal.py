@@ -12,6 +12,7 @@ from hansa_common.messages import InitialTask, Message, StatisticsTask, TrainTas
 from hansa_common.plan import plan_from_json
 from hansa_common.prepared import Prepared, prepare
 from hansa_common.simulation_plan import source_from_json
+from hansa_common.traffic import round_traffic
 
 _ADVICE_CODE = 1
 
@@ -45,5 +46,5 @@ def main() -> None:
     assert isinstance(update, Update)
     print(  # noqa: T201
         f"{len(site.dataset):,} examples fulfil the contract; a round takes about {update.seconds:.1f} s here, "
-        f"{plan.rounds.count} rounds"
+        f"{plan.rounds.count} rounds; {round_traffic(plan, work.parameters)}"
     )
