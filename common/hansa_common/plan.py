@@ -29,7 +29,7 @@ from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessi
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.simulation_plan import Partition, SimulationPlan
-from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
+from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_step_rule, traits_of
 from hansa_common.training_plan import TrainingPlan
 from hansa_common.transport_plan import TransportPlan
 
@@ -247,7 +247,7 @@ class StudyPlan(Strict):
 
     def _check_aggregation(self) -> None:
         """Hold the strategy against what is known without its code; the coordinator checks the rest."""
-        traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
+        traits, options = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer), None
         if traits.options is not None:
             try:
                 options = parse_options(traits.options, self.aggregation.options, section="aggregation")
@@ -257,9 +257,8 @@ class StudyPlan(Strict):
                 sites = self.federation.sites if self.federation else ()
                 named = self.simulation.names if self.simulation else ()
                 options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
-        if self.aggregation.strategy == "scaffold":
-            backbone = self.model.backbone
-            require_plain_sgd(self.training.model_dump(), backbone.learning_rates if backbone is not None else {})
+        factors = self.model.backbone.learning_rates if self.model.backbone is not None else {}
+        require_step_rule(self.aggregation.strategy, options, self.training.model_dump(), factors)
         if traits.second_order:
             require_exact_fit(
                 model=self.model,
