@@ -70,7 +70,15 @@ class SiteRound(Strict):
 class Notice(Strict):
     """Something that a study noticed about itself (``notices.py``)."""
 
-    kind: Literal["scaffold_partial", "fednova_quantity", "batch_norm_skew", "label_skew", "diverging_site", "stalled"]
+    kind: Literal[
+        "scaffold_partial",
+        "topk_partial",
+        "fednova_quantity",
+        "batch_norm_skew",
+        "label_skew",
+        "diverging_site",
+        "stalled",
+    ]
     round: int
     """When it first appeared; 0 is before the first round."""
     site: str | None = None
