@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from hansa_client.site_state import Kept, State
-from hansa_common.errors import TaskRefused
+from hansa_common.errors import ReleaseRefused, TaskRefused
 from hansa_common.messages import Message, Update
 from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
@@ -41,28 +41,27 @@ def do_with_memory(plan: StudyPlan, state: State, do: Callable[[State], tuple[Me
 
     Raises:
         TaskRefused: The memory is not there.
-        ReleaseRefused: The update cannot be encoded.
+        ReleaseRefused: The update cannot be encoded, or has another size than the memory.
     """
     if not plan.transport.holds_back:
         return do(state)
     memory = _memory_of(state)
     reply, kept = do({name: vector for name, vector in state.items() if name != MEMORY})
     delta = reply.vector
-    if not isinstance(reply.header, Update) or delta is None or not _adds_up(delta, memory):
-        return reply, kept  # no update, or one that release refuses and says why
-    update = delta if memory is None else memory + delta
-    return replace(reply, vector=update), replace(kept, state=_with(kept.state, update - received_update(plan, update)))
+    if not isinstance(reply.header, Update) or delta is None:
+        return reply, kept
+    if delta.dtype != np.float32 or delta.ndim != 1 or not is_finite(delta):
+        return reply, kept  # release refuses it, and says why
+    if memory is None:
+        memory = np.zeros_like(delta)
+    if memory.size != delta.size:
+        raise ReleaseRefused(f"The update has {delta.size:,} values; what was held back of the last, {memory.size:,}.")
+    update = memory + delta
+    state = {**kept.state, MEMORY: update - received_update(plan, update)}
+    return replace(reply, vector=update), replace(kept, state=state)
 
 
 def _memory_of(state: Mapping[str, Vector]) -> Vector | None:
     if state and MEMORY not in state:
         raise TaskRefused("What this site kept of the round lacks what was held back of its update.")
     return state.get(MEMORY)
-
-
-def _adds_up(delta: Vector, memory: Vector | None) -> bool:
-    return delta.dtype == np.float32 and is_finite(delta) and (memory is None or memory.shape == delta.shape)
-
-
-def _with(state: State, memory: Vector) -> State:
-    return {**state, MEMORY: memory}
