@@ -394,15 +394,13 @@ class StudyPlan(Strict):
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
-        for key in ("backbone", "lora"):  # younger too
-            if values["model"][key] is None:
-                del values["model"][key]
+        for section, key in (("model", "backbone"), ("model", "lora"), ("transport", "fraction")):  # younger too
+            if values.get(section, {}).get(key, 0) is None:
+                del values[section][key]
         if self.privacy.differential is not None and self.privacy.differential.adaptive is None:
             del values["privacy"]["differential"]["adaptive"]
         if self.personalisation is None:  # younger still
             del values["personalisation"]
-        if "transport" in values and self.transport.fraction is None:
-            del values["transport"]["fraction"]
         return digest(values)
 
 

@@ -418,7 +418,9 @@ STUDIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [name if "," not in name else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
+)
 def test_a_study_that_is_killed_goes_on_to_the_same_bits(
     tmp_path: Path, make_plan: Callable[..., StudyPlan], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ def written_out(positions: list[int], size: int) -> bytes:
     )
 
 
-@settings(derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=100)
 @given(sets())
 def test_positions_come_back_from_the_bytes_of_rices_code(case: tuple[Positions, int]) -> None:
     positions, size = case
@@ -54,7 +54,7 @@ def test_a_hundredth_takes_about_eight_bits_each() -> None:
     assert 8 * most_bytes(positions.size, size) / positions.size <= 8.08 * 1.07
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=150)
 @given(content=st.binary(max_size=40), count=st.integers(1, 30), size=st.integers(30, 200))
 def test_whatever_comes_is_refused_or_has_one_encoding(content: bytes, count: int, size: int) -> None:
     try:
@@ -90,7 +90,7 @@ def test_hostile_positions_are_refused_by_name(name: str) -> None:
         decode_positions(content, count=COUNT, size=SIZE)
 
 
-@settings(derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=60)
 @given(
     vector=hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([-2.0, -1.0, -0.0, 0.0, 1.0, 2.0, 9.0])),
     fraction=st.floats(0.01, 1.0),
