@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tests.integration.test_site_algorithms import FULL_BATCH, NAMES, SITES, Floats, InProcess, carried, initial, run
 
 from hansa_client.session import SiteState, handle
-from hansa_common.messages import Message, OpenTask, TrainTask, Update, decode, encode
+from hansa_common.messages import EvaluateTask, Message, OpenTask, TrainTask, Update, decode, encode
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import kind_of
@@ -142,6 +142,13 @@ def test_a_second_attempt_of_a_round_starts_from_the_same_memory(tmp_path: Path,
     assert ask(2, 2, 1) == second
     third = ask(3, 1, 2)
     assert ask(3, 2, 2) == third != second
+
+
+def test_a_site_that_took_no_part_evaluates_the_model_all_the_same(make_plan: Make) -> None:
+    plan, state = make_plan(**TOPK), SiteState(index=0)
+    handle(encode(Message(header=OpenTask(plan=plan.model_dump_json()))), state)  # names no folder for state
+    task = Message(header=EvaluateTask(plan_digest=plan.digest()), vector=initial(plan).astype(np.float32))
+    assert set(decode(handle(encode(task), state), kind=kind_of(plan)).counts) == {"validation", "test"}
 
 
 def test_what_leaves_is_small_and_counted(tmp_path: Path, make_plan: Make) -> None:

@@ -40,7 +40,8 @@ class FedNova(Strategy):
     ``p_k = n_k / n`` over the sites that replied. ``delta_k / ||a_k||_1`` is the site's average gradient step, so that
     a site with more steps does not pull the model towards its own optimum. Where all sites take as many steps it is
     federated averaging. With ``mu`` the sites train with the proximal term of FedProx, see
-    ``hansa_client.training.corrections``, and ``a_k`` is that of its steps.
+    ``hansa_client.training.corrections``, and ``a_k`` is that of its steps. ``tau_eff`` is the same sum then; the
+    authors' code takes ``sum_k p_k * tau_k`` with a proximal term, which is a longer step.
     """
 
     options = FedNovaOptions

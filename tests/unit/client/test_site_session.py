@@ -507,6 +507,8 @@ def test_what_a_codec_held_back_is_kept_here_and_not_shown_to_the_worker(
     assert {name: values.shape for name, values in kept.items()} == {"memory": (650,)}
     (site.custody.folder / "round-000002.safetensors").unlink()
     assert code(site.train(start, round=3, basis=2)) == "task-refused"
+    evaluated = site.handle(Message(header=EvaluateTask(plan_digest=plan.digest(), basis=2), vector=start))
+    assert set(evaluated.counts) == {"validation", "test"}  # a model is evaluated without what was held back of it
 
 
 def test_a_study_without_state_asks_for_no_folder(site: Site) -> None:
