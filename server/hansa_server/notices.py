@@ -21,7 +21,8 @@ from typing import Final
 from hansa_common.messages import Opened
 from hansa_common.parameters import ParameterSpec
 from hansa_common.plan import StudyPlan
-from hansa_server.results import Notice, RoundResult, SiteRound
+from hansa_server.notice import Notice
+from hansa_server.results import RoundResult, SiteRound
 
 ABSENCES: Final = 0.1
 """More missing updates than this share make a study one of partial participation, whatever the plan asks for."""

@@ -13,8 +13,9 @@ from hansa_common.messages import Opened
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan, parse_plan, read_plan
 from hansa_server import notices
+from hansa_server.notice import Notice
 from hansa_server.notices import Noticed, Sight, label_skew
-from hansa_server.results import Notice, RoundResult, SiteRound, Summary
+from hansa_server.results import RoundResult, SiteRound, Summary
 
 REPOSITORY = Path(__file__).parents[3]
 ALIKE = ((30,) * 10,) * 4
