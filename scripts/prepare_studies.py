@@ -3,8 +3,9 @@
 
 ``DATA`` holds a folder for each data set, as their publishers give them: ``heart_disease`` (the four
 ``processed.*.data`` of UCI), ``fed_tcga_brca`` (``brca.csv`` and ``train_test_split.csv`` of FLamby),
-``credit_default_taiwan`` (``UCI_Credit_Card.csv``), ``bccd_bloodcells`` (crops as an ``.npz``) and ``cmapss`` (NASA's
-files, plain or gzipped). What is not there is left out and said so. Then run a study from ``OUT``:
+``credit_default_taiwan`` (``UCI_Credit_Card.csv``), ``bccd_bloodcells`` (crops as an ``.npz``), ``cmapss`` (NASA's
+files, plain or gzipped) and ``tinyshakespeare`` (``input.txt`` of char-rnn). What is not there is left out and said so.
+Then run a study from ``OUT``:
 ``hansa simulate .../deploy/studies/heart-disease.toml``.
 """
 
@@ -33,6 +34,8 @@ _FAILING: Final = 30  # cycles before its failure from which an engine counts as
 _ALTITUDES: Final = (0.0, 10.0, 20.0, 25.0, 35.0, 42.0)  # thousand feet, the six conditions of C-MAPSS
 _CONSTANT: Final = 1e-3  # a deviation below it is float32's rounding
 _VALIDATED: Final = 10  # each so-manyth engine validates
+_FEWEST_CHARACTERS: Final = 10_000  # of a role, for it to be a site
+_FOLDS: Final = {"train": 0.8, "validation": 0.9, "test": 1.0}  # of a role's speeches, in the order of the plays
 
 
 def heart_disease(data: Path, out: Path) -> None:
@@ -157,6 +160,26 @@ def _engines(table: Floats, conditions: Floats) -> Iterator[tuple[int, Floats]]:
         yield int(engine), values[table[:, 0] == engine]
 
 
+def shakespeare(data: Path, out: Path) -> None:
+    """Write what each role says, its first speeches to train and its last to test, as LEAF divides them."""
+    roles: dict[str, list[str]] = {}
+    for block in (data / "input.txt").read_text(encoding="ascii").split("\n\n"):
+        role, colon, speech = block.strip().partition(":\n")
+        if colon and speech:
+            roles.setdefault(role.title(), []).append(speech + "\n")
+    rows = []
+    for role, speeches in sorted(roles.items()):
+        ends = np.cumsum([len(speech) for speech in speeches])
+        if ends[-1] < _FEWEST_CHARACTERS:
+            continue
+        first = 0
+        for fold, share in _FOLDS.items():
+            last = int(np.searchsorted(ends, share * ends[-1], side="right"))
+            rows.append([role, fold, "".join(speeches[first:last])])
+            first = last
+    _write(out / "shakespeare.csv", ["role", "fold", "text"], rows)
+
+
 def _write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -170,6 +193,7 @@ _SETS: Final[dict[str, Callable[[Path, Path], None]]] = {
     "credit_default_taiwan": credit_default,
     "bccd_bloodcells": blood_cells,
     "cmapss": cmapss,
+    "tinyshakespeare": shakespeare,
 }
 
 

@@ -93,6 +93,10 @@ def _data(plan: StudyPlan) -> tuple[str, ...]:
     labels = _learned(contract)
     if isinstance(contract, ImageContract):
         shape = f"Images of {contract.height} x {contract.width}, {contract.channels} channels."
+    elif isinstance(contract, ArrayContract) and contract.text is not None:
+        shape = (
+            f"Texts, {contract.shape[0]} {contract.text.tokens} an example; {len(contract.tokens):,} are told apart."
+        )
     elif isinstance(contract, ArrayContract):
         shape = f"Arrays of shape {list(contract.shape)}."
     else:

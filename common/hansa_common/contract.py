@@ -1,8 +1,7 @@
 """The data contract: what every site's data must look like before a study trains on it.
 
-What is learned is part of it: one of K classes where the contract names them, else what ``target`` says. Text is
-learned as classes too: the alphabet is the list of classes, and an example is a window of characters with the one that
-follows.
+What is learned is part of it: one of K classes where the contract names them, else what ``target`` says. How examples
+are made of texts is part of it too (``texts``), for it must be the same at every site.
 
 Shapes: ``N`` examples, ``C`` channels, ``H`` height, ``W`` width, ``F`` features, ``K`` classes.
 """
@@ -13,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from hansa_common.settings import Strict
+from hansa_common.texts import FIRST, TextContract
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
@@ -121,16 +121,41 @@ class ArrayContract(_Labelled):
     shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=4)]
     minimum: float | None = None
     maximum: float | None = None
+    text: TextContract | None = None
+    """The array holds ids of the tokens of a text."""
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
         _check_range("", self.minimum, self.maximum)
         return self
 
+    @model_validator(mode="after")
+    def _holds_tokens(self) -> Self:
+        if self.text is None:
+            return self
+        if self.target is not None or len(self.shape) != 1:
+            raise ValueError("text: shape is [steps], and what is learned are classes, without a 'target'.")
+        if self.text.learn == "next":
+            self.text.require_tokens(self.classes, key="classes")
+        last = len(self.tokens) + FIRST - 1
+        if self.minimum != 0 or self.maximum != last:
+            raise ValueError(
+                f"text: set minimum = 0 and maximum = {last}: 0 stands for no token, 1 for an unknown one, and "
+                f"{len(self.tokens):,} have an id of their own."
+            )
+        return self
+
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return self.shape
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens that have an id of their own; none where the array holds no text."""
+        if self.text is None:
+            return ()
+        return self.classes if self.text.learn == "next" else self.text.vocabulary
 
 
 class Column(Strict):

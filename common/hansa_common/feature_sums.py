@@ -3,11 +3,14 @@
 A float32 is a whole number of units of 2**-172, its square one of 2**-344. Sums of such numbers are integers of a few
 hundred bits: whatever the order and the grouping into sites, the merged mean and variance are those of the pooled data,
 rounded once. For the wire, and for masks, an integer is cut into limbs of 32 bits in words of 64, so that the sums of
-2**31 sites fit.
+2**31 sites fit. Of a text the features are the tokens that the plan names: 1 where it holds one, else 0. Their sums are
+counts of texts, and travel as such.
 
 Shapes: ``V`` values, ``F`` features, ``B`` bins.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, Self
@@ -17,7 +20,8 @@ import numpy.typing as npt
 
 from hansa_common.contract import DataContract
 from hansa_common.errors import MessageError
-from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names, ranges
+from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names, has_tokens, ranges
+from hansa_common.texts import PADDING
 
 Floats = npt.NDArray[np.float32]
 Sums = npt.NDArray[np.uint64]
@@ -162,6 +166,8 @@ def measure(features: npt.NDArray[np.generic], preprocessing: PreprocessingPlan,
         preprocessing: The plan's.
         contract: The plan's.
     """
+    if has_tokens(contract):
+        return _measure_tokens(features, len(feature_names(contract)) + 1, preprocessing.minimum_count)
     spans, bins = _spans(preprocessing, contract), preprocessing.bins
     by_feature = features.reshape(-1, len(spans))
     found = (FeatureSums.of(by_feature[:, number], span=span, bins=bins) for number, span in enumerate(spans))
@@ -176,6 +182,8 @@ def read(words: Sums, preprocessing: PreprocessingPlan, contract: DataContract) 
     """
     if len(words) != num_words(preprocessing, contract):
         raise MessageError(f"Statistics have {len(words):,} words; the plan asks for other ones.")
+    if has_tokens(contract):
+        return _read_tokens(words)
     found, start = [], 0
     for span in _spans(preprocessing, contract):
         bins = preprocessing.bins if span is not None else 0
@@ -187,7 +195,62 @@ def read(words: Sums, preprocessing: PreprocessingPlan, contract: DataContract) 
 
 def num_words(preprocessing: PreprocessingPlan, contract: DataContract) -> int:
     """Return how many words ``measure`` gives."""
+    if has_tokens(contract):
+        return len(feature_names(contract)) + 1
     return sum(_size(preprocessing.bins if span is not None else 0) for span in _spans(preprocessing, contract))
+
+
+def are_declared(
+    found: Sequence[FeatureSums], preprocessing: PreprocessingPlan, contract: DataContract, examples: int
+) -> bool:
+    """Tell whether statistics are of the training split that a site declared: by its size they weigh in the mean.
+
+    Args:
+        found: Of the site, a feature each; nothing for one of which it has too few values.
+        preprocessing: The plan's.
+        contract: The plan's.
+        examples: Of the site's training split.
+    """
+    least = preprocessing.minimum_count
+    if has_tokens(contract):
+        texts = {sums.count for sums in found}
+        return texts in ({0}, {examples}) and all(not sums.total or sums.total >> UNIT >= least for sums in found)
+    values = examples * (math.prod(contract.feature_shape) // len(found))
+    return all(sums.count + sums.missing in (0, values) and (not sums.count or sums.count >= least) for sums in found)
+
+
+def _measure_tokens(ids: npt.NDArray[np.generic], size: int, minimum: int) -> Sums:
+    """Return how many texts there are, and how many of them hold each token: ``uint64 [size]``, by the token's id.
+
+    The id of the padding counts all texts. What fewer than ``minimum`` hold is 0, for it would tell of single ones.
+
+    Args:
+        ids: ``float32 [N, T]``.
+        size: Ids there are.
+        minimum: Least number of texts.
+    """
+    ordered = np.sort(ids.astype(np.int64), axis=1)
+    is_first = np.ones(ordered.shape, dtype=np.bool_)
+    is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    counts = np.bincount(ordered[is_first], minlength=size)
+    counts[PADDING] = len(ids)
+    return np.where(counts >= minimum, counts, 0).astype(np.uint64)
+
+
+def _read_tokens(words: Sums) -> tuple[FeatureSums, ...]:
+    """Return for each token, the unknown ones first, the sums of a feature that is 1 in a text that holds it, else 0.
+
+    Raises:
+        MessageError: More texts hold a token than there are.
+    """
+    texts, *held = (int(word) for word in words)
+    if texts > MAX_VALUES or max(held) > texts:
+        raise MessageError("More texts hold a token than there are.")
+    none = np.zeros(0, dtype=np.int64)
+    return tuple(
+        FeatureSums(count=texts, missing=0, total=count << UNIT, squares=count << 2 * UNIT, histogram=none)
+        for count in held
+    )
 
 
 def _size(bins: int) -> int:

@@ -25,7 +25,7 @@ from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
 from hansa_common.plan_names import Fraction, Positive, SiteName, StudyName
 from hansa_common.plan_options import Options, collect_options, parse_options
-from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing
+from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing, learned_contract
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.simulation_plan import Partition, SimulationPlan
@@ -116,6 +116,14 @@ class FederationPlan(Strict):
         return self
 
 
+_YOUNGER = (
+    ("model", "backbone"),
+    ("model", "lora"),
+    ("data", "target"),
+    ("data", "text"),
+    ("preprocessing", "vocabulary"),
+)
+"""Keys that are younger than their sections: plans without them keep their digest."""
 _TWO = 2  # classes: positive and negative
 
 
@@ -146,7 +154,8 @@ class StudyPlan(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_model(self.model, self.data, self.training, self.privacy.differential)
+        learned = learned_contract(self.data, self.preprocessing)
+        check_model(self.model, learned, self.training, self.privacy.differential)
         self._check_aggregation()
         self._check_target()
         augmentation = self.training.augmentation
@@ -198,6 +207,13 @@ class StudyPlan(Strict):
     def _check_splits(self) -> None:
         noised = self.privacy.differential
         features = {column.name for column in self.data.columns} if self.data.kind == "table" else set()
+        if self.data.kind == "array" and self.data.text is not None and self.data.text.learn == "next":
+            unit = noised.unit if noised is not None and noised.kind == "example" else None
+            if (self.evaluation.column or self.evaluation.group or unit) is None:
+                raise ValueError(
+                    "evaluation.group: examples of one text share its tokens, so a text must not be cut into training "
+                    "and test; name the column that says which text an example is of ('row' where there is no other)."
+                )
         for key, name in (("column", self.evaluation.column), ("group", self.evaluation.group)):
             if name in features:
                 raise ValueError(f"evaluation.{key}: '{name}' is a feature column too; it says how rows are split.")
@@ -381,17 +397,15 @@ class StudyPlan(Strict):
         for key in ("privacy", "transport", "preprocessing"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 del values[key]
-        if self.data.target is None:
-            del values["data"]["target"]
+        for section, key in _YOUNGER:
+            if key in values.get(section, {}) and values[section][key] is None:
+                del values[section][key]
         values["evaluation"] = {
             key: value for key, value in values["evaluation"].items() if value is not None or key == "cost"
         }
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
-        for key in ("backbone", "lora"):  # younger too
-            if values["model"][key] is None:
-                del values["model"][key]
         if self.personalisation is None:  # younger still
             del values["personalisation"]
         return digest(values)

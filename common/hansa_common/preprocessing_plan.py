@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from hansa_common.contract import ArrayContract, Column, DataContract, TableContract
 from hansa_common.settings import Strict
+from hansa_common.texts import FIRST, MOST_TOKENS
 
 MOST_FEATURES = 10_000  # whose statistics are gathered: about 0.3 KB each without a histogram, 8 KB with one
 
@@ -28,7 +29,9 @@ class PreprocessingPlan(Strict):
     bins: Annotated[int, Field(ge=2, le=65_536)] = 1_024
     """Of the histograms that quantiles are read from, over the range that the contract gives a column."""
     minimum_count: Annotated[int, Field(ge=1, le=1 << 30)] = 10
-    """A site with fewer values of a column adds nothing to that column's statistics."""
+    """A site with fewer values of a column, or fewer texts with a token, adds nothing to its statistics."""
+    vocabulary: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    """How many tokens of ``data.text.vocabulary`` keep an id of their own: those that most texts of all sites hold."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -39,6 +42,11 @@ class PreprocessingPlan(Strict):
     @property
     def needs_statistics(self) -> bool:
         """Whether the sites' statistics must be gathered before the first round."""
+        return self.changes_numbers or self.vocabulary is not None
+
+    @property
+    def changes_numbers(self) -> bool:
+        """Whether numbers are filled in, clipped or standardised."""
         return self.standardise != "none" or self.missing != "refuse" or self.clip_quantiles is not None
 
     @property
@@ -59,6 +67,9 @@ def check_preprocessing(preprocessing: PreprocessingPlan, contract: DataContract
         raise ValueError(f"preprocessing.missing: column '{filled[0]}' has missing = 'fill'; say with what.")
     if not preprocessing.needs_statistics:
         return
+    if has_tokens(contract) or preprocessing.vocabulary is not None:
+        _check_tokens(preprocessing, contract)
+        return
     if contract.kind == "image":
         raise ValueError("preprocessing: images are scaled to 0..1 by their 8 bits; leave this section out.")
     if preprocessing.missing != "refuse" and not filled:
@@ -68,22 +79,53 @@ def check_preprocessing(preprocessing: PreprocessingPlan, contract: DataContract
     if len(names := feature_names(contract)) > MOST_FEATURES:
         raise ValueError(f"preprocessing: statistics of {len(names):,} features; allowed are {MOST_FEATURES:,}.")
     if preprocessing.needs_histograms:
-        for name, wanted in zip(names, _ranges(contract), strict=True):
-            if wanted is not None and None in wanted:
-                raise ValueError(
-                    f"preprocessing: quantiles of '{name}' are read from a histogram over its range; give it a minimum "
-                    "and a maximum in data."
-                )
+        _check_ranges(names, contract)
+
+
+def _check_ranges(names: tuple[str, ...], contract: DataContract) -> None:
+    for name, wanted in zip(names, _ranges(contract), strict=True):
+        if wanted is not None and None in wanted:
+            raise ValueError(
+                f"preprocessing: quantiles of '{name}' are read from a histogram over its range; give it a minimum and "
+                "a maximum in data."
+            )
+
+
+def has_tokens(contract: DataContract) -> bool:
+    """Whether examples are ids of tokens, whose statistics are of tokens."""
+    return isinstance(contract, ArrayContract) and contract.text is not None
+
+
+def _check_tokens(preprocessing: PreprocessingPlan, contract: DataContract) -> None:
+    if preprocessing.changes_numbers:
+        raise ValueError("preprocessing: token ids are no numbers; only 'vocabulary' can be asked for texts.")
+    if not isinstance(contract, ArrayContract) or contract.text is None or contract.text.learn != "class":
+        raise ValueError("preprocessing.vocabulary: is for [data.text] with learn = 'class'.")
+    wanted, there = preprocessing.vocabulary or 0, len(contract.tokens)
+    if wanted > there:
+        raise ValueError(
+            f"preprocessing.vocabulary: found {wanted:,}; allowed are at most the {there:,} tokens of "
+            "data.text.vocabulary that it is chosen from."
+        )
+
+
+def learned_contract(contract: DataContract, preprocessing: PreprocessingPlan) -> DataContract:
+    """Return the contract of what a model is given: fewer token ids, where the vocabulary is chosen."""
+    if preprocessing.vocabulary is None or not has_tokens(contract):
+        return contract
+    return contract.model_copy(update={"maximum": float(preprocessing.vocabulary + FIRST - 1)})
 
 
 def feature_names(contract: DataContract) -> tuple[str, ...]:
-    """Return a name for each of the ``F`` features that have statistics: columns, or an array's last axis."""
+    """Return a name for each of the ``F`` features that have statistics: columns, tokens, or an array's last axis."""
     if isinstance(contract, TableContract):
         return tuple(
             name
             for column in contract.columns
             for name in ([f"{column.name} = {value}" for value in column.categories] or [column.name])
         )
+    if isinstance(contract, ArrayContract) and has_tokens(contract):
+        return ("unknown token", *map(repr, contract.tokens))
     return tuple(f"feature {number}" for number in range(1, contract.feature_shape[-1] + 1))
 
 
@@ -99,6 +141,8 @@ def _ranges(contract: DataContract) -> list[tuple[float | None, float | None] | 
     """Return the contract's bounds of each feature; ``None`` for one of a category."""
     if isinstance(contract, TableContract):
         return [bounds for column in contract.columns for bounds in _of_column(column)]
+    if has_tokens(contract):
+        return [None] * len(feature_names(contract))
     if isinstance(contract, ArrayContract):
         return [(contract.minimum, contract.maximum)] * contract.shape[-1]
     return [(0.0, 1.0)] * contract.feature_shape[-1]

@@ -117,6 +117,63 @@ def test_under_masks_the_sum_is_the_same_and_no_site_is_seen(plan: StudyPlan, tm
     assert np.abs(masked.parameters - opened.parameters).max() < 1e-5
 
 
+WORDS = ("fever", "cough", "pain", "rash", "fine", "well", "no")
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> StudyPlan:
+    """Notes of three wards; "rash" is in a single one."""
+    rng, lines = np.random.default_rng(7), ["ward,label,text"]
+    for ward in NAMES:
+        for number in range(40):
+            words = [*rng.choice(WORDS[:3] if number % 2 else WORDS[4:], 3), "rare" if number == 1 else "today"]
+            if ward == NAMES[0] and number == 3:
+                words[0] = "rash"
+            lines.append(f"{ward},{('well', 'ill')[number % 2]},{' '.join(words)}")
+    path = tmp_path / "notes.csv"
+    path.write_text("\n".join(lines))
+    return parse_plan(
+        {
+            "name": "notes",
+            "purpose": "A test.",
+            "model": {"name": "gru", "vocabulary": 7, "hidden": 8, "embedding": 4},
+            "data": {
+                "kind": "array",
+                "shape": [5],
+                "minimum": 0,
+                "maximum": 8,
+                "classes": ["well", "ill"],
+                "text": {"tokens": "words", "learn": "class", "vocabulary": list(WORDS)},
+            },
+            "preprocessing": {"vocabulary": 5, "minimum_count": 3},
+            "training": {"learning_rate": 0.01, "epochs": 1},
+            "rounds": {"count": 1, "deadline_seconds": 60.0},
+            "simulation": {"partition": "column:ward", "data": {"adapter": "text", "path": str(path)}},
+        }
+    )
+
+
+def test_a_vocabulary_is_chosen_by_all_sites_and_the_same_under_masks(notes: StudyPlan, tmp_path: Path) -> None:
+    study, _exchange = run(notes, RunFolder.create(tmp_path / "plain"))
+    sites = divide(notes)
+    held = dict.fromkeys(WORDS, 0)
+    for index in range(len(NAMES)):
+        for place, word in enumerate(WORDS, start=2):
+            texts = int((sites.dataset.features[site_splits(notes, index).train] == place).any(axis=1).sum())
+            held[word] += texts if texts >= 3 else 0
+    assert held["rash"] == 0
+    assert study.gathered is not None
+    kept = sorted(sorted(WORDS, key=lambda word: -held[word])[:5], key=WORDS.index)
+    assert [WORDS[token - 2] for token in study.gathered.prepared.tokens] == kept
+    shares = {one.name: one.mean for one in study.gathered.features}
+    assert shares["'fever'"] == pytest.approx(held["fever"] / study.gathered.features[0].count)
+    masked, exchange = run(changed_plan(notes, {"privacy": MASKS}), RunFolder.create(tmp_path / "masked"))
+    assert masked.gathered is not None
+    assert masked.gathered.prepared == study.gathered.prepared
+    assert masked.gathered.features == study.gathered.features
+    assert exchange.asked.index("setup") < exchange.asked.index("statistics-task")
+
+
 def test_a_resumed_study_goes_on_with_what_was_gathered(plan: StudyPlan, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     first, _exchange = run(plan, folder)

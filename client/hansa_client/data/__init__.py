@@ -9,6 +9,7 @@ from hansa_client.data import (
     mnist5k,
     npz,
     parquet_file,
+    text_file,
 )
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 
@@ -24,4 +25,5 @@ __all__ = [
     "mnist5k",
     "npz",
     "parquet_file",
+    "text_file",
 ]

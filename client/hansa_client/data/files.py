@@ -5,6 +5,8 @@ from pathlib import Path
 from hansa_client.data.source import Source
 from hansa_common.errors import DataUnavailable, SettingsError
 
+MAX_ARRAY = 16 << 30  # bytes uncompressed; more does not belong in memory
+
 
 def require_path(source: Source, *, adapter: str, folder: bool | None) -> Path:
     """Return the path of a source, ``~`` expanded.

@@ -116,6 +116,8 @@ def _data(results: Results, plan: StudyPlan) -> str:
         names = ", ".join(_plain(site.site) for site in results.sites)
         table = f"The sites kept their numbers of examples at home: {names}."
     learned = f"; classes: {classes}" if results.target == "classes" else ""
+    if isinstance(contract, ArrayContract) and contract.text is not None:
+        kind += f", ids of {contract.text.tokens}: `hansa_common.texts.Tokeniser` makes them of a text"
     return f"{kind}{learned}. {origin}\n\n{table}{_statistics(results, plan)}"
 
 
@@ -131,6 +133,8 @@ def _statistics(results: Results, plan: StudyPlan) -> str:
         steps.append(f"numbers are clipped to the quantiles {low:g} and {high:g}")
     if preprocessing.standardise != "none":
         steps.append("features are standardised")
+    if preprocessing.vocabulary is not None:
+        steps.append(f"the {preprocessing.vocabulary:,} tokens that most texts hold keep an id of their own")
     rows = [
         f"| {_plain(one.name)} | {one.count:,} | {one.missing:,} | {one.mean:.6g} | {one.deviation:.6g} |"
         for one in results.statistics[:_MOST_FEATURES]

@@ -56,3 +56,14 @@ def test_a_smear_is_in_one_split_wherever_its_cells_are(test_data: Path, tmp_pat
     assert train
     assert test
     assert not train & test
+
+
+@pytest.mark.needs_data
+def test_each_role_learns_from_what_it_says_first(test_data: Path, tmp_path: Path) -> None:
+    plan = prepared("shakespeare", test_data / "tinyshakespeare", tmp_path, "shakespeare")
+    found, dataset = sizes(plan), divide(plan).dataset
+    assert len(found) == 36
+    assert sum(train for train, _validation, _test in found.values()) == 158_988
+    assert all(0.7 < train / (train + validation + test) <= 0.81 for train, validation, test in found.values())
+    assert not (dataset.features == 1).any()  # no character is unknown
+    assert len(set(dataset.labels.tolist())) > 60
