@@ -75,11 +75,13 @@ def _statistics(plan: StudyPlan) -> tuple[str, ...]:
                 f"are, {_who(plan)}; of what fewer than {preprocessing.minimum_count:,} texts hold nothing."
             ),
         )
+    condition = preprocessing.condition
+    within = f", in each of {len(condition.levels)} conditions by '{condition.column}'," if condition else ""
     histogram = f", and a histogram of {preprocessing.bins:,} bins," if preprocessing.needs_histograms else ""
     return (
         (
-            f"Once, before the first round: number, sum and sum of squares{histogram} of each column over the training "
-            f"split, {_who(plan)}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
+            f"Once, before the first round: number, sum and sum of squares{histogram} of each column{within} over the "
+            f"training split, {_who(plan)}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
         ),
     )
 

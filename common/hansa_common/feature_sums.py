@@ -9,6 +9,7 @@ counts of texts, and travel as such.
 Shapes: ``V`` values, ``F`` features, ``B`` bins.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from hansa_common.contract import DataContract
 from hansa_common.errors import MessageError
-from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names, has_tokens, ranges
+from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names, has_tokens, statistic_ranges
 from hansa_common.texts import PADDING
 
 Floats = npt.NDArray[np.float32]
@@ -168,9 +169,16 @@ def measure(features: npt.NDArray[np.generic], preprocessing: PreprocessingPlan,
     """
     if has_tokens(contract):
         return _measure_tokens(features, len(feature_names(contract)) + 1, preprocessing.minimum_count)
-    spans, bins = _spans(preprocessing, contract), preprocessing.bins
-    by_feature = features.reshape(-1, len(spans))
-    found = (FeatureSums.of(by_feature[:, number], span=span, bins=bins) for number, span in enumerate(spans))
+    names, spans = feature_names(contract), statistic_ranges(preprocessing, contract)
+    rows, condition = features.reshape(-1, len(names)), preprocessing.condition
+    parts = [rows]
+    if condition is not None:
+        places = condition.places(rows[:, names.index(condition.column)])
+        parts = [rows[places == place] for place in range(len(condition.levels))]
+    found = (
+        FeatureSums.of(part[:, number], span=span, bins=preprocessing.bins)
+        for span, (part, number) in zip(spans, itertools.product(parts, range(len(names))), strict=True)
+    )
     return np.concatenate([sums.suppressed(preprocessing.minimum_count).to_words() for sums in found])
 
 
@@ -185,7 +193,7 @@ def read(words: Sums, preprocessing: PreprocessingPlan, contract: DataContract) 
     if has_tokens(contract):
         return _read_tokens(words)
     found, start = [], 0
-    for span in _spans(preprocessing, contract):
+    for span in statistic_ranges(preprocessing, contract):
         bins = preprocessing.bins if span is not None else 0
         size = _size(bins)
         found.append(FeatureSums.from_words(words[start : start + size], bins=bins))
@@ -197,7 +205,9 @@ def num_words(preprocessing: PreprocessingPlan, contract: DataContract) -> int:
     """Return how many words ``measure`` gives."""
     if has_tokens(contract):
         return len(feature_names(contract)) + 1
-    return sum(_size(preprocessing.bins if span is not None else 0) for span in _spans(preprocessing, contract))
+    return sum(
+        _size(preprocessing.bins if span is not None else 0) for span in statistic_ranges(preprocessing, contract)
+    )
 
 
 def are_declared(
@@ -215,8 +225,14 @@ def are_declared(
     if has_tokens(contract):
         texts = {sums.count for sums in found}
         return texts in ({0}, {examples}) and all(not sums.total or sums.total >> UNIT >= least for sums in found)
-    values = examples * (math.prod(contract.feature_shape) // len(found))
-    return all(sums.count + sums.missing in (0, values) and (not sums.count or sums.count >= least) for sums in found)
+    if not all(not sums.count or sums.count >= least for sums in found):
+        return False
+    features = len(feature_names(contract))
+    values = examples * (math.prod(contract.feature_shape) // features)
+    if preprocessing.condition is None:
+        return all(sums.count + sums.missing in (0, values) for sums in found)
+    # in which conditions the rows are is the site's own affair, and rare ones are left out
+    return all(sum(sums.count for sums in found[number::features]) <= values for number in range(features))
 
 
 def _measure_tokens(ids: npt.NDArray[np.generic], size: int, minimum: int) -> Sums:
@@ -255,13 +271,6 @@ def _read_tokens(words: Sums) -> tuple[FeatureSums, ...]:
 
 def _size(bins: int) -> int:
     return _HEAD + _TOTAL_LIMBS + _SQUARES_LIMBS + bins
-
-
-def _spans(preprocessing: PreprocessingPlan, contract: DataContract) -> tuple[tuple[float, float] | None, ...]:
-    """Return the range of each feature's histogram; there are none where no quantile is asked for."""
-    if preprocessing.needs_histograms:
-        return ranges(contract)
-    return (None,) * len(feature_names(contract))
 
 
 def _bins(values: npt.NDArray[np.float64], span: tuple[float, float], bins: int) -> npt.NDArray[np.int64]:

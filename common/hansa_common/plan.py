@@ -117,6 +117,8 @@ class FederationPlan(Strict):
 
 
 _YOUNGER = (
+    ("data", "windows"),
+    ("preprocessing", "condition"),
     ("model", "backbone"),
     ("model", "lora"),
     ("data", "target"),
@@ -207,13 +209,13 @@ class StudyPlan(Strict):
     def _check_splits(self) -> None:
         noised = self.privacy.differential
         features = {column.name for column in self.data.columns} if self.data.kind == "table" else set()
-        if self.data.kind == "array" and self.data.text is not None and self.data.text.learn == "next":
-            unit = noised.unit if noised is not None and noised.kind == "example" else None
-            if (self.evaluation.column or self.evaluation.group or unit) is None:
-                raise ValueError(
-                    "evaluation.group: examples of one text share its tokens, so a text must not be cut into training "
-                    "and test; name the column that says which text an example is of ('row' where there is no other)."
-                )
+        unit = noised.unit if noised is not None and noised.kind == "example" else None
+        cut = self.data.cut_from if self.data.kind == "array" else None
+        if cut is not None and (self.evaluation.column or self.evaluation.group or unit) is None:
+            raise ValueError(
+                "evaluation.group: examples share rows or tokens, so what they are cut from must not be in training "
+                f"and test; name the column that says which one an example is of: '{cut}', or another one."
+            )
         for key, name in (("column", self.evaluation.column), ("group", self.evaluation.group)):
             if name in features:
                 raise ValueError(f"evaluation.{key}: '{name}' is a feature column too; it says how rows are split.")
@@ -400,6 +402,8 @@ class StudyPlan(Strict):
         for section, key in _YOUNGER:
             if key in values.get(section, {}) and values[section][key] is None:
                 del values[section][key]
+        if self.data.kind == "array" and self.data.standardise == "none":
+            del values["data"]["standardise"]
         values["evaluation"] = {
             key: value for key, value in values["evaluation"].items() if value is not None or key == "cost"
         }

@@ -4,8 +4,11 @@ What it needs to know of the data, it takes from all sites' training splits toge
 standardised by its own means alone would hide from the model how it differs from the others.
 """
 
+import itertools
 from typing import Annotated, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from hansa_common.contract import ArrayContract, Column, DataContract, TableContract
@@ -15,6 +18,27 @@ from hansa_common.texts import FIRST, MOST_TOKENS
 MOST_FEATURES = 10_000  # whose statistics are gathered: about 0.3 KB each without a histogram, 8 KB with one
 
 _Quantile = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ConditionPlan(Strict):
+    """``[preprocessing.condition]``: what is usual depends on the condition that a row was taken in."""
+
+    column: Annotated[str, Field(min_length=1, max_length=200)]
+    """The feature that tells the condition."""
+    levels: Annotated[tuple[float, ...], Field(min_length=2, max_length=100)]
+    """Its values, ascending; a row is in the condition whose value is nearest."""
+
+    @model_validator(mode="after")
+    def _are_ascending(self) -> Self:
+        if any(low >= high for low, high in itertools.pairwise(self.levels)):
+            raise ValueError("condition.levels: not ascending.")
+        return self
+
+    def places(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+        """Return which level is nearest to each value, of the same shape; of two the lower one."""
+        levels = np.asarray(self.levels)
+        between = (levels[1:] + levels[:-1]) / 2.0
+        return np.searchsorted(between, values.astype(np.float64), side="left").astype(np.int64)
 
 
 class PreprocessingPlan(Strict):
@@ -33,8 +57,15 @@ class PreprocessingPlan(Strict):
     vocabulary: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     """How many tokens of ``data.text.vocabulary`` keep an id of their own: those that most texts of all sites hold."""
 
+    condition: ConditionPlan | None = None
+    """Features are standardised by the statistics of their own condition."""
+
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
+        if self.condition is not None and (
+            self.standardise == "none" or self.missing != "refuse" or self.clip_quantiles
+        ):
+            raise ValueError("condition: goes with standardise = 'federation', and with no other step.")
         if self.clip_quantiles is not None and not self.clip_quantiles[0] < self.clip_quantiles[1]:
             raise ValueError(f"clip_quantiles: {self.clip_quantiles[0]:g} is not below {self.clip_quantiles[1]:g}.")
         return self
@@ -74,9 +105,12 @@ def check_preprocessing(preprocessing: PreprocessingPlan, contract: DataContract
         raise ValueError("preprocessing: images are scaled to 0..1 by their 8 bits; leave this section out.")
     if preprocessing.missing != "refuse" and not filled:
         raise ValueError("preprocessing.missing: no column of data.columns has missing = 'fill'.")
-    if isinstance(contract, TableContract) and contract.standardise == "site" and preprocessing.standardise != "none":
+    if contract.standardise == "site" and preprocessing.standardise != "none":
         raise ValueError("preprocessing.standardise: data.standardise = 'site' does it already; leave one of them out.")
-    if len(names := feature_names(contract)) > MOST_FEATURES:
+    condition = preprocessing.condition
+    if condition is not None and condition.column not in feature_names(contract):
+        raise ValueError(f"preprocessing.condition.column: '{condition.column}' is no feature of the data.")
+    if len(names := statistic_names(preprocessing, contract)) > MOST_FEATURES:
         raise ValueError(f"preprocessing: statistics of {len(names):,} features; allowed are {MOST_FEATURES:,}.")
     if preprocessing.needs_histograms:
         _check_ranges(names, contract)
@@ -126,11 +160,31 @@ def feature_names(contract: DataContract) -> tuple[str, ...]:
         )
     if isinstance(contract, ArrayContract) and has_tokens(contract):
         return ("unknown token", *map(repr, contract.tokens))
+    if isinstance(contract, ArrayContract) and contract.windows is not None:
+        return contract.windows.columns
     return tuple(f"feature {number}" for number in range(1, contract.feature_shape[-1] + 1))
 
 
-def ranges(contract: DataContract) -> tuple[tuple[float, float] | None, ...]:
-    """Return for each feature the range of its histogram, ``None`` where it has none: a category, or no range."""
+def statistic_names(preprocessing: PreprocessingPlan, contract: DataContract) -> tuple[str, ...]:
+    """Return a name for each feature that is measured by itself: the F features, or those in each of L conditions.
+
+    With conditions all features of the first come first.
+    """
+    names, condition = feature_names(contract), preprocessing.condition
+    if condition is None:
+        return names
+    return tuple(f"{name} at {condition.column} {level:g}" for level in condition.levels for name in names)
+
+
+def statistic_ranges(
+    preprocessing: PreprocessingPlan, contract: DataContract
+) -> tuple[tuple[float, float] | None, ...]:
+    """Return for each of ``statistic_names`` the range of its histogram, ``None`` where it has none.
+
+    There is none where no quantile is asked for, of a category, and without a range in the contract.
+    """
+    if not preprocessing.needs_histograms:
+        return (None,) * len(statistic_names(preprocessing, contract))
     return tuple(
         (found[0], found[1]) if found is not None and found[0] is not None and found[1] is not None else None
         for found in _ranges(contract)

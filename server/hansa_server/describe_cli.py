@@ -92,7 +92,7 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
     from hansa_common.errors import StudyFailed, UsageError  # noqa: PLC0415
     from hansa_common.feature_sums import read  # noqa: PLC0415
     from hansa_common.messages import Message, OpenTask, Refusal, StatisticsTask, decode, encode  # noqa: PLC0415
-    from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names  # noqa: PLC0415
+    from hansa_common.preprocessing_plan import PreprocessingPlan, statistic_names  # noqa: PLC0415
     from hansa_common.privacy_plan import PrivacyPlan  # noqa: PLC0415
     from hansa_server.simulation import check, inline_sites  # noqa: PLC0415
 
@@ -111,7 +111,7 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
     elif not preprocessing.needs_statistics:
         preprocessing = PreprocessingPlan(standardise="federation")
     # nothing leaves this machine, so neither masks nor noise are in the way; the data are described as they are
-    data = plan.data.model_copy(update={"standardise": "none"}) if plan.data.kind == "table" else plan.data
+    data = plan.data.model_copy(update={"standardise": "none"})
     plan = plan.model_copy(update={"preprocessing": preprocessing, "privacy": PrivacyPlan(), "data": data})
     per_site: dict[str, tuple[FeatureSums, ...]] = {}
     tasks = (OpenTask(plan=plan.model_dump_json()), StatisticsTask(plan_digest=plan.digest()))
@@ -124,7 +124,7 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
         per_site[name] = read(reply.sums, preprocessing, plan.data)
     described = (
         _described(name, {site: sums[place] for site, sums in per_site.items()})
-        for place, name in enumerate(feature_names(plan.data))
+        for place, name in enumerate(statistic_names(preprocessing, plan.data))
     )
     # of thousands of words those come first that many texts hold
     return tuple(described) if text is None else tuple(sorted(described, key=lambda one: -(one.mean or 0.0)))

@@ -16,7 +16,7 @@ from hansa_common.files import storage
 from hansa_common.messages import Message, Statistics, StatisticsTask, Sums
 from hansa_common.plan import StudyPlan
 from hansa_common.prepared import Prepared, prepare
-from hansa_common.preprocessing_plan import feature_names, ranges
+from hansa_common.preprocessing_plan import statistic_names, statistic_ranges
 from hansa_common.settings import Strict
 from hansa_server.exchange import problem_of
 from hansa_server.masked import Job, MaskedRounds
@@ -56,7 +56,9 @@ def gather(words: Sums, plan: StudyPlan, sites: tuple[str, ...]) -> Gathered:
     prepared = prepare(merged, preprocessing, contract)
     described = (
         _describe(name, sums, span)
-        for name, sums, span in zip(feature_names(contract), merged, ranges(contract), strict=True)
+        for name, sums, span in zip(
+            statistic_names(preprocessing, contract), merged, statistic_ranges(preprocessing, contract), strict=True
+        )
     )
     return Gathered(plan_digest=plan.digest(), sites=sites, features=tuple(described), prepared=prepared)
 

@@ -174,6 +174,61 @@ def test_a_vocabulary_is_chosen_by_all_sites_and_the_same_under_masks(notes: Stu
     assert exchange.asked.index("setup") < exchange.asked.index("statistics-task")
 
 
+@pytest.fixture
+def pumps(tmp_path: Path) -> StudyPlan:
+    """Pumps that swing about a level that depends on their speed; what comes next follows from two rows before."""
+    rng, lines = np.random.default_rng(11), ["site,pump,speed,heat"]
+    for number in range(24):
+        phase, rows = rng.uniform(0, 2 * np.pi), np.arange(40)
+        speed = 0 if number % 2 else 1
+        heats = 50 + 30 * speed + 4 * np.sin(0.6 * rows + phase)
+        lines += [f"{NAMES[number % 3]},{number},{speed},{heat:.5f}" for heat in heats]
+    path = tmp_path / "pumps.csv"
+    path.write_text("\n".join(lines))
+    return parse_plan(
+        {
+            "name": "pumps",
+            "purpose": "A test.",
+            "model": {"name": "linear"},
+            "data": {
+                "kind": "array",
+                "shape": [6, 2],
+                "target": {"kind": "number", "scale": 10.0},
+                "windows": {"columns": ["speed", "heat"], "unit": "pump", "label": "heat", "horizon": 1},
+            },
+            "preprocessing": {"standardise": "federation", "condition": {"column": "speed", "levels": [0, 1]}},
+            "training": {"learning_rate": 0.1, "epochs": 4},
+            "evaluation": {"group": "pump", "test": 0.3},
+            "rounds": {"count": 6, "deadline_seconds": 60.0},
+            "simulation": {"partition": "column:site", "data": {"adapter": "windows", "path": str(path)}},
+        }
+    )
+
+
+def test_windows_are_prepared_within_conditions_and_a_forecast_is_learned(pumps: StudyPlan, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    study, _exchange = run(pumps, folder)
+    dataset, train = divide(pumps).dataset, [site_splits(pumps, index).train for index in range(len(NAMES))]
+    rows = dataset.features[np.concatenate(train)].astype(np.float64)
+    assert study.gathered is not None
+    for level in range(2):
+        heats = rows[rows[..., 0] == level][:, 1]
+        assert study.gathered.prepared.mean[2 * level + 1] == pytest.approx(heats.mean(), rel=1e-12)
+    assert [one.name for one in study.gathered.features][:2] == ["speed at speed 0", "heat at speed 0"]
+    masked, _exchange = run(
+        changed_plan(pumps, {"privacy": MASKS, "rounds": {"count": 1}}), RunFolder.create(tmp_path / "masked")
+    )
+    assert masked.gathered is not None
+    assert masked.gathered.prepared == study.gathered.prepared
+    results = results_of(study, run="run", status="completed", reason="")
+    assert results.final is not None
+    assert results.final.weighted_mean is not None
+    assert results.final.weighted_mean.rmse is not None
+    assert dataset.targets is not None
+    as_last = np.sqrt(np.mean((dataset.features[:, -1, 1] - dataset.targets) ** 2))
+    assert results.final.weighted_mean.rmse < as_last / 3
+
+
 def test_a_resumed_study_goes_on_with_what_was_gathered(plan: StudyPlan, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     first, _exchange = run(plan, folder)

@@ -10,6 +10,7 @@ from hansa_client.data import (
     npz,
     parquet_file,
     text_file,
+    windows,
 )
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 
@@ -26,4 +27,5 @@ __all__ = [
     "npz",
     "parquet_file",
     "text_file",
+    "windows",
 ]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from hansa_client.data.contract_check import check
-from hansa_client.data.delimited import DelimitedOptions, read_texts
+from hansa_client.data.delimited import DelimitedOptions, read_texts, with_points
 from hansa_client.data.files import require_path
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 from hansa_client.data.table import require_table, to_dataset
@@ -48,8 +48,4 @@ def _use_point(frame: "pd.DataFrame", contract: TableContract, options: CsvOptio
     numbers = {column.name for column in contract.columns if column.type != "category"}
     if contract.target is not None and contract.target.kind != "reconstruction":
         numbers |= {target_columns(contract)[0]}  # the number, or the time
-    numbers &= set(frame.columns)
-    # "1.234,5" stays no number: which of the two separates is not guessed
-    return frame.assign(
-        **{name: frame[name].str.replace(".", "?", regex=False).str.replace(",", ".", regex=False) for name in numbers}
-    )
+    return with_points(frame, numbers & set(frame.columns))

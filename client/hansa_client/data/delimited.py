@@ -1,5 +1,6 @@
 """A text file with a header line, read as texts: what ``csv``, ``text`` and ``windows`` have in common."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +52,14 @@ def read_texts(path: Path, options: DelimitedOptions) -> "pd.DataFrame":
     frame = frame.set_axis(header, axis=1).iloc[1:]
     frame.index = frame.index + 1
     return frame[frame.notna().any(axis=1)]  # a blank line is no example
+
+
+def with_points(frame: "pd.DataFrame", names: Iterable[str]) -> "pd.DataFrame":
+    """Return the table with points for the decimal commas of these columns."""
+    # "1.234,5" stays no number: which of the two separates is not guessed
+    return frame.assign(
+        **{name: frame[name].str.replace(".", "?", regex=False).str.replace(",", ".", regex=False) for name in names}
+    )
 
 
 def unreadable(path: Path, error: Exception, encoding: str, *, what: str) -> DataUnavailable:

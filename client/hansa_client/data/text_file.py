@@ -12,11 +12,11 @@ from pydantic import Field
 
 from hansa_client.data.contract_check import check
 from hansa_client.data.delimited import DelimitedOptions, read_texts, unreadable
-from hansa_client.data.files import MAX_ARRAY, require_path
+from hansa_client.data.files import require_memory, require_path
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 from hansa_client.data.table import Problems, further_columns, read_names, require_columns
 from hansa_common.contract import ArrayContract
-from hansa_common.errors import ContractViolation, DataUnavailable, SettingsError
+from hansa_common.errors import ContractViolation, SettingsError
 from hansa_common.models.registry import Contract
 from hansa_common.settings import parse
 from hansa_common.texts import Tokeniser
@@ -71,7 +71,8 @@ def read(source: Source, contract: Contract) -> Dataset:
     problems.refuse(str(path), counting="the header is row 1" if options.form == "table" else "by lines")
     columns = {ROW: frame.index.to_numpy().astype(np.str_)}
     columns |= further_columns(frame.drop(columns=options.text), source.columns)
-    _require_memory(len(texts) if text.learn == "class" else sum(map(len, texts)) // text.stride, contract, path)
+    count = len(texts) if text.learn == "class" else sum(map(len, texts)) // text.stride
+    require_memory(count, contract.shape, origin=str(path))
     features = [np.zeros((0, contract.shape[0]), dtype=np.float32)]
     if text.learn == "class":
         features += [tokeniser.example(content)[None] for content in texts]
@@ -100,17 +101,3 @@ def _read_paragraphs(path: Path, options: TextOptions) -> "pd.DataFrame":
             numbers, paragraph = zip(*group, strict=True)
             texts[numbers[0]] = "\n".join(paragraph)
     return pd.DataFrame({options.text: list(texts.values())}, index=list(texts), dtype=str)
-
-
-def _require_memory(examples: int, contract: ArrayContract, path: Path) -> None:
-    """Return if so many examples belong in memory.
-
-    Raises:
-        DataUnavailable: They do not.
-    """
-    if (size := examples * contract.shape[0] * 4) > MAX_ARRAY:
-        raise DataUnavailable(
-            f"{path}: about {examples:,} examples of {contract.shape[0]} tokens take {size:,} bytes; at most "
-            f"{MAX_ARRAY:,} are read.",
-            advice="Read fewer texts, or ask for a plan with a larger data.text.stride.",
-        )

@@ -98,7 +98,7 @@ def test_a_model_must_know_every_token_and_nothing_but_tokens() -> None:
 
 def test_examples_of_one_text_may_not_be_cut_into_training_and_test() -> None:
     following = STUDY["data"] | {"classes": ["no", "fever"], "text": {"tokens": "words", "learn": "next"}}
-    with pytest.raises(PlanError, match=r"evaluation\.group: examples of one text share its tokens"):
+    with pytest.raises(PlanError, match=r"evaluation\.group: examples share rows or tokens.*'row', or another one"):
         parse_plan(STUDY | {"data": following})
     plan = parse_plan(STUDY | {"data": following, "evaluation": {"group": "row"}})
     assert isinstance(plan.data, ArrayContract)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from hansa_client.data import ADAPTERS, Source, text_file
+from hansa_client.data import ADAPTERS, Source, files
 from hansa_common.contract import ArrayContract
 from hansa_common.errors import ContractViolation, DataUnavailable, SettingsError
 from hansa_common.texts import TextContract
@@ -101,6 +101,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         read(tmp_path, "no", colour=1)
     with pytest.raises(DataUnavailable, match="does not exist"):
         ADAPTERS["text"](Source(path=tmp_path / "absent"), NOTES)
-    monkeypatch.setattr(text_file, "MAX_ARRAY", 80)
-    with pytest.raises(DataUnavailable, match="about 8 examples of 3 tokens take 96 bytes; at most 80"):
+    monkeypatch.setattr(files, "MAX_ARRAY", 80)
+    with pytest.raises(DataUnavailable, match=r"about 8 examples of \[3\] take 96 bytes; at most 80"):
         read(tmp_path, "text\nabababab\n", SPEECH)
