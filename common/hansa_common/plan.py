@@ -23,6 +23,7 @@ from hansa_common.explain_plan import ExplainPlan, check_explain
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
+from hansa_common.plan_digest import digested
 from hansa_common.plan_names import Fraction, Positive, SiteName, StudyName
 from hansa_common.plan_options import Options, collect_options, parse_options
 from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing, learned_contract
@@ -116,16 +117,6 @@ class FederationPlan(Strict):
         return self
 
 
-_YOUNGER = (
-    ("data", "windows"),
-    ("preprocessing", "condition"),
-    ("model", "backbone"),
-    ("model", "lora"),
-    ("data", "target"),
-    ("data", "text"),
-    ("preprocessing", "vocabulary"),
-)
-"""Keys that are younger than their sections: plans without them keep their digest."""
 _TWO = 2  # classes: positive and negative
 
 
@@ -394,25 +385,10 @@ class StudyPlan(Strict):
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
+        fields = type(self).model_fields
+        unset = [key for key in ("privacy", "transport", "preprocessing") if getattr(self, key) == fields[key].default]
         values = self.approved().model_dump(mode="json")
-        # younger than the other sections: plans without them keep their digest
-        for key in ("privacy", "transport", "preprocessing"):
-            if getattr(self, key) == type(self).model_fields[key].default:
-                del values[key]
-        for section, key in _YOUNGER:
-            if key in values.get(section, {}) and values[section][key] is None:
-                del values[section][key]
-        if self.data.kind == "array" and self.data.standardise == "none":
-            del values["data"]["standardise"]
-        values["evaluation"] = {
-            key: value for key, value in values["evaluation"].items() if value is not None or key == "cost"
-        }
-        if not self.evaluation.decision_rows:
-            for key in ("cost", "groups", "minimum_group"):
-                del values["evaluation"][key]
-        if self.personalisation is None:  # younger still
-            del values["personalisation"]
-        return digest(values)
+        return digest(digested(values, unset=unset, counts_decisions=bool(self.evaluation.decision_rows)))
 
 
 def plan_from_json(text: str) -> StudyPlan:
