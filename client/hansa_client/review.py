@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from hansa_client.review_protection import protects, sends_curvature, what_leaves
 from hansa_common.app_plan import AppPlan, read_any
-from hansa_common.contract import ArrayContract, ImageContract, NumberTarget, SurvivalTarget
+from hansa_common.contract import ArrayContract, ImageContract, NumberTarget, SurvivalTarget, label_names
 from hansa_common.display import printable
 from hansa_common.identity import fingerprint
 from hansa_common.models.registry import Contract
@@ -115,7 +115,7 @@ def _listed(names: Sequence[str]) -> str:
 def _learned(contract: Contract) -> str:
     match contract.target:
         case None:
-            classes = ", ".join(contract.classes[:_MOST_COLUMNS])
+            classes = ", ".join(label_names(contract)[:_MOST_COLUMNS])
             return f"Each with one of {len(contract.classes)} classes: {classes}."
         case NumberTarget() as number:
             return f"Each with a number to predict{f', in {number.unit}' if number.unit else ''}."

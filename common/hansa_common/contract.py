@@ -282,8 +282,8 @@ def outputs(contract: "ImageContract | ArrayContract | TableContract") -> int:
 def label_names(contract: "ImageContract | ArrayContract | TableContract") -> tuple[str, ...]:
     """Return what kinds of examples there are, for people: what a site's examples are counted by."""
     match contract.target:
-        case None:
-            return contract.classes
+        case None:  # a blank and a line feed are classes where the next character is learned
+            return tuple(name if name.strip() else repr(name) for name in contract.classes)
         case SurvivalTarget():
             return ("no event", "event")
         case ReconstructionTarget(anomaly=str()):

@@ -163,6 +163,11 @@ class StudyPlan(Strict):
             self._check_simulation(self.simulation)
         self._check_splits()
         check_preprocessing(self.preprocessing, self.data)
+        changed = self.preprocessing.changes_numbers or getattr(self.data, "standardise", "none") != "none"
+        if changed and getattr(self.model_options(), "vocabulary", None) is not None:
+            raise ValueError(
+                "preprocessing: model.vocabulary takes token ids, which are no numbers; leave them as they are."
+            )
         if self.preprocessing.needs_statistics and self.privacy.differential is not None:
             raise ValueError(
                 "preprocessing: the sites' statistics leave without noise, and no budget covers them; with "

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa_common.contract import ArrayContract
+from hansa_common.contract import ArrayContract, label_names
 from hansa_common.errors import PlanError
 from hansa_common.plan import parse_plan
 from hansa_common.texts import TextContract, Tokeniser
@@ -57,6 +57,18 @@ def test_of_a_long_text_the_beginning_is_read_and_what_is_not_named_is_unknown()
     assert Tokeniser(NEXT, LETTERS, 3).example("xabc").tolist() == [2, 3, 4]
 
 
+def test_a_class_that_nobody_would_see_is_shown_with_its_marks() -> None:
+    contract = ArrayContract(
+        kind="array",
+        shape=(3,),
+        minimum=0.0,
+        maximum=6.0,
+        classes=LETTERS,
+        text=TextContract(tokens="characters", learn="next"),
+    )
+    assert label_names(contract) == ("a", "b", "c", "' '", r"'\n'")
+
+
 def test_ends_of_lines_are_one_character() -> None:
     assert NEXT.split("a\r\nb\rc\n") == ["a", "\n", "b", "\n", "c", "\n"]
 
@@ -92,6 +104,10 @@ def test_a_model_must_know_every_token_and_nothing_but_tokens() -> None:
         parse_plan(STUDY | {"preprocessing": {"vocabulary": 3}, "model": {"name": "gru", "vocabulary": 5}})
     with pytest.raises(PlanError, match="token ids are no numbers"):
         parse_plan(STUDY | {"preprocessing": {"standardise": "federation"}})
+    plain = {key: value for key, value in STUDY["data"].items() if key != "text"}
+    for changed in ({"preprocessing": {"standardise": "federation"}}, {"data": plain | {"standardise": "site"}}):
+        with pytest.raises(PlanError, match="takes token ids, which are no numbers"):
+            parse_plan(STUDY | {"data": plain} | changed)
     with pytest.raises(PlanError, match="token ids are names"):
         parse_plan(STUDY | {"evaluation": {"explain": {"method": "integrated_gradients"}}})
 
