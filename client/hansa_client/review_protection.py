@@ -12,6 +12,8 @@ from hansa_common.strategies import STRATEGIES
 
 _NEVER: Final = "No example, no name of a file and no text of an error."
 
+_CHANGE: Final = "the change of the model's weights"
+
 _CURVATURE: Final = (
     "the mean over the training examples of the loss, its gradient and its Hessian, which say more of the examples "
     "than a trained model does (of a column of zeros and ones, how many have each)"
@@ -23,10 +25,10 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
     masked, noised = plan.privacy.secure_aggregation, plan.privacy.differential
     if noised is not None:
         clipped = ("Whether your update was longer than the round's bound.",) if noised.adaptive is not None else ()
-        return (*_noised(noised, masked, _count(plan)), *clipped, _NEVER)
+        return (*_noised(plan, noised, masked), *clipped, *_held_back(plan), _NEVER)
     if masked is not None:
         return (*_masked(plan.privacy, masked, _count(plan)), *_statistics(plan), *_explanation(plan), _NEVER)
-    update = _CURVATURE if sends_curvature(plan) else "the change of the model's weights"
+    update = _CURVATURE if sends_curvature(plan) else f"{_CHANGE}{_part(plan)}"
     return (
         (
             f"In each round: {update}, the number of training examples, the training loss, "
@@ -36,9 +38,29 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
             "At the beginning: the number of examples in each split and class. At the end: the same counts on the "
             "test split. The coordinator can read all of it."
         ),
+        *_held_back(plan),
         *_statistics(plan),
         *_explanation(plan),
         _NEVER,
+    )
+
+
+def _part(plan: StudyPlan) -> str:
+    """Say which part of the update leaves, where it is not all of it."""
+    if not plan.transport.holds_back:
+        return ""
+    return f" (only the {100.0 * plan.transport.sent_fraction:g} % of its values that are largest)"
+
+
+def _held_back(plan: StudyPlan) -> tuple[str, ...]:
+    """Say where the rest of the update stays."""
+    if not plan.transport.holds_back:
+        return ()
+    return (
+        (
+            "The rest of the change stays in this site's folder and is added to the change of your next round: it "
+            "leaves later, or never. This saves bytes, and protects nothing."
+        ),
     )
 
 
@@ -112,7 +134,7 @@ def _only_the_sum(masked: SecureAggregationPlan, sites: int) -> str:
 
 
 def _masked(privacy: PrivacyPlan, masked: SecureAggregationPlan, sites: int) -> Iterator[str]:
-    yield f"In each round: the change of the model's weights, under masks: {_only_the_sum(masked, sites)}."
+    yield f"In each round: {_CHANGE}, under masks: {_only_the_sum(masked, sites)}."
     yield (
         "Under the same masks: counts of right and wrong answers on the validation split, by class, the training loss "
         "and the number of examples it is a mean of; at the end, the counts on the validation and the test split."
@@ -127,8 +149,8 @@ def _masked(privacy: PrivacyPlan, masked: SecureAggregationPlan, sites: int) -> 
     )
 
 
-def _noised(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None, sites: int) -> Iterator[str]:
-    change = "the change of the model's weights"
+def _noised(plan: StudyPlan, noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None) -> Iterator[str]:
+    change, sites = _CHANGE, _count(plan)
     if noised.kind == "example":
         change += ", from training with noise (DP-SGD)"
     elif noised.kind == "site_distributed":
@@ -136,7 +158,7 @@ def _noised(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | Non
     if masked is not None:
         yield f"In each round: {change}, under masks: {_only_the_sum(masked, sites)}."
     else:
-        yield f"In each round: {change}. The coordinator can read it."
+        yield f"In each round: {change}{_part(plan)}. The coordinator can read it."
     if noised.metrics_noise is None:
         yield "No sizes, no training loss, no times, and no counts of right and wrong answers."
     else:

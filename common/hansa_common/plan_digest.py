@@ -12,6 +12,7 @@ _YOUNGER: Final = (
     ("data", "windows"),
     ("preprocessing", "vocabulary"),
     ("preprocessing", "condition"),
+    ("transport", "fraction"),
     ("privacy", "differential", "adaptive"),
     ("personalisation",),
 )
