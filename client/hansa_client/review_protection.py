@@ -105,14 +105,27 @@ def _statistics(plan: StudyPlan) -> tuple[str, ...]:
     preprocessing = plan.preprocessing
     if not preprocessing.needs_statistics:
         return ()
+    if plan.data.kind == "array" and plan.data.text is not None:
+        return (
+            (
+                f"Once, before the first round: how many texts of the training split hold each of the "
+                f"{len(plan.data.tokens):,} tokens that the plan names, how many hold another one, and how many there "
+                f"are, {_who(plan)}; of what fewer than {preprocessing.minimum_count:,} texts hold nothing."
+            ),
+        )
+    condition = preprocessing.condition
+    within = f", in each of {len(condition.levels)} conditions by '{condition.column}'," if condition else ""
     histogram = f", and a histogram of {preprocessing.bins:,} bins," if preprocessing.needs_histograms else ""
-    who = "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
     return (
         (
-            f"Once, before the first round: number, sum and sum of squares{histogram} of each column over the training "
-            f"split, {who}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
+            f"Once, before the first round: number, sum and sum of squares{histogram} of each column{within} over the "
+            f"training split, {_who(plan)}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
         ),
     )
+
+
+def _who(plan: StudyPlan) -> str:
+    return "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
 
 
 def protects(plan: StudyPlan) -> tuple[str, ...]:

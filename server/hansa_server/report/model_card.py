@@ -111,6 +111,9 @@ def _data(results: Results, plan: StudyPlan) -> str:
     shape = " x ".join(str(length) for length in contract.feature_shape)
     if isinstance(contract, ImageContract):
         kind = f"Images of {contract.channels} x {contract.height} x {contract.width} (channels, height, width)"
+    elif isinstance(contract, ArrayContract) and contract.windows is not None:
+        names = ", ".join(map(_plain, contract.windows.columns))
+        kind = f"Windows of {notation.plural(contract.shape[0], 'row')} of {names}"
     elif isinstance(contract, ArrayContract):
         kind = f"Arrays of {shape}"
     else:
@@ -127,6 +130,8 @@ def _data(results: Results, plan: StudyPlan) -> str:
         names = ", ".join(_plain(site.site) for site in results.sites)
         table = f"The sites kept their numbers of examples at home: {names}."
     learned = f"; classes: {classes}" if results.target == "classes" else ""
+    if isinstance(contract, ArrayContract) and contract.text is not None:
+        kind += f", ids of {contract.text.tokens}: `hansa_common.texts.Tokeniser` makes them of a text"
     return f"{kind}{learned}. {origin}\n\n{table}{_statistics(results, plan)}"
 
 
@@ -135,13 +140,17 @@ def _statistics(results: Results, plan: StudyPlan) -> str:
     if not results.statistics:
         return ""
     preprocessing, steps = plan.preprocessing, []
+    condition = preprocessing.condition
     if preprocessing.missing != "refuse":
         steps.append(f"missing values are filled in with the {preprocessing.missing}")
     if preprocessing.clip_quantiles is not None:
         low, high = preprocessing.clip_quantiles
         steps.append(f"numbers are clipped to the quantiles {low:g} and {high:g}")
     if preprocessing.standardise != "none":
-        steps.append("features are standardised")
+        within = f" within {len(condition.levels)} conditions by '{_plain(condition.column)}'" if condition else ""
+        steps.append(f"features are standardised{within}")
+    if preprocessing.vocabulary is not None:
+        steps.append(f"the {preprocessing.vocabulary:,} tokens that most texts hold keep an id of their own")
     rows = [
         f"| {_plain(one.name)} | {one.count:,} | {one.missing:,} | {one.mean:.6g} | {one.deviation:.6g} |"
         for one in results.statistics[:_MOST_FEATURES]

@@ -241,3 +241,25 @@ def test_a_review_says_that_curvature_leaves_and_that_nothing_is_trained(make_pl
     assert "Hessian" not in " ".join(what_leaves(make_plan()))
     assert "Hessian of a model 'logistic' are computed here 3 times" in page(newton.model_copy())
     assert "epochs each" not in page(newton)
+
+
+def test_a_review_says_what_is_counted_of_texts(make_plan: Callable[..., StudyPlan]) -> None:
+    text = {"tokens": "words", "learn": "class", "vocabulary": ["no", "fever"]}
+    data = {"kind": "array", "shape": [9], "minimum": 0, "maximum": 3, "classes": ["well", "ill"], "text": text}
+    replaced = {"model": {"name": "gru", "vocabulary": 3}, "data": data, "preprocessing": {"vocabulary": 1}}
+    plan = make_plan(replaced=replaced)
+    said = " ".join(what_leaves(plan))
+    assert "how many texts of the training split hold each of the 2 tokens that the plan names" in said
+    assert "which the coordinator can read; of what fewer than 10 texts hold nothing" in said
+    assert "Texts, 9 words an example; 2 are told apart." in page(plan)
+
+
+def test_a_review_names_the_columns_of_windows_and_the_conditions(make_plan: Callable[..., StudyPlan]) -> None:
+    windows = {"columns": ["speed", "heat"], "unit": "pump", "label": "state"}
+    data = {"kind": "array", "shape": [9, 2], "classes": ["well", "ill"], "windows": windows}
+    condition = {"column": "speed", "levels": [0.0, 1.0, 2.0]}
+    preprocessing = {"standardise": "federation", "condition": condition}
+    evaluation = {"group": "pump"}
+    plan = make_plan(replaced={"data": data, "preprocessing": preprocessing, "evaluation": evaluation})
+    assert "Windows of 9 rows, with 2 columns: speed, heat." in page(plan)
+    assert "of each column, in each of 3 conditions by 'speed', over the training" in " ".join(what_leaves(plan))

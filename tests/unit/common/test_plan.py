@@ -251,7 +251,7 @@ _WRONG_ARRAYS: list[tuple[str, object, str, str]] = [
         "data.shap",
         [1],
         "",
-        "Did you mean 'shape'? Allowed: classes, kind, maximum, minimum, minimum_examples, shape, target.",
+        "Did you mean 'shape'? Allowed: classes, kind, maximum, minimum, minimum_examples, shape, ",
     ),
 ]
 _WRONG = [
