@@ -32,6 +32,7 @@ _TRANSPORTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "topk, 1 %, zstd": ({"codec": "topk", "compress": "zstd"}, "91.62, 221x"),
     "topk, 0.1 %": ({"codec": "topk", "fraction": 0.001}, ""),
     "int4 up, int8 down, zstd": ({"codec": "int4", "down": "int8", "compress": "zstd"}, ""),
+    "int4 up and down, zstd": ({"codec": "int4", "down": "int4", "compress": "zstd"}, ""),
 }
 _GOAL_SMALLER: Final = 14.0  # times
 _GOAL_LOST: Final = 0.1  # points

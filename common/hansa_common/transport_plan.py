@@ -19,7 +19,7 @@ class TransportPlan(Strict):
     ``topk`` sends the largest values only, as ``int8``; a site keeps the rest and adds it to its next update."""
     fraction: Annotated[float, Field(ge=1e-4, le=0.5)] | None = None
     """Of the values that travel with ``topk``; ``FRACTION`` where it is left out."""
-    down: Literal["float32", "bf16", "int8"] = "float32"
+    down: Literal["float32", "bf16", "int8", "int4"] = "float32"
     """Of the model that a round starts from, rounded to the nearest value: the same for all sites."""
     compress: Literal["none", "zstd"] = "none"
     """What is left of the bytes after rounding; loses nothing."""
@@ -30,7 +30,7 @@ class TransportPlan(Strict):
         if value == "topk":
             raise ValueError(
                 "'topk' is for updates: a model that lacks most of its values is none, and a site that sat a round out "
-                "would miss what was left out for good; allowed are 'float32', 'bf16' and 'int8'."
+                "would miss what was left out for good; allowed are 'float32', 'bf16', 'int8' and 'int4'."
             )
         return value
 

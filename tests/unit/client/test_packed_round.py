@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hansa_client.session import SiteState, handle
-from hansa_common.messages import Message, OpenTask, Refusal, TrainTask, Update, decode, encode
+from hansa_common.messages import InitialTask, Message, OpenTask, Refusal, TrainTask, Update, decode, encode
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import kind_of
 from hansa_common.transport import train_task, unpacked
@@ -39,8 +39,9 @@ def test_the_update_is_that_of_the_open_study_but_for_rounding(make_plan: Make, 
     assert 0 < np.abs(found - plain).max() <= np.abs(plain).max() * most * 1.001
 
 
-def test_a_site_trains_from_what_it_was_sent(make_plan: Make) -> None:
-    plan = make_plan(transport={"down": "int8"})
+@pytest.mark.parametrize("down", ["int8", "int4"])
+def test_a_site_trains_from_what_it_was_sent(make_plan: Make, down: str) -> None:
+    plan = make_plan(transport={"down": down})
     model = np.random.default_rng(0).normal(size=P).astype(np.float32)
     seen = unpacked(plan, asked(plan, model, 2), size=P).vector
     assert seen is not None
@@ -50,16 +51,29 @@ def test_a_site_trains_from_what_it_was_sent(make_plan: Make) -> None:
     assert np.array_equal(one, other)
 
 
-def test_a_first_round_from_other_parameters_is_refused_through_a_codec_too(make_plan: Make) -> None:
+@pytest.mark.parametrize("down", ["int8", "int4"])
+def test_a_first_round_from_other_parameters_is_refused_through_a_codec_too(make_plan: Make, down: str) -> None:
     images = {"kind": "image", "channels": 1, "height": 28, "width": 28, "classes": list("0123456789")}
     plan = make_plan(
         replaced={"data": images, "model": {"name": "mlp", "hidden": [4]}},
         simulation={"data": {"adapter": "mnist5k"}},
-        transport={"down": "int8"},
+        transport={"down": down},
     )
     reply = answer(plan, asked(plan, np.ones(3190, np.float32)))
     assert isinstance(reply.header, Refusal)
     assert "initial parameters" in reply.header.reason
+
+
+def test_a_start_that_is_a_level_away_is_refused_however_coarse_the_levels_are(make_plan: Make) -> None:
+    """One value of the plan's initial model, moved by one of seven levels."""
+    plan = make_plan(replaced={"model": {"name": "logistic", "initial": "uniform"}}, transport={"down": "int4"})
+    initial = answer(plan, Message(header=InitialTask(plan_digest=plan.digest())))
+    assert initial.vector is not None
+    moved = initial.vector.copy()
+    place = int(np.abs(moved[:256]).argmin())
+    moved[place] += np.abs(moved[:256]).max() / 7
+    assert isinstance(answer(plan, asked(plan, initial.vector)).header, Update)
+    assert isinstance(answer(plan, asked(plan, moved)).header, Refusal)
 
 
 @pytest.mark.parametrize("packed", [b"x", bytes(2 * P - 1), b"\xff" * (2 * P)])
