@@ -27,7 +27,13 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         clipped = ("Whether your update was longer than the round's bound.",) if noised.adaptive is not None else ()
         return (*_noised(plan, noised, masked), *clipped, *_held_back(plan), _NEVER)
     if masked is not None:
-        return (*_masked(plan.privacy, masked, _count(plan)), *_statistics(plan), *_explanation(plan), _NEVER)
+        return (
+            *_masked(plan.privacy, masked, _count(plan)),
+            *_statistics(plan),
+            *_ensemble(plan),
+            *_explanation(plan),
+            _NEVER,
+        )
     update = _CURVATURE if sends_curvature(plan) else f"{_CHANGE}{_part(plan)}"
     return (
         (
@@ -40,6 +46,7 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         ),
         *_held_back(plan),
         *_statistics(plan),
+        *_ensemble(plan),
         *_explanation(plan),
         _NEVER,
     )
@@ -68,6 +75,14 @@ def sends_curvature(plan: StudyPlan) -> bool:
     """Tell whether this site's update is no change of the model, but sums over its examples."""
     traits = STRATEGIES.get(plan.aggregation.strategy)
     return traits is not None and traits.second_order
+
+
+def _ensemble(plan: StudyPlan) -> tuple[str, ...]:
+    """Say what else is counted where the last versions are tested as one."""
+    if plan.tested == 1:
+        return ()
+    how = "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
+    return (f"At the end also: the counts of the last {plan.tested} models as one on the test split, {how}.",)
 
 
 def _explanation(plan: StudyPlan) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from hansa_common.canonical import digest
 from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
+from hansa_common.ensemble_plan import MOST_MEMBERS, check_ensemble
 from hansa_common.errors import PlanError
 from hansa_common.exact_fit import require_exact_fit
 from hansa_common.explain_plan import ExplainPlan, check_explain
@@ -75,6 +76,8 @@ class EvaluationPlan(Strict):
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    ensemble: Annotated[int, Field(ge=2, le=MOST_MEMBERS)] | None = None
+    """So many of the last versions of the model are kept, delivered and tested as one, beside the last one alone."""
     explain: ExplainPlan | None = None
     column: Text | None = None
     """A column of the site's data that says ``train``, ``validation`` or ``test`` in each row; then no share counts."""
@@ -175,6 +178,8 @@ class StudyPlan(Strict):
             )
         self._check_privacy()
         check_explain(self.evaluation.explain, self.data, self.privacy, validation=self.evaluation.validation)
+        own = self.personalisation
+        check_ensemble(self.evaluation.ensemble, rounds=self.rounds.count, own=own.method if own else None)
         return self
 
     def _check_target(self) -> None:
@@ -364,6 +369,14 @@ class StudyPlan(Strict):
     def carried(self) -> int:
         """How many vectors of the model's size travel and are stepped together."""
         return STRATEGIES[self.aggregation.strategy].carried
+
+    @property
+    def tested(self) -> int:
+        """How many models the closing exchange carries: the last one, and what makes an ensemble with it.
+
+        One with differential privacy: no budget covers the counts of a second model on the same examples.
+        """
+        return 1 if self.privacy.differential is not None else self.evaluation.ensemble or 1
 
     def update_size(self, parameters: int) -> int:
         """Return how many values a site's update has; the model has ``parameters``."""

@@ -43,6 +43,17 @@ tensors = load_file("model.safetensors")  # what was trained; the rest is in the
 network = load_model(plan.model, plan.data, tensors, folder=Path("weights"))
 ```"""
 
+LOADING_ENSEMBLE = """```python
+from pathlib import Path
+
+from hansa_common.models.ensemble import load_ensemble, load_members
+from hansa_common.plan import read_plan
+
+plan = read_plan(Path("plan.toml"))
+members = load_members(Path("versions"))
+network = load_ensemble(plan.model, plan.data, members, folder={folder})
+```"""
+
 _MOST_FEATURES = 60  # listed in the card
 
 
@@ -176,6 +187,8 @@ def _metrics(results: Results) -> str:
         lines.append(f"| {_plain(entry.site)} | {_cells(results, entry.federated)} |")
         if entry.personal is not None:
             lines.append(f"| {_plain(entry.site)}, its own model | {_cells(results, entry.personal)} |")
+        if entry.ensemble is not None:
+            lines.append(f"| {_plain(entry.site)}, the ensemble | {_cells(results, entry.ensemble)} |")
     lines += ["", f"{EXPLAINED[results.target]}."]
     return "\n".join(lines)
 
@@ -302,11 +315,18 @@ def _provenance(results: Results) -> str:
 def _loading(plan: StudyPlan) -> str:
     start = "In the folder of the run, with `hansa` and a build of PyTorch installed"
     backbone = plan.model.backbone
+    folder = "None" if backbone is None else 'Path("weights")'
+    together = ""
+    if plan.evaluation.ensemble is not None:
+        together = (
+            f"\n\nThe last {plan.evaluation.ensemble} versions as one, which answer with the mean of their "
+            f"probabilities or numbers:\n\n{LOADING_ENSEMBLE.format(folder=folder)}"
+        )
     if backbone is None:
-        return f"{start}:\n\n{LOADING}"
+        return f"{start}:\n\n{LOADING}{together}"
     return (
         f"{start}, and `{_code(backbone.file)}` (SHA-256 `{backbone.sha256}`) in a folder `weights`:\n\n"
-        f"{LOADING_WITH_BACKBONE}"
+        f"{LOADING_WITH_BACKBONE}{together}"
     )
 
 

@@ -226,6 +226,15 @@ def test_a_review_says_what_of_an_explanation_leaves_and_what_stays(make_plan: C
     assert "single examples" not in " ".join(what_leaves(make_plan()))
 
 
+def test_a_review_says_that_several_models_are_counted(make_plan: Callable[..., StudyPlan]) -> None:
+    said = " ".join(what_leaves(make_plan(evaluation={"ensemble": 2})))
+    assert "the counts of the last 2 models as one on the test split, which the coordinator can read" in said
+    assert "models as one" not in " ".join(what_leaves(make_plan()))
+    masks = {"weights": "equal", "secure_aggregation": {"cohort": "fixed", "coordinate_range": 1.0}}
+    masked = " ".join(what_leaves(make_plan(evaluation={"ensemble": 2}, privacy=masks)))
+    assert "as one on the test split, under the same masks" in masked
+
+
 def test_a_review_says_that_curvature_leaves_and_that_nothing_is_trained(make_plan: Callable[..., StudyPlan]) -> None:
     newton = make_plan(aggregation={"strategy": "newton"})
     assert "its Hessian" in " ".join(what_leaves(newton))
