@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # --help must not wait for NumPy
     from hansa_common.plan import StudyPlan
     from hansa_common.traffic import RoundTraffic
 
-_MOST_SHOWN: Final = 200
+_MOST_TOKENS: Final = 200  # that a person reads through
 _FAR: Final = 1.0  # standard deviations of a site's mean from the federation's
 _UNEVEN: Final = 0.3  # between a site's share of missing values and the federation's
 
@@ -60,7 +60,8 @@ def describe(
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
         return
-    shown = found[:_MOST_SHOWN]
+    has_text = plan.data.kind == "array" and plan.data.text is not None
+    shown = found[:_MOST_TOKENS] if has_text else found
     table = Table("feature", "values", "missing", "mean", "deviation", "lowest site", "highest site", box=None)
     for one in shown:
         low, high = (pick(one.means.values(), default=None) for pick in (min, max))
@@ -88,8 +89,7 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
             features are its tokens, and a mean is the share of texts that hold one.
 
     Raises:
-        UsageError: It cannot be simulated, or has images or windows of a text, which have no such
-            statistics.
+        UsageError: It cannot be simulated, or has images or parts of texts, which have no such statistics.
         HansaError: The data cannot be read.
     """
     from hansa_common.errors import StudyFailed, UsageError  # noqa: PLC0415
