@@ -264,7 +264,7 @@ def test_the_page_shows_what_the_receipt_has(small_plan: StudyPlan, tmp_path: Pa
     text = render_contributions(signed)
     assert "+21.5 ± 0.7" in text
     assert "Hospital" in text
-    assert "All sites together reach 91.5%, the untrained model 10.0%." in text
+    assert "All sites together: accuracy 91.5%; the untrained model: 10.0%." in text
     assert "<script" not in text
     assert terminal_table(signed.receipt).row_count == len(SITES)
 
