@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hansa_server.figures import NAMES
 from hansa_server.report import columns, notation, protection
 from hansa_server.report.comparison import Comparison
-from hansa_server.results import Final, Noise, PersonalSummary, Results, Summary
+from hansa_server.results import Final, Noise, PersonalSummary, Results, Scores, Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,8 @@ def result_sentences(results: Results, comparisons: tuple[Comparison, ...]) -> s
         sentence += "."
         if protection.keeps_site_figures(results):
             sentence += f" The sites' own figures are {protection.why_kept(results)}."
+    if whole.roc_auc is not None and results.target == "reconstruction":
+        sentence += f" By that error it tells anomalies from normal examples with a ROC AUC of {whole.roc_auc:.3f}."
     if about:
         sentence += " The counts behind these figures have noise in them."
     return f"{sentence} {verdicts(comparisons)}" if comparisons else sentence
@@ -124,6 +126,12 @@ def headlines(results: Results) -> tuple[Headline, ...]:
     )
 
 
+def _figure(results: Results, scores: Scores | None) -> tuple[str, str]:
+    """Return the main figure and its unit, which stands smaller beside it."""
+    value = columns.main_value(results, scores)
+    return columns.bare_main(results, value), "" if value is None else columns.main_unit(results)
+
+
 def _personal(results: Results, own: PersonalSummary) -> Headline:
     """Say what the sites' own models reach, and whether a site would have done better without the federation."""
     note = f"{own.method}; worst site {columns.written_main(results, own.worst_site)} at {own.worst_site.site}"
@@ -134,8 +142,8 @@ def _personal(results: Results, own: PersonalSummary) -> Headline:
         note = f"{note}; below training alone: {', '.join(own.below_local_only)}"
     else:
         note = f"{note}; no site is below training alone"
-    figure = columns.written_main(results, own.site_mean)
-    return Headline(name="Sites' own models, site mean", figure=figure, note=note, command=command)
+    figure, unit = _figure(results, own.site_mean)
+    return Headline(name="Sites' own models, site mean", figure=figure, unit=unit, note=note, command=command)
 
 
 def _weighted_mean(results: Results, final: Final) -> Headline:
@@ -152,13 +160,16 @@ def _weighted_mean(results: Results, final: Final) -> Headline:
     interval = columns.written_interval(results, whole)
     if interval and not protection.has_noised_counts(results):
         note += f"; 95% interval {interval}"
-    return Headline(name=name, figure=columns.written_main(results, whole), note=note)
+    figure, unit = _figure(results, whole)
+    return Headline(name=name, figure=figure, unit=unit, note=note)
 
 
 def _site_mean(results: Results, final: Final) -> Headline:
+    figure, unit = _figure(results, final.site_mean)
     return Headline(
         name=f"Site mean {columns.main_name(results)}",
-        figure=columns.written_main(results, final.site_mean),
+        figure=figure,
+        unit=unit,
         note=f"each of {notation.plural(len(results.sites), 'site')} counts the same",
     )
 
@@ -168,9 +179,11 @@ def _worst_site(results: Results, final: Final) -> Headline:
     if worst is None:
         return Headline(name=name, figure=notation.MISSING, note="not measured")
     noised = ", counted with noise" if protection.has_noised_counts(results) else ""
+    figure, unit = _figure(results, worst)
     return Headline(
         name=name,
-        figure=columns.written_main(results, worst),
+        figure=figure,
+        unit=unit,
         note=f"on {'about ' if noised else ''}{notation.plural(worst.num_examples, 'test example')}{noised}",
         site=worst.site,
     )
@@ -185,9 +198,11 @@ def _protected_headlines(results: Results) -> Iterator[Headline]:
     else:
         yield _weighted_mean(results, final)
         if final.coordinator is not None:
+            figure, unit = _figure(results, final.coordinator)
             yield Headline(
                 name=f"{_capital(columns.main_name(results))} on the coordinator's own test set",
-                figure=columns.written_main(results, final.coordinator),
+                figure=figure,
+                unit=unit,
                 note=f"on {notation.plural(final.coordinator.num_examples, 'example')} that no site holds",
             )
     yield Headline(name="Site mean and worst site", figure=notation.MISSING, note=protection.why_kept(results))

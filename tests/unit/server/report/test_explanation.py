@@ -124,6 +124,6 @@ def test_pictures_are_shown_of_a_simulation_whose_plan_says_so(
 
 @pytest.mark.parametrize("values", [(0.0, 0.0), (1e-9, 1.0)])
 def test_charts_are_well_formed_also_of_nothing(values: tuple[float, ...]) -> None:
-    ET.fromstring(heat_grid("x", values, rows=1, largest=max(values)))
+    ET.fromstring(heat_grid("x", values, rows=1, least=min(values), largest=max(values)))
     ET.fromstring(importance_chart("x", ["a", "b"], [("row", values)], width=300.0))
     ET.fromstring(importance_chart("x", ["a"], [], width=300.0))
