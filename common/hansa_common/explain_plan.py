@@ -121,7 +121,9 @@ def check_explain(explain: ExplainPlan | None, contract: Contract, privacy: Priv
             "leaves without; leave out one of the two."
         )
     if contract.target is not None and contract.target.kind == "reconstruction":
-        raise ValueError(f"{where}: a model that reconstructs its input has no score to explain.")
+        raise ValueError(
+            f"{where}: a model that reconstructs its input has no score to explain; leave the section out."
+        )
     if explain.split == "validation" and not validation:
         raise ValueError(f"{where}.split: evaluation.validation is 0; there is no validation split.")
     if explain.method == "grad_cam" and contract.kind != "image":

@@ -66,8 +66,8 @@ def result_sentences(results: Results, comparisons: tuple[Comparison, ...]) -> s
 def _untested(results: Results, final: Final) -> str:
     """Say why there is no accuracy over the sites, and what the coordinator's own test set says."""
     if protection.lets_no_counts_out(results):
-        why = "Differential privacy let no counts of right and wrong answers out, so nobody knows how good it is "
-        why += "over all sites; each site can test it on its own data."
+        why = f"Differential privacy let no {protection.counted(results)} out, so nobody knows how good it is over all "
+        why += "sites; each site can test it on its own data."
     else:
         why = "The sites' counts could not be added up, so nobody knows how good it is over all sites."
     if final.coordinator is None:
@@ -273,7 +273,7 @@ def _unfinished(results: Results) -> str:
     latest = latest_validation(results)
     start = "The study ended before its last model was tested."
     if latest is None and protection.lets_no_counts_out(results):
-        return f"{start} Differential privacy lets no counts of right and wrong answers out."
+        return f"{start} Differential privacy lets no {protection.counted(results)} out."
     if latest is None:
         return f"{start} No site reported a validation figure."
     rounds, summary = latest

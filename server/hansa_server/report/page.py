@@ -97,7 +97,7 @@ def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.P
         confusion=_confusion(results),
         reliability=_reliability(results),
         confusions=_most_frequent(results),
-        columns=columns.FIGURES[results.target],
+        columns=_columns(results),
         explained=columns.EXPLAINED[results.target],
         main_name=columns.main_name(results),
         main_unit=columns.main_unit(results),
@@ -111,6 +111,7 @@ def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.P
         pictures=pictures,
         privacy=protection.account(results),
         protected=protection.is_protected(results),
+        counted=protection.counted(results),
         kept=protection.why_kept(results) if protection.keeps_site_figures(results) else "",
         no_counts=protection.lets_no_counts_out(results),
         noised=protection.has_noised_counts(results),
@@ -243,6 +244,17 @@ def _absent_classes(results: Results) -> list[str]:
     if results.final is None or not results.final.confusion:
         return []
     return [name for name, counts in zip(results.classes, results.final.confusion, strict=True) if not any(counts)]
+
+
+def _columns(results: Results) -> list[columns.Column]:
+    """Return the figures of the table: of classes all, of other targets those that any row has."""
+    listed = columns.FIGURES[results.target]
+    rows = [row.scores for row in (*_overall(results), *_by_site(results)) if row.scores is not None]
+    if results.final is not None and results.final.coordinator is not None:
+        rows.append(results.final.coordinator)
+    if results.target == "classes" or not rows:
+        return list(listed)
+    return [column for column in listed if any(getattr(scores, column.figure) is not None for scores in rows)]
 
 
 def _by_site(results: Results) -> list[ScoreRow]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from hansa_server.report import notation, render
+from hansa_server.report.charts import confusion_chart
+from hansa_server.report.charts.svg import text_width
 from hansa_server.report.curves import loss_curves
 from hansa_server.report.explanation import _captions
 from hansa_server.report.narrative import headlines, result_sentences
@@ -110,3 +112,33 @@ def test_a_picture_is_called_by_what_it_is(tmp_path: Path) -> None:
     path.write_text(text.getvalue())
     assert _captions(path) == {"001": "WBC", "012": "RBC, taken for WBC"}
     assert _captions(tmp_path / "none.csv") == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("classes", "how many of its answers were right and wrong"),
+        ("number", "how many examples it has, its training loss, and how good its answers are"),
+        ("survival", "how many people and events it has"),
+        ("reconstruction", "how many normal and anomalous examples it has"),
+    ],
+)
+def test_what_the_coordinator_reads_is_said_of_what_is_learned(make_results: Make, target: str, says: str) -> None:
+    page = render(make_results(rounds=3).model_copy(update={"target": target}), "")
+    assert says in page
+
+
+def test_a_figure_that_no_row_has_has_no_column(make_results: Make) -> None:
+    results = make_results(rounds=3).model_copy(update={"target": "number"})
+    assert results.final is not None
+    assert results.final.weighted_mean is not None
+    whole = results.final.weighted_mean.model_copy(update={"rmse": 2.0})
+    shown = render(results.model_copy(update={"final": results.final.model_copy(update={"weighted_mean": whole})}), "")
+    assert '<th scope="col">RMSE</th>' in shown
+    assert "C-MAPSS score" not in shown
+
+
+def test_an_axis_name_fits_beside_a_narrow_matrix() -> None:
+    svg = confusion_chart(((1, 0), (0, 1)), ("n", "p"))
+    width = float(svg.split('viewBox="0 0 ')[1].split()[0])
+    assert width >= 84.0 + text_width("predicted class →")
