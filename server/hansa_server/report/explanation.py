@@ -190,7 +190,7 @@ def _grid(view: ExplanationView, found: Explanation) -> Part:
         return Chart(name=name, wide=drawn, narrow=drawn)
 
     remark = (
-        f"The stronger the colour, the more it moved the score: from {notation.significant(min(overall), 3)}, without "
+        f"The stronger the colour, the more it mattered: from {notation.significant(min(overall), 3)}, without "
         f"colour, to {notation.significant(max(overall), 3)}."
     )
     if several:

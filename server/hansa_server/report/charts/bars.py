@@ -7,7 +7,7 @@ from hansa_server.report import notation
 from hansa_server.report.charts.svg import drawing, element, shorten, text, text_width, title
 
 BAR, BAR_GAP, GROUP_GAP = 13.0, 3.0, 14.0
-VALUE_WIDTH = 50.0
+VALUE_WIDTH = 54.0
 LEGEND_HEIGHT, AXIS_HEIGHT, REMARK_HEIGHT = 30.0, 22.0, 24.0
 
 

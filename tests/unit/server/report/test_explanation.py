@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.report.page_checks import assert_accessible
 
 from hansa_common.plan import StudyPlan, parse_plan
 from hansa_server.report import load_pictures, model_card, render
@@ -118,6 +119,7 @@ def test_pictures_are_shown_of_a_simulation_whose_plan_says_so(
     assert load_pictures(tmp_path, plan) == []
     results = make_results()
     page = render(explained(results, view(results, ("age",))), "", pictures=[picture])
+    assert_accessible(page)
     assert "img-src data:" in page
     assert "a &lt;site&gt;" in page
 

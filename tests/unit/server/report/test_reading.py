@@ -36,7 +36,7 @@ def test_without_validation_the_page_does_not_speak_of_it(make_results: Make) ->
         }
     )
     page = render(silent, "")
-    assert "all that is known is what they trained with" in page
+    assert "all that is known over the rounds is the training loss" in page
     assert "validation splits" not in page
     assert "axis need not start at zero" not in page
 

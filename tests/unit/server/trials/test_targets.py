@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.unit.server.report.page_checks import assert_accessible
 
 from hansa_common.plan import StudyPlan
 from hansa_server.results import Results, SiteResult
@@ -99,6 +100,7 @@ def test_each_target_is_compared_by_its_own_figure_in_its_own_direction(
     assert second.worst_site_value == pytest.approx((better + worse) / 2 + (0.01 if is_error else 0.0))
     assert Trials.model_validate_json(trials.model_dump_json()) == trials
     page, said = render(trials), " ".join(sentences(trials))
+    assert_accessible(page)
     console = Console(width=120, record=True, quiet=True)
     with console.capture() as captured:
         console.quiet = False
