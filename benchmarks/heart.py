@@ -1,8 +1,10 @@
 """Fed-Heart-Disease beside FLamby's published table: four hospitals, 15 rounds of 100 steps, seeds 42 to 46.
 
-Each method is the shipped study with another strategy, run through sessions, messages and release as every study. Two
-accuracies: on each hospital's test patients, standardised by its own statistics as the model was trained, and on all
-test patients together, standardised by those of all training patients: the published "pooled test" is the latter.
+Each method is the shipped study with another strategy, run through sessions, messages and release as every study: once
+from the published start with the published batches, which must give the published figures, and once as the study is
+shipped. Two accuracies: on each hospital's test patients, standardised by its own statistics as the model was trained,
+and on all test patients together, standardised by those of all training patients: the published "pooled test" is the
+latter.
 """
 
 import csv
@@ -11,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from safetensors.numpy import load_file
 
+from benchmarks import flamby
 from benchmarks.table import print_table, verdict
 from hansa_common.plan import parse_plan, read_plan
 from hansa_server.engines.engine import Machine
@@ -28,6 +32,7 @@ from hansa_server.store import RunFolder
 
 SEEDS: Final = (42, 43, 44, 45, 46)
 _ROOT: Final = Path(__file__).parents[1]
+_STUDY: Final = _ROOT / "deploy" / "studies" / "heart-disease.toml"
 _ADAPTIVE: Final = {"tau": 1e-8, "beta1": 0.9}
 
 
@@ -45,7 +50,9 @@ METHODS: Final = {
     "FedProx, mu .01": Method(
         rate=1e-3, aggregation={"strategy": "fedprox", "mu": 0.01}, published=(0.6850, 0.6400, 0.7480)
     ),
-    "SCAFFOLD": Method(rate=1e-3, aggregation={"strategy": "scaffold"}, published=(0.6840, 0.6400, 0.7480)),
+    "SCAFFOLD": Method(
+        rate=1e-3, aggregation={"strategy": "scaffold", "weights": "examples"}, published=(0.6840, 0.6400, 0.7480)
+    ),
     "FedAdam": Method(
         rate=1e-2,
         aggregation={"strategy": "fedadam", "server_learning_rate": 1e-2, "beta2": 0.999} | _ADAPTIVE,
@@ -71,36 +78,32 @@ def run(repeat: int) -> None:
     if not (data / "heart_disease").is_dir():
         print("No heart_disease in HANSA_TEST_DATA: left out.")
         return
-    rows, goals = [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         prepare = [sys.executable, str(_ROOT / "scripts" / "prepare_studies.py"), str(data), str(path)]
         subprocess.run(prepare, check=True, capture_output=True)
-        for name, method in METHODS.items():
-            found = [measure(path, method, seed) for seed in SEEDS]
-            sites = np.array([list(sites.values()) for sites, _pooled in found]).mean(axis=0)
-            pooled = [pooled for _sites, pooled in found]
-            figures = (float(sites.mean()), float(sites.min()), statistics.mean(pooled))
-            rows.append(
-                [
-                    name,
-                    *(f"{value:.4f}" for value in sites),
-                    *(f"{value:.4f} ({other:.4f})" for value, other in zip(figures, method.published, strict=True)),
-                    f"{statistics.stdev(pooled):.4f}",
-                ]
-            )
-            goals.append((name, *figures))
-        names = list(found[0][0])
-        own, alone = personal(path)
-    header = ["published in brackets", *names, "mean of sites", "worst site", "pooled test", "sd"]
-    print_table(header, rows)
-    fedavg, best = goals[0], max(goals, key=lambda goal: goal[1])
+        print("From the published start, with the published batches:\n")
+        published = table(path, published_start)
+        print("As shipped: another start, other batches:\n")
+        shipped = table(path, as_shipped)
+        names, own, alone = personal(path)
+    best = max(shipped, key=lambda name: shipped[name][0])
+    same = [name for name, method in METHODS.items() if _rounded(published[name]) == method.published]
     print_table(
         ["goal", "found", ""],
         [
-            ["FedAvg, pooled test .7480", f"{fedavg[3]:.4f}", verdict(round(fedavg[3], 4) == 0.7480)],
-            [f"best mean of sites at least .735 ({best[0]})", f"{best[1]:.4f}", verdict(best[1] >= 0.735)],
-            ["its worst site at least .6756", f"{best[2]:.4f}", verdict(best[2] >= 0.6756)],
+            [
+                "FedAvg, pooled test .7480, to four digits",
+                f"{published['FedAvg'][2]:.4f}",
+                verdict("FedAvg" in same),
+            ],
+            ["methods whose three figures are the published ones", f"{len(same)} of {len(METHODS)}", ""],
+            [
+                f"best mean of sites at least .735 ({best})",
+                f"{shipped[best][0]:.4f}",
+                verdict(shipped[best][0] >= 0.735),
+            ],
+            ["its worst site at least .6756", f"{shipped[best][1]:.4f}", verdict(shipped[best][1] >= 0.6756)],
             ["no site below its own after Ditto", "", verdict(bool((own >= alone).all()))],
         ],
     )
@@ -113,9 +116,36 @@ def run(repeat: int) -> None:
     )
 
 
+Measure = Callable[[Path, Method, int], tuple[dict[str, float], float]]
+
+
+def table(path: Path, measure: Measure) -> dict[str, tuple[float, float, float]]:
+    """Print a row for each method; return mean of sites, worst site and pooled accuracy, means of the seeds."""
+    rows, figures = [], {}
+    for name, method in METHODS.items():
+        found = [measure(path, method, seed) for seed in SEEDS]
+        sites = np.array([list(sites.values()) for sites, _pooled in found]).mean(axis=0)
+        pooled = [pooled for _sites, pooled in found]
+        figures[name] = (float(sites.mean()), float(sites.min()), statistics.mean(pooled))
+        rows.append(
+            [
+                name,
+                *(f"{value:.4f}" for value in sites),
+                *(f"{value:.4f} ({other:.4f})" for value, other in zip(figures[name], method.published, strict=True)),
+                f"{statistics.stdev(pooled):.4f}",
+            ]
+        )
+    print_table(["published in brackets", *found[0][0], "mean of sites", "worst site", "pooled test", "sd"], rows)
+    return figures
+
+
+def _rounded(figures: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in figures)
+
+
 def study(path: Path, seed: int, **sections: Any) -> tuple[Results, Path]:
     """Run the shipped study with other sections; return its results and folder."""
-    values = read_plan(_ROOT / "deploy" / "studies" / "heart-disease.toml").model_dump(exclude_none=True)
+    values = read_plan(_STUDY).model_dump(exclude_none=True)
     values["seed"] = seed
     values["simulation"]["data"]["path"] = str(path / "heart_disease.csv")
     plan = parse_plan(values | sections)
@@ -126,24 +156,43 @@ def study(path: Path, seed: int, **sections: Any) -> tuple[Results, Path]:
     return results, folder.path
 
 
-def personal(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean accuracy at each site of its own model by Ditto, and of the model it trains alone."""
+def personal(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the sites, the mean accuracy at each of its own model by Ditto, and of the model it trains alone."""
     figures = []
     for seed in SEEDS:
         results, _folder = study(path, seed, personalisation={"method": "ditto"})
         figures.append([_accuracies(site.personal, site.local_only) for site in results.sites])
     own, alone = np.array(figures).mean(axis=0).T
-    return own, alone
+    return [site.site for site in results.sites], own, alone
 
 
 def _accuracies(*scores: Scores | None) -> tuple[float, ...]:
     return tuple((found.accuracy or 0.0) if found is not None else 0.0 for found in scores)
 
 
-def measure(path: Path, method: Method, seed: int) -> tuple[dict[str, float], float]:
+def as_shipped(path: Path, method: Method, seed: int) -> tuple[dict[str, float], float]:
     """Return the accuracy at each site, and on all test patients together."""
-    training = {"optimizer": "sgd", "learning_rate": method.rate, "batch_size": 4, "steps": 100}
-    results, folder = study(path, seed, training=training, aggregation=method.aggregation)
+    return _measured(path, *study(path, seed, training=_training(method), aggregation=method.aggregation))
+
+
+def published_start(path: Path, method: Method, seed: int) -> tuple[dict[str, float], float]:
+    """Return the same as ``as_shipped``, for the start, the batches and the normalisation of FLamby."""
+    apart = path / "normalised"
+    apart.mkdir(exist_ok=True)
+    sizes = flamby.normalise(path / "heart_disease.csv", apart / "heart_disease.csv")
+    data = read_plan(_STUDY).data.model_dump(exclude_none=True) | {"standardise": "none"}
+    data["columns"] = [{"name": column["name"]} for column in data["columns"]]
+    protocol = flamby.Protocol(seed, sizes=sizes, features=len(data["columns"]), rounds=15, steps=100)
+    with protocol.followed():
+        run = study(apart, seed, training=_training(method), aggregation=method.aggregation, data=data)
+    return _measured(path, *run)
+
+
+def _training(method: Method) -> dict[str, Any]:
+    return {"optimizer": "sgd", "learning_rate": method.rate, "batch_size": 4, "steps": 100}
+
+
+def _measured(path: Path, results: Results, folder: Path) -> tuple[dict[str, float], float]:
     model = load_file(folder / "model.safetensors")
     sites = {site.site: _accuracies(site.federated)[0] for site in results.sites}
     return sites, pooled_accuracy(path / "heart_disease.csv", model["linear.weight"][0], float(model["linear.bias"][0]))

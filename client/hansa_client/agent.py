@@ -226,20 +226,20 @@ class Agent:
         if entry is not None:
             self._post(notice, self._refusal(AnsweredBefore("This task was replied to and acknowledged.")))
             return
-        path = self._incoming(notice)
+        path, look = self._incoming(notice), ""
         try:
             self._admit(notice)
             reach("site.task.received")
             await self._connection.download(notice, path)
             with path.open("rb") as file:
                 parcel = await asyncio.to_thread(read_parcel, file, notice.size)
-            reply = await asyncio.to_thread(self._answer, notice, parcel)
+            reply, look = await asyncio.to_thread(self._answer, notice, parcel)
         except (TaskRefused, TrainingError, MessageError, IdentityError) as error:
             reply = self._refusal(error)
         if str(notice.task) in self._dropped:
             return
         path.unlink(missing_ok=True)
-        self._post(notice, reply)
+        self._post(notice, reply, look)
 
     def _admit(self, notice: TaskNotice) -> None:
         """Check what can be checked before a byte is fetched.
@@ -263,20 +263,22 @@ class Agent:
                 advice="Free space, or lower limits.min_free_disk_mb in site.toml.",
             )
 
-    def _answer(self, notice: TaskNotice, parcel: Parcel) -> Parcel:
-        """Do a task in a thread of its own; whatever fails is a typed refusal."""
+    def _answer(self, notice: TaskNotice, parcel: Parcel) -> tuple[Parcel, str]:
+        """Do a task in a thread of its own; whatever fails is a typed refusal. Returns its look at the data, too."""
         self._last_task = str(notice.task)
         plan = self._gate.plan_of(notice.task.study)
         if isinstance(plan, AppPlan):
-            return self._gate.flower(plan, notice, parcel, self._worker)
+            return self._gate.flower(plan, notice, parcel, self._worker), ""
         if parcel.kind is not Kind.HANSA:
             raise MessageError("The study is no Flower app.")
-        if _kind_of(parcel.envelope) == "deliver":
-            return _parcel(self._keep_model(notice, plan, decode(parcel.envelope)))
+        kind, number = _kind_of(parcel.envelope)
+        if kind == "deliver":
+            return _parcel(self._keep_model(notice, plan, decode(parcel.envelope))), ""
+        look = self._gate.look(plan, kind, number, self._outbox.looks)
         envelope = self._session.handle(parcel.envelope, plan, task=str(notice.task), seconds=notice.seconds)
         if self._folder.is_paused():
             raise SitePaused("The site was paused while it worked on the task.")
-        return _parcel(envelope)
+        return _parcel(envelope), look
 
     def _keep_model(self, notice: TaskNotice, plan: StudyPlan, message: Message) -> Envelope:
         """Write the study's last model and its card to this site's disk."""
@@ -287,7 +289,7 @@ class Agent:
     def _refusal(self, error: HansaError) -> Parcel:
         return _parcel(refusal(self._site, error.code, error.public))
 
-    def _post(self, notice: TaskNotice, reply: Parcel) -> None:
+    def _post(self, notice: TaskNotice, reply: Parcel, look: str = "") -> None:
         """Record what is about to leave, and put it into the outbox.
 
         Raises:
@@ -301,7 +303,7 @@ class Agent:
             else:
                 self._journal.append("reply-released", task=str(entry.task), bytes=entry.size, sha256=entry.sha256)
 
-        self._outbox.put(notice.task, reply, record)
+        self._outbox.put(notice.task, reply, record, look=look)
         self._to_send.set()
 
     async def _send(self) -> None:
@@ -428,11 +430,12 @@ def _refused_code(reply: Parcel) -> str:
     return str(header["code"]) if header.get("kind") == "refusal" else ""
 
 
-def _kind_of(envelope: Envelope) -> str:
-    """Return a message's kind, without its arrays; empty where it is none."""
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):
-        return str(json.loads(envelope.header).get("kind", ""))
-    return ""
+def _kind_of(envelope: Envelope) -> tuple[str, int]:
+    """Return a message's kind and round, without its arrays; nothing where it is none."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+        header = json.loads(envelope.header)
+        return str(header.get("kind", "")), int(header.get("round", 0))
+    return "", 0
 
 
 if __name__ == "__main__":

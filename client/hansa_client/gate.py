@@ -1,6 +1,7 @@
 """What this site lets be done: what it approved and its policy allows, looked up on its own disk each time."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel
 from hansa_common.wire.protocol import TaskNotice
 
+_LOOKS: Final = ("train", "evaluate", "explain", "statistics")  # tasks that this site's examples answer
 _ANSWERS: Final = ("study-approved", "study-refused")
 
 
@@ -86,6 +88,32 @@ class Gate:
         """
         if not self._folder.is_approved(digest):
             raise NotApproved(f"This site has not approved the plan {digest[:16]}...")
+
+    def look(self, plan: StudyPlan, kind: str, number: int, answered: Callable[[str], int]) -> str:
+        """Name the step of a plan that a task has this site's examples answer; empty for one that has them answer none.
+
+        Counts of one model more tell little; those of very many tell of single examples, for whoever chooses the
+        models. Studies and tasks are named by the coordinator, so neither name matters.
+
+        Args:
+            plan: The task's.
+            kind: The task's.
+            number: Its round.
+            answered: Tells how often they answered a step.
+
+        Raises:
+            TaskRefused: They answered it as often as the policy lets them.
+        """
+        if kind not in _LOOKS:
+            return ""
+        look = f"{plan.digest()}:{kind}-{number}" if kind == "train" else f"{plan.digest()}:{kind}"
+        most = self._settings.policy.most_attempts
+        if answered(look) >= most:
+            raise TaskRefused(
+                f"This site answered this step of the plan {most:,} times, the most that its policy allows.",
+                advice="Raise policy.most_attempts in site.toml if the coordinator has a good reason to ask again.",
+            )
+        return look
 
     def flower(self, plan: AppPlan, notice: TaskNotice, parcel: Parcel, work: FlowerWork) -> Parcel:
         """Have another Flower app's ClientApp answer, if this site lists it.

@@ -6,11 +6,12 @@ is acknowledged. Nothing is trained, noised or masked twice.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from hansa_common.errors import StorageError
 from hansa_common.failpoints import reach
@@ -30,6 +31,8 @@ class Entry(Strict):
     size: Size
     sha256: Hash
     acknowledged: bool = False
+    look: Annotated[str, Field(max_length=200)] = ""
+    """The plan's digest and the step of it that this site's data answered; empty for a refusal."""
 
 
 class Outbox:
@@ -47,14 +50,16 @@ class Outbox:
         with storage(folder, "create", advice=_ADVICE):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._entries = {str(entry.task): entry for entry in self._read()}
+        self._looks = Counter(entry.look for entry in self._entries.values())
 
-    def put(self, task: TaskId, parcel: Parcel, record: Callable[[Entry], None]) -> None:
+    def put(self, task: TaskId, parcel: Parcel, record: Callable[[Entry], None], *, look: str = "") -> None:
         """Write a reply, durably.
 
         Args:
             task: What it is the reply to.
             parcel: The reply.
             record: Notes it in the site's record, before it can leave: where that fails there is no reply.
+            look: The plan and the step of it that the site's data answer.
 
         Raises:
             StorageError: The disk is full or fails; there is no reply.
@@ -75,14 +80,19 @@ class Outbox:
                 temporary.unlink(missing_ok=True)
                 raise
             sync_folder(self._folder)
-        entry = Entry(task=task, size=size, sha256=digest.hexdigest())
+        entry = Entry(task=task, size=size, sha256=digest.hexdigest(), look=look)
         record(entry)
         self._write(entry)
+        self._looks[look] += 1
         reach("site.reply.after-write")
 
     def find(self, task: TaskId) -> Entry | None:
         """Return what there is of a task's reply."""
         return self._entries.get(str(task))
+
+    def looks(self, look: str) -> int:
+        """Return how often this site's data answered this step of a plan, whatever the studies and tasks were named."""
+        return self._looks[look]
 
     def waiting(self) -> list[Entry]:
         """Return the replies that the coordinator does not have yet."""

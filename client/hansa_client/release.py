@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hansa_client.clipping import clip
 from hansa_client.masking import Masking
 from hansa_common.errors import MessageError, ReleaseRefused
 from hansa_common.explain_plan import num_groups, scores_of
@@ -30,6 +31,7 @@ from hansa_common.messages import (
     Statistics,
     StatisticsTask,
     Sums,
+    TrainTask,
     Update,
     encode,
 )
@@ -37,8 +39,7 @@ from hansa_common.metrics import ClassificationCounts, Counts, Importance
 from hansa_common.metrics.decisions import without_small_groups
 from hansa_common.parameters import Vector, is_finite
 from hansa_common.plan import StudyPlan
-from hansa_common.privacy import clip_l2
-from hansa_common.protection import counts_leave, encode_update, evaluation_sums, round_sums, update_bound
+from hansa_common.protection import counts_leave, encode_update, evaluation_sums, round_sums
 from hansa_common.transport import update_message
 
 _NO_SUMS: Sums = np.zeros(0, np.uint64)
@@ -129,14 +130,13 @@ class Release:
                 advice="Training diverged: lower training.learning_rate or set training.gradient_clip; nothing left.",
             )
         sites = self.masking.terms.n if self.masking is not None else 0
-        bound = update_bound(self.plan, sites=sites, dimension=delta.size)
-        if bound is not None:
-            delta = clip_l2(delta, bound).vector
+        assert isinstance(task.header, TrainTask)
+        delta, bound, within = clip(self.plan, task.header, delta, sites=sites)
         if self.masking is not None:
             return self._masked_update(self.masking, task, header, delta, counts)
         if self._is_noised:
             untold = {"num_examples": 0, "train_loss": 0.0, "seconds": 0.0, "train_seconds": 0.0, "incoming_loss": None}
-            header = header.model_copy(update=untold)
+            header = header.model_copy(update=untold | {"was_within": within})
         leaves = Message(header=header, vector=delta, counts={"validation": counts} if self._counts_leave else {})
         return update_message(self.plan, leaves, bound=bound)
 

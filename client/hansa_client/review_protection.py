@@ -23,7 +23,8 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
     """Say what leaves the site, in each round, at the beginning and at the end."""
     masked, noised = plan.privacy.secure_aggregation, plan.privacy.differential
     if noised is not None:
-        return (*_noised(noised, masked, _count(plan)), _NEVER)
+        clipped = ("Whether your update was longer than the round's bound.",) if noised.adaptive is not None else ()
+        return (*_noised(noised, masked, _count(plan)), *clipped, _NEVER)
     if masked is not None:
         return (*_masked(plan, masked), *_decisions(plan), *_statistics(plan), *_explanation(plan), _NEVER)
     update = _CURVATURE if sends_curvature(plan) else "the change of the model's weights"
@@ -253,6 +254,15 @@ def _noise(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None
             f"it holds against the coordinator too{few or ', if few sites collude with it'}."
         )
     yield _meaning(noised)
+    if (adaptive := noised.adaptive) is not None:
+        yield (
+            f"Your update is clipped to an L2 norm of {noised.clipping_bound:g} in the first round. Later the bound "
+            f"follows the {adaptive.quantile:g} quantile of all sites' norms, between {adaptive.least:g} and "
+            f"{adaptive.most:g}: you tell the coordinator whether your update was clipped, and it releases how many "
+            f"were, with noise (multiplier {adaptive.noise_multiplier:g}). The noise multiplier of updates is "
+            f"{noised.noise_multiplier:g}. A round that would cost more than epsilon is refused."
+        )
+        return
     yield (
         f"{'Gradients of a person are' if noised.kind == 'example' else 'Your update is'} clipped to an L2 norm of "
         f"{noised.clipping_bound:g}; the noise multiplier is {noised.noise_multiplier:g}. A round that would cost more "

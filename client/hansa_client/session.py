@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from hansa_client.clipping import require_bound
 from hansa_client.masking import Masking
 from hansa_client.release import Release
 from hansa_client.site_state import Kept, State, StateFolder
@@ -254,6 +255,7 @@ class SiteSession:
         if isinstance(header, MaskingTask):
             return encode(self._custody.masking(plan).answer(message))
         _require_announcement(message, plan)
+        require_bound(message, plan)
         if self._digest != digest:
             self._open(plan, digest, seconds)
         if isinstance(header, TrainTask | EvaluateTask):
@@ -395,6 +397,7 @@ def _handle(envelope: Envelope, state: SiteState) -> Envelope:
         if masking is not None and isinstance(message.header, MaskingTask):
             return encode(masking.answer(message))
         _require_announcement(message, plan)
+        require_bound(message, plan)
         size = plan.update_size(work.parameters)
         release = Release(plan=plan, parameters=size, max_bytes=MAX_REPLY, masking=masking)
         return release.reply(message, _simulate(work, replace(message, statement=b""), state))

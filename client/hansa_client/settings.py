@@ -75,6 +75,15 @@ class PolicySettings(Strict):
         Literal["optional", "required"],
         Field(description='"required": refuse plans without differential privacy.'),
     ] = "optional"
+    most_attempts: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="How often this site answers one step of a plan, such as a round's training or the evaluation; "
+            "each time is another look at its data.",
+        ),
+    ] = 20
     site_figures: Annotated[
         bool,
         Field(

@@ -123,6 +123,8 @@ class TrainTask(_Header):
     """Last round in which this site's update was counted: what it kept then, the task builds on. 0: none."""
     prepared: Prepared | None = None
     """What the sites' statistics make of the features, where the plan has preprocessing."""
+    clipping_bound: Annotated[float, Field(gt=0.0, le=1e9)] | None = None
+    """L2 bound of this round's updates, where the plan has it move."""
 
 
 class Update(_Header):
@@ -143,6 +145,8 @@ class Update(_Header):
     steps: Count
     seconds: Seconds
     train_seconds: Seconds
+    was_within: bool | None = None
+    """Whether the update was as short as the round's bound before it was clipped, where the bound moves by that."""
 
 
 class EvaluateTask(_Header):

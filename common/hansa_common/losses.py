@@ -7,7 +7,7 @@ from hansa_common.plan import StudyPlan
 from hansa_common.privacy import Event, epsilon_pld, epsilon_rdp
 from hansa_common.privacy.events import DistributedGaussian
 from hansa_common.privacy.example_level import counts_event, training_event
-from hansa_common.protection import distributed_gaussian, server_gaussian, terms_of
+from hansa_common.protection import adaptive_clipping, distributed_gaussian, server_gaussian, terms_of
 
 
 def losses_of_rounds(plan: StudyPlan, sites: Sequence[str], count: int, *, dimension: int) -> tuple[Event, ...]:
@@ -30,7 +30,8 @@ def losses_of_rounds(plan: StudyPlan, sites: Sequence[str], count: int, *, dimen
     if noised.kind == "site_server":
         mechanism = server_gaussian(plan, dimension)
         assert mechanism is not None
-        return (mechanism.event(count=count),)
+        adaptive = adaptive_clipping(plan)
+        return (mechanism.event(count=count), *(() if adaptive is None else (adaptive.event(count=count),)))
     if noised.kind == "site_distributed":
         return (distributed_gaussian(plan, terms_of(plan, sites), dimension).event(count=count),)
     assert plan.training.steps is not None

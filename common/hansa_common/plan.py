@@ -394,6 +394,8 @@ class StudyPlan(Strict):
         for key in ("backbone", "lora"):  # younger too
             if values["model"][key] is None:
                 del values["model"][key]
+        if self.privacy.differential is not None and self.privacy.differential.adaptive is None:
+            del values["privacy"]["differential"]["adaptive"]
         if self.personalisation is None:  # younger still
             del values["personalisation"]
         return digest(values)

@@ -31,6 +31,24 @@ class SecureAggregationPlan(Strict):
     a dishonest coordinator can isolate an update by two rounds that differ by one site."""
 
 
+class AdaptiveClippingPlan(Strict):
+    """``[privacy.differential.adaptive]``: the clipping bound follows a quantile of the norms of the sites' updates.
+
+    Andrew, Thakkar, McMahan, Ramaswamy: Differentially Private Learning with Adaptive Clipping. NeurIPS 2021.
+    """
+
+    quantile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Share of the sites whose updates the bound shall leave as they are."""
+    rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """How fast the bound moves: ``exp(rate)`` a round at most, up or down."""
+    noise_multiplier: Annotated[float, Field(ge=0.05, le=1e6)]
+    """Of how many updates were left as they are, which is released in each round beside the mean."""
+    least: _Positive = 1e-6
+    """The bound never falls below it."""
+    most: _Positive = 1e6
+    """The bound never rises above it."""
+
+
 class DifferentialPrivacyPlan(Strict):
     """``[privacy.differential]``: noise that is calibrated to what one person, or one site, can change."""
 
@@ -51,6 +69,8 @@ class DifferentialPrivacyPlan(Strict):
     """With ``example``: the column that says whose a row is. Left out: each row is a person of its own."""
     metrics_noise: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
     """With ``example``: noise multiplier of the counts of right and wrong answers. Left out: no counts leave."""
+    adaptive: AdaptiveClippingPlan | None = None
+    """With ``site_server``: ``clipping_bound`` is that of the first round."""
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -61,6 +81,20 @@ class DifferentialPrivacyPlan(Strict):
         for key in ("sampling_rate", "unit", "metrics_noise"):
             if getattr(self, key) is not None:
                 raise ValueError(f"{key}: this key is for kind = 'example'; kind is '{self.kind}'.")
+        return self
+
+    @model_validator(mode="after")
+    def _moves_within_bounds(self) -> Self:
+        adaptive = self.adaptive
+        if adaptive is None:
+            return self
+        if self.kind != "site_server":
+            raise ValueError(f"adaptive: this section is for kind = 'site_server'; kind is '{self.kind}'.")
+        if not adaptive.least <= self.clipping_bound <= adaptive.most:
+            raise ValueError(
+                f"clipping_bound: found {self.clipping_bound:g}; allowed is {adaptive.least:g} to {adaptive.most:g}, "
+                "between which [privacy.differential.adaptive] moves it."
+            )
         return self
 
 
@@ -91,6 +125,11 @@ class PrivacyPlan(Strict):
             raise ValueError(
                 "weights: found 'examples'; allowed is 'equal' with differential privacy, for a weight that depends on "
                 "the data changes what the noise must hide."
+            )
+        if noised.adaptive is not None and masked is not None:
+            raise ValueError(
+                "differential.adaptive: each site tells for itself whether its update was clipped; leave out this "
+                "section or [privacy.secure_aggregation]."
             )
         if noised.kind != "example" and self.clipping_bound is not None:
             raise ValueError(

@@ -16,7 +16,7 @@ from hansa_common.metrics import ClassificationKind, Counts, CountsKind, counts_
 from hansa_common.metrics.counts import LOSS_ONE, MAX_LOSS
 from hansa_common.parameters import Vector, sha256_of
 from hansa_common.plan import StudyPlan
-from hansa_common.privacy import DistributedMechanism, Keystream, ServerMechanism
+from hansa_common.privacy import AdaptiveClipping, DistributedMechanism, Keystream, ServerMechanism
 from hansa_common.privacy_plan import PrivacyPlan, SecureAggregationPlan
 from hansa_common.secagg import FixedPoint, Rounding, Terms, Words
 
@@ -170,6 +170,12 @@ def server_gaussian(plan: StudyPlan, dimension: int) -> ServerMechanism | None:
     if noised is None or noised.kind != "site_server":
         return None
     return ServerMechanism(bound=noised.clipping_bound, noise_multiplier=noised.noise_multiplier, dimension=dimension)
+
+
+def adaptive_clipping(plan: StudyPlan) -> AdaptiveClipping | None:
+    """Return what moves the clipping bound from round to round; ``None`` where it stays."""
+    noised = plan.privacy.differential
+    return None if noised is None or noised.adaptive is None else AdaptiveClipping(**noised.adaptive.model_dump())
 
 
 def distributed_gaussian(plan: StudyPlan, terms: Terms, dimension: int) -> DistributedMechanism:

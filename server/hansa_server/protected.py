@@ -57,6 +57,7 @@ def _noise(plan: StudyPlan, sites: Sequence[str], attempts: int, dimension: int)
     return Noise(
         kind=noised.kind,
         clipping_bound=noised.clipping_bound,
+        quantile=noised.adaptive.quantile if noised.adaptive is not None else None,
         noise_multiplier=noised.noise_multiplier,
         epsilon_budget=noised.epsilon,
         delta=noised.delta,

@@ -124,6 +124,10 @@ class RoundResult(Strict):
     """Sites whose update came and did not count, because the strategy chose others."""
     void_attempts: tuple[str, ...] = ()
     """With secure aggregation: why the round had to be repeated, once for each repetition."""
+    clipping_bound: float | None = None
+    """L2 bound of this round's updates, where it moves from round to round."""
+    next_clipping_bound: float | None = None
+    """Where this round moved it."""
     bytes_up: int
     bytes_down: int
 
@@ -294,6 +298,9 @@ class Noise(Strict):
 
     kind: Literal["example", "site_server", "site_distributed"]
     clipping_bound: float
+    """Of the first round, where it moves."""
+    quantile: float | None = None
+    """Of the norms of updates, which the clipping bound follows; ``null`` where it does not move."""
     noise_multiplier: float
     epsilon_budget: float
     delta: float

@@ -236,6 +236,7 @@ class Round:
         if not math.isfinite(header.train_loss):
             raise UpdateRefused(f"{site} sent a training loss that is not finite.", site=site)
         self._check_incoming_loss(site, header.incoming_loss)
+        self._check_clipped(site, header.was_within)
         if self._steps is not None and header.steps != (due := self._steps(header.num_examples)):
             raise UpdateRefused(f"{site} says it took {header.steps:,} steps; the plan asks for {due:,}.", site=site)
         norm = self._check_size(site, delta)
@@ -253,6 +254,13 @@ class Round:
                 f"{site} sent a loss of the incoming model that is negative, not finite or beyond {_LARGEST:g}.",
                 site=site,
             )
+
+    def _check_clipped(self, site: str, within: bool | None) -> None:
+        """Have a site tell whether its update was clipped where the bound moves by that, and only then."""
+        noised = self._privacy.differential
+        if (within is not None) != (noised is not None and noised.adaptive is not None):
+            told = "did not tell whether it clipped" if within is None else "told whether it clipped; nobody asked"
+            raise UpdateRefused(f"{site} {told}.", site=site)
 
     def _check_size(self, site: str, delta: Vector) -> float:
         """Hold the values of an update against what training can give and the plan allows; return its L2 norm."""

@@ -33,6 +33,7 @@ from hansa_common.strategies import STRATEGIES
 from hansa_common.transport import train_task, unpacked
 from hansa_server import cohort
 from hansa_server.baselines import Baselines, train_baselines
+from hansa_server.clipping import at_bound, moved, moving_bound
 from hansa_server.closing import Closing, LastModel, close, close_masked, coordinator_counts
 from hansa_server.exchange import Answer, Deadline, Exchange, ask_each, by_basis, problem_of
 from hansa_server.explaining import explain_model
@@ -49,7 +50,7 @@ from hansa_server.rounds import Phase, Round, counts_fit, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
-from hansa_server.vectors import HeldUpdates, extended, keep
+from hansa_server.vectors import HeldUpdates, extended, finite, keep
 
 
 class Study:
@@ -275,27 +276,27 @@ class Study:
     def _round(self, exchange: Exchange, number: int) -> RoundResult:
         assert self.parameters is not None
         assert self.spec is not None
-        started, plan = time.monotonic(), self.plan.rounds
-        up, down = exchange.bytes_up, exchange.bytes_down
-        sites = cohort.choose(self.sites, size=plan.sites_per_round, seed=self.plan.seed, round_number=number)
+        started, up, down = time.monotonic(), exchange.bytes_up, exchange.bytes_down
+        plan = at_bound(self.plan, bound := moving_bound(self.plan, self.rounds))
+        sites = cohort.choose(self.sites, size=plan.rounds.sites_per_round, seed=plan.seed, round_number=number)
         held = HeldUpdates(self._folder.path)
         current = Round(
             plan_digest=self.digest,
             number=number,
             attempt=self._attempt,
             cohort=sites,
-            quorum=plan.quorum,
-            deadline=started + plan.deadline_seconds,
-            parameters=self.plan.update_size(self.spec.size),
+            quorum=plan.rounds.quorum,
+            deadline=started + plan.rounds.deadline_seconds,
+            parameters=plan.update_size(self.spec.size),
             examples={site: (self.sites[site].train, self.sites[site].validation) for site in sites},
             held=held,
-            privacy=self.plan.privacy,
+            privacy=plan.privacy,
             tells_loss=self._traits.training_loss,
-            steps=self.plan.training.steps_of_round if self._traits.weighs_steps else None,
+            steps=plan.training.steps_of_round if self._traits.weighs_steps else None,
             is_delta=not self._traits.second_order,
         )
         self._observer.round_started(number, sites)
-        header = self._train_task(number, self._attempt, 0)
+        header = self._train_task(number, self._attempt, 0).model_copy(update={"clipping_bound": bound})
         task = by_basis(train_task(self.plan, header, self.parameters), self._basis())
         names = {self._nodes[site]: site for site in sites}
         with contextlib.closing(held):
@@ -304,20 +305,21 @@ class Study:
                 del answer  # its array must be gone before the next one comes
             if current.tick(current.deadline) is Phase.VOID:
                 self._need(len(current.accepted), len(sites), current.missing, f"Round {number} is void")
-            self._step(with_noise(self.plan, current.contributions(), self._folder.path), number)
+            self._step(with_noise(plan, current.contributions(), self._folder.path), number)
         closed = round_result(
             current,
             seconds=time.monotonic() - started,
             bytes_up=exchange.bytes_up - up,
             bytes_down=exchange.bytes_down - down,
         )
-        return closed.model_copy(update={"left_out": self._strategy.left_out})
+        moves = moved(plan, bound, current.accepted.values())
+        return closed.model_copy(update={"left_out": self._strategy.left_out} | moves)
 
     def _step(self, updates: Sequence[Contribution], number: int) -> None:
         """Step the global parameters with a round's updates."""
         assert self.parameters is not None
         following = next_parameters(self._strategy, self.parameters, updates)
-        self.parameters = keep(_finite(following, number), self.parameters.size, self._folder.path)
+        self.parameters = keep(finite(following, number), self.parameters.size, self._folder.path)
 
     def _masked_round(self, exchange: Exchange, number: int) -> RoundResult:
         assert self.parameters is not None
@@ -446,14 +448,3 @@ class Study:
             Checkpoint(progress=progress, parameters=self.parameters, strategy=self._strategy.state())
         )
         reach("study.checkpoint.after")
-
-
-def _finite(following: Iterator[Vector], number: int) -> Iterator[Vector]:
-    """Pass the next parameters on, part by part, unless they are none."""
-    for part in following:
-        if not is_finite(part):
-            raise StudyFailed(
-                f"Round {number} would give a model with NaN or infinity: finite updates, too large to add up.",
-                advice="Look at the sites' training losses; the checkpoint of the round before is kept.",
-            )
-        yield part

@@ -7,15 +7,16 @@ cache has room for may not reach the disk at all.
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
 import numpy as np
 
+from hansa_common.errors import StudyFailed
 from hansa_common.files import storage
 from hansa_common.mapping import is_mapped, map_file
-from hansa_common.parameters import Vector, chunks
+from hansa_common.parameters import Vector, chunks, is_finite
 
 _SMALL: Final = 4 << 20  # bytes of a vector that stays in memory
 _HELD_IN_MEMORY: Final = 32 << 20  # bytes of updates kept in memory
@@ -129,3 +130,18 @@ def extended(vector: Vector, times: int, folder: Path) -> Vector:
         return vector
     beside = np.zeros((times - 1) * vector.size, np.float32)
     return keep(itertools.chain(chunks(vector), chunks(beside)), times * vector.size, folder)
+
+
+def finite(following: Iterator[Vector], number: int) -> Iterator[Vector]:
+    """Pass the next parameters on, part by part, unless they are none.
+
+    Raises:
+        StudyFailed: A value is NaN or infinite.
+    """
+    for part in following:
+        if not is_finite(part):
+            raise StudyFailed(
+                f"Round {number} would give a model with NaN or infinity: finite updates, too large to add up.",
+                advice="Look at the sites' training losses; the checkpoint of the round before is kept.",
+            )
+        yield part

@@ -17,7 +17,7 @@ from tests.unit.client.site_cast import SITE, Joined, join, propose
 
 from hansa_client.folder import SiteFolder
 from hansa_common.app_plan import AppPlan
-from hansa_common.messages import DeliverTask, InitialTask, Message, OpenTask, TrainTask, decode, encode
+from hansa_common.messages import DeliverTask, EvaluateTask, InitialTask, Message, OpenTask, TrainTask, decode, encode
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan, parse_plan
 from hansa_common.roster import sign_roster
@@ -85,8 +85,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     joined = join(tmp_path_factory.mktemp("hostile") / "site")
     folder = joined.folder
     folder.accept_roster(joined.next_roster(joined.binding()))
-    with (folder.path / "site.toml").open("a") as file:
-        file.write('\n[data.default]\nadapter = "digits"\n')
+    settings = folder.path / "site.toml"
+    written = settings.read_text()
+    assert "most_attempts = 20" in written
+    settings.write_text(
+        written.replace("most_attempts = 20", "most_attempts = 2") + '\n[data.default]\nadapter = "digits"\n'
+    )
     plan = parse_plan(small_study(federation={"sites": [SITE]}, replaced={"simulation": None}))
     folder.save_decision(joined.decision(plan.digest()))
     agent = Process("site", "start", "--folder", folder.path, log=folder.path.parent / "agent.log")
@@ -105,12 +109,41 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             agent.close()
 
 
+@pytest.fixture
+def again(stage: Stage) -> str:
+    """The approved plan, proposed under another name."""
+    stage.coordinator.say(propose(stage.plan, "small-again"))
+    return "small-again"
+
+
 # --- tasks -------------------------------------------------------------------------------------------------------
 
 
 def open_task(stage: Stage, **changes: Any) -> bytes:
     plan = stage.plan.model_copy(update=changes)
     return packed(Message(header=OpenTask(plan=plan.model_dump_json())))
+
+
+def test_a_step_is_answered_as_often_as_the_policy_allows_whatever_it_is_called(stage: Stage, again: str) -> None:
+    """Every evaluation of a model that the coordinator chose is another look at the site's examples."""
+    initial = decode(parse(stage.coordinator.ask(task("start"), packed(initial_task(stage)))).envelope)
+    assert initial.vector is not None
+
+    def evaluate(name: str, study: str, factor: float) -> bytes:
+        header = EvaluateTask(plan_digest=stage.plan.digest(), round=3, attempt=1)
+        assert initial.vector is not None
+        content = packed(Message(header=header, vector=initial.vector * np.float32(factor)))
+        return stage.coordinator.ask(task(name, study=study), content)
+
+    for name, study in (("evaluate", STUDY), ("whatever", again)):
+        assert json.loads(parse(evaluate(name, study, 1.0)).envelope.header)["kind"] == "evaluated"
+    for name, study in (("evaluate-9", STUDY), ("evaluate", again)):
+        assert code_of(evaluate(name, study, 2.0)) == "task-refused"
+    stage.opens("after-many")
+
+
+def initial_task(stage: Stage) -> Message:
+    return Message(header=InitialTask(plan_digest=stage.plan.digest()))
 
 
 def test_only_an_approved_plan_runs_and_only_for_this_site(stage: Stage) -> None:

@@ -145,7 +145,7 @@ def scaffold(make_plan: Callable[..., StudyPlan]) -> StudyPlan:
 # --- SCAFFOLD ------------------------------------------------------------------------------------------------------
 
 
-def scaffold_oracle(plan: StudyPlan) -> tuple[Floats, Floats]:
+def scaffold_oracle(plan: StudyPlan, *, weighted: bool) -> tuple[Floats, Floats]:
     """Algorithm 1 of Karimireddy et al. with option II, in float64, with the cohorts that the study draws."""
     data = [examples(plan, index) for index in range(SITES)]
     x, c = initial(plan), np.zeros(650)
@@ -161,15 +161,16 @@ def scaffold_oracle(plan: StudyPlan) -> tuple[Floats, Floats]:
             moves.append(y - x)
             changes.append(following - own[i])
             own[i] = following
-        x = x + 0.7 * np.mean(moves, axis=0)
-        c = c + len(chosen) / SITES * np.mean(changes, axis=0)
+        weights = [len(data[NAMES.index(name)][1]) for name in chosen] if weighted else None
+        x = x + 0.7 * np.average(moves, axis=0, weights=weights)
+        c = c + len(chosen) / SITES * np.average(changes, axis=0, weights=weights)
     return x, c
 
 
 def test_scaffold_is_algorithm_1_under_partial_participation(tmp_path: Path, scaffold: StudyPlan) -> None:
     exchange = InProcess()
     results = run(scaffold, tmp_path / "run", exchange)
-    x, c = scaffold_oracle(scaffold)
+    x, c = scaffold_oracle(scaffold, weighted=False)
     vector = carried(tmp_path / "run")
     np.testing.assert_allclose(vector[:650], x, atol=2e-5)
     np.testing.assert_allclose(vector[650:], c, atol=2e-5)
@@ -182,6 +183,20 @@ def test_scaffold_is_algorithm_1_under_partial_participation(tmp_path: Path, sca
     }
     assert results.parameters == 650
     assert {basis for _round, _node, basis in exchange.bases} > {0, 1}
+
+
+def test_scaffold_with_sites_that_weigh_by_their_examples(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(
+        replaced={"training": FULL_BATCH},
+        aggregation={"strategy": "scaffold", "server_learning_rate": 0.7, "weights": "examples"},
+        simulation={"partition": "quantity:0.5"},
+        rounds={"count": 4, "sites_per_round": 2},
+    )
+    run(plan, tmp_path / "run")
+    x, c = scaffold_oracle(plan, weighted=True)
+    vector = carried(tmp_path / "run")
+    np.testing.assert_allclose(vector[:650], x, atol=2e-5)
+    np.testing.assert_allclose(vector[650:], c, atol=2e-5)
 
 
 def test_an_update_that_is_lost_leaves_the_site_where_its_last_counted_one_was(

@@ -10,7 +10,7 @@ Shapes: ``N`` examples, ``K`` classes, ``P`` parameters.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -157,10 +157,8 @@ class SupervisedTraining(Procedure):
         correct: Callable[[], None] | None,
     ) -> tuple[float, int]:
         """Take one step for each learning rate; return the sum of the examples' losses and how many there were."""
-        examples, size = self._splits["train"], self._training.batch_size
-        order = torch.randperm(len(examples), generator=generator)[: len(rates) * size]
-        total = torch.zeros((), device=self._device)
-        for rate, (features, labels) in zip(rates, examples.take(order).batches(size), strict=True):
+        seen, total = 0, torch.zeros((), device=self._device)
+        for rate, (features, labels) in zip(rates, self._batches(len(rates), generator), strict=True):
             self._model.clear_gradient()
             loss = self._loss(features, labels, generator)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -170,8 +168,15 @@ class SupervisedTraining(Procedure):
                 torch.nn.utils.clip_grad_norm_(self._model.trainable, self._training.gradient_clip)
             optimizer.step(rate)
             total.add_(loss.detach(), alpha=len(labels))
+            seen += len(labels)
         # One transfer an epoch: reading the loss of each step would make a GPU wait for it.
-        return total.item(), len(order)
+        return total.item(), seen
+
+    def _batches(self, count: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield features and labels of an epoch's first ``count`` batches."""
+        examples, size = self._splits["train"], self._training.batch_size
+        order = torch.randperm(len(examples), generator=generator)[: count * size]
+        return examples.take(order).batches(size)
 
     def _loss(self, features: Tensor, labels: Tensor, generator: Generator) -> Tensor:
         """Return the batch's mean loss after augmentation: the cross-entropy of classes."""

@@ -5,7 +5,7 @@ missing for another reason is never put down to protection.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,7 +13,7 @@ from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, hides
 from hansa_common.combinations import decide
 from hansa_common.strategies import STRATEGIES
 from hansa_server.report import notation
-from hansa_server.results import Masks, Noise, Results
+from hansa_server.results import Masks, Noise, Results, RoundResult
 
 MASKED: Final = "masked: each site sees its own bar at home"
 KEPT: Final = "kept at the sites by differential privacy"
@@ -159,7 +159,7 @@ def _facts(results: Results) -> Iterator[Fact]:
     if masks is not None:
         yield from _mask_facts(masks)
     if noise is not None:
-        yield from _noise_facts(noise)
+        yield from _noise_facts(noise, results.rounds)
     weights = {
         "examples": ("by its training examples", "known to the coordinator"),
         "equal": ("all sites the same", ""),
@@ -194,10 +194,18 @@ def _mask_facts(masks: Masks) -> Iterator[Fact]:
     )
 
 
-def _noise_facts(noise: Noise) -> Iterator[Fact]:
+def _noise_facts(noise: Noise, rounds: Sequence[RoundResult]) -> Iterator[Fact]:
     whose = "of one person's gradient" if noise.kind == "example" else "of one site's update"
     yield Fact(name="Protected unit", value=noise.unit, note=_unit_note(noise))
-    yield Fact(name="Clipping bound", value=f"{noise.clipping_bound:g}", note=f"L2, {whose}")
+    if noise.quantile is None:
+        yield Fact(name="Clipping bound", value=f"{noise.clipping_bound:g}", note=f"L2, {whose}")
+    else:
+        last = rounds[-1].clipping_bound if rounds else None
+        yield Fact(
+            name="Clipping bound",
+            value=f"{noise.clipping_bound:g}" + (f" to {last:.3g}" if last is not None else ""),
+            note=f"L2, {whose}; first and last round: it follows the {noise.quantile:g} quantile of the updates' norms",
+        )
     yield Fact(
         name="Noise multiplier", value=f"{noise.noise_multiplier:g}", note="standard deviation, in clipping bounds"
     )

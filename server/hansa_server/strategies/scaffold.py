@@ -5,14 +5,13 @@ Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from hansa_common.parameters import Accumulator, Vector, add_scaled
+from hansa_common.parameters import Accumulator, Vector
 from hansa_common.settings import Strict
-from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy
+from hansa_server.strategies.strategy import STRATEGIES, Contribution, Strategy, weighted_sum
 
 
 class ScaffoldOptions(Strict):
@@ -20,45 +19,53 @@ class ScaffoldOptions(Strict):
 
     server_learning_rate: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
     """Factor of the mean update."""
+    weights: Literal["equal", "examples"] = "equal"
+    """What sites weigh in both means."""
 
 
 @STRATEGIES.register("scaffold")
 class Scaffold(Strategy):
     """``x += lr * mean(delta_y)`` over the sites that replied, ``c += sum(delta_c) / N`` over all ``N`` of the study.
 
-    Both are plain: the paper's sites all weigh the same. The control variate is a part of the vector that the study
-    keeps, so there is no state beside it.
+    The paper's sites all weigh the same. Published benchmarks (FLamby, NIID-Bench) weigh by training examples, in both
+    lines. The control variate is a part of the vector that the study keeps, so there is no state beside it.
     """
 
     options = ScaffoldOptions
 
-    def __init__(self, *, server_learning_rate: float = ScaffoldOptions().server_learning_rate) -> None:
+    def __init__(
+        self,
+        *,
+        server_learning_rate: float = ScaffoldOptions().server_learning_rate,
+        weights: Literal["equal", "examples"] = "equal",
+    ) -> None:
         self._rate = server_learning_rate
+        self._weighted = weights == "examples"
         self._sites = 0
         self._size = 0
-        self._replied = 0
+        self._weights: dict[str, float] = {}
 
     def introduce(self, *, sites: int) -> None:
         """Learn ``N``."""
         self._sites = sites
 
     def prepare(self, parameters: Vector, updates: Sequence[Contribution]) -> None:
-        """Learn ``P`` and how many sites replied.
+        """Learn ``P``, how many sites replied and what each weighs: 1 in the mean.
 
         Raises:
             RuntimeError: More replied than the study has.
         """
-        self._size, self._replied = parameters.size // 2, len(updates)
-        if not self._replied <= self._sites:
-            raise RuntimeError(f"{self._replied} sites replied; the study has {self._sites}.")
+        if not len(updates) <= self._sites:
+            raise RuntimeError(f"{len(updates)} sites replied; the study has {self._sites}.")
+        self._size = parameters.size // 2
+        mean = sum(update.num_examples for update in updates) / len(updates)
+        self._weights = {update.site: update.num_examples / mean if self._weighted else 1.0 for update in updates}
 
     def step(self, part: slice, parameters: Vector, updates: Iterator[Contribution]) -> Accumulator:
         """Step what of the part is model and what is control variate."""
-        total = np.zeros(parameters.size)
-        for update in updates:
-            add_scaled(total, update.delta, 1.0)
+        total = weighted_sum(parameters.size, updates, self._weights)
         models = max(0, min(self._size, part.stop) - part.start)
-        total[:models] *= self._rate / self._replied
+        total[:models] *= self._rate / len(self._weights)
         total[models:] /= self._sites
         following: Accumulator = parameters + total
         return following

@@ -175,6 +175,15 @@ def test_who_adds_the_noise_reads_the_update_or_the_sum(make_plan: Callable[...,
     assert "it reads the sum of the updates and adds the noise" in parts(make_plan, masked)[1]
 
 
+def test_a_bound_that_moves_is_explained_and_so_is_what_moves_it(make_plan: Callable[..., StudyPlan]) -> None:
+    differential = SITE_LEVEL | {"kind": "site_server", "adaptive": {"noise_multiplier": 3.0, "most": 20.0}}
+    leaves, protects = parts(make_plan, {"weights": "equal", "differential": differential})
+    assert "Whether your update was longer than the round's bound." in leaves
+    assert "clipped to an L2 norm of 0.75 in the first round" in protects
+    assert "follows the 0.5 quantile of all sites' norms, between 1e-06 and 20" in protects
+    assert "with noise (multiplier 3)" in protects
+
+
 def test_noised_counts_leave_with_their_noise_and_the_unit_is_named(make_plan: Callable[..., StudyPlan]) -> None:
     noised = EXAMPLE | {"metrics_noise": 6.5, "unit": "patient_id"}
     leaves, protects = parts(make_plan, {"weights": "equal", "differential": noised})

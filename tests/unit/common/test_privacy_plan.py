@@ -72,6 +72,7 @@ def test_the_bound_of_an_update_is_one_whichever_section_sets_it() -> None:
     assert parse_plan(_with(_GOOD["example"])).privacy.update_bound is None
 
 
+_MOVING = {"adaptive": {"noise_multiplier": 1.0}}
 _TWO = {"federation": {"sites": ["Bergen", "Visby"]}}
 _WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("no range", {"secure_aggregation": {"cohort": "fixed"}}, {}, "coordinate_range: this key is required"),
@@ -84,6 +85,22 @@ _WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("drawn, site", _GOOD["server"], {"rounds": {"sites_per_round": 2}}, "a cohort that the server draws"),
     ("data in the weight", {"differential": _EXAMPLE}, {}, "allowed is 'equal' with differential privacy"),
     ("two bounds", _GOOD["server"] | {"clipping_bound": 2.0}, {}, "is that of [privacy.differential]"),
+    ("moving, a person", {"weights": "equal", "differential": _EXAMPLE | _MOVING}, {}, "is for kind = 'site_server'"),
+    (
+        "moving, masks",
+        {"weights": "equal", "secure_aggregation": _MASKS, "differential": _NOISE | {"kind": "site_server"} | _MOVING},
+        {},
+        "each site tells for itself",
+    ),
+    (
+        "moving, out of bounds",
+        {
+            "weights": "equal",
+            "differential": _NOISE | {"kind": "site_server", "adaptive": {"noise_multiplier": 1.0, "most": 1e-3}},
+        },
+        {},
+        "allowed is 1e-06 to 0.001",
+    ),
     ("no rate", {"weights": "equal", "differential": _NOISE | {"kind": "example"}}, {}, "sampling_rate: this key is"),
     (
         "rate of sites",

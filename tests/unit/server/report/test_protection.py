@@ -204,6 +204,18 @@ def test_the_last_lines_of_a_simulation_say_what_is_known(make_protected: Make, 
         assert re.search(r"epsilon spent +3\.42 +of 8, delta 1e-05", text)
 
 
+def test_a_bound_that_moves_shows_where_it_began_and_ended(make_protected: Make) -> None:
+    results = make_protected("site_server", rounds=2)
+    assert results.protection is not None
+    assert results.protection.noise is not None
+    moving = results.protection.noise.model_copy(update={"quantile": 0.5, "clipping_bound": 0.75})
+    rounds = tuple(entry.model_copy(update={"clipping_bound": 0.75 + entry.round}) for entry in results.rounds)
+    protection = results.protection.model_copy(update={"noise": moving})
+    page = render(results.model_copy(update={"protection": protection, "rounds": rounds}), "")
+    assert "0.75 to 2.75" in section(page, "privacy")
+    assert "follows the 0.5 quantile" in section(page, "privacy")
+
+
 @pytest.mark.parametrize(
     ("epsilon", "written"), [(3.4141, "3.42"), (8.0, "8.00"), (0.0001, "0.01"), (float("inf"), "no bound")]
 )
