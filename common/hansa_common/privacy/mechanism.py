@@ -19,8 +19,8 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from hansa_common.errors import PrivacyError, UpdateRefused
-from hansa_common.parameters import CHUNK, Vector, is_finite, l2_norm
+from hansa_common.errors import PrivacyError
+from hansa_common.parameters import CHUNK, Vector
 from hansa_common.privacy import events
 from hansa_common.privacy.clipping import check_bound, clip_l2
 from hansa_common.privacy.discrete_gaussian import DiscreteGaussian, Integers
@@ -83,18 +83,6 @@ class ServerMechanism:
             ReleaseRefused: It is not finite.
         """
         return clip_l2(delta, self.bound).vector
-
-    def fold(self, total: Integers, clipped: Vector, *, site: str) -> None:
-        """Add a clipped update to ``int64 [P]``, in place.
-
-        Raises:
-            UpdateRefused: The site did not clip; the server's guarantee does not rest on its word.
-        """
-        if not is_finite(clipped) or l2_norm(clipped) > self.bound:
-            raise UpdateRefused("The update is longer than the clipping bound, or not finite.", site=site)
-        for start in range(0, total.size, CHUNK):
-            part = slice(start, start + CHUNK)
-            total[part] += self.steps(clipped[part])
 
     def steps(self, values: npt.NDArray[np.floating[Any]]) -> Integers:
         """Round values to the grid: float ``[N]`` to steps, ``int64 [N]``."""

@@ -16,7 +16,7 @@ Guarantees, each a test:
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,23 +102,6 @@ class FixedPoint:
                 path="ring_bits",
                 advice="Take 32 bits, fewer levels or less noise.",
             )
-
-    @classmethod
-    def with_noise(cls, *, coordinate_range: float, sites: int, noise: float) -> Self:
-        """Return the finest encoding of a 32-bit ring that holds noise of a standard deviation in the update's units.
-
-        Raises:
-            PlanError: None does.
-        """
-        for bits in range(31, 0, -1):
-            levels = (1 << bits) - 1
-            units = noise * levels / coordinate_range
-            if sites * (levels + 1) + _NOISE_SIGMAS * units < 1 << 31:
-                return cls(ring_bits=32, coordinate_range=coordinate_range, sites=sites, noise=units, q_max=levels)
-        raise PlanError(
-            f"coordinate_range: {coordinate_range:g} is too small beside noise of {noise:g}; no encoding holds both.",
-            path="coordinate_range",
-        )
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -163,10 +163,6 @@ class FederationGrid(OwnGrid):
         if tasks:
             self._control.call("Close", CloseRequest(tasks=tuple(tasks)), Done)
 
-    def abandon_all(self) -> None:
-        """Stop waiting for whatever has not come: the step is over."""
-        self.abandon(list(self._waiting))
-
     def _write_hansa(self, envelope: Envelope) -> _Content:
         step = _step_of(envelope)
         known = sum(_largest_update(name, array.data) for name, array in envelope.arrays.items())

@@ -67,18 +67,6 @@ def test_noise_counts_and_needs_32_bits() -> None:
         make(noise=2.0**29)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-3, 1.0, 1e3])
-def test_the_finest_encoding_beside_noise_is_found(noise: float) -> None:
-    encoding = FixedPoint.with_noise(coordinate_range=0.5, sites=10, noise=noise)
-    assert encoding.noise * encoding.step == pytest.approx(noise)
-    assert 10 * (encoding.q_max + 1) + 8 * encoding.noise < 2**31
-    finer = 2 * (encoding.q_max + 1) - 1
-    with pytest.raises(PlanError):
-        make(limit=0.5, noise=noise / 0.5 * finer, q_max=finer)
-    with pytest.raises(PlanError, match="no encoding"):
-        FixedPoint.with_noise(coordinate_range=1e-12, sites=10, noise=1e3)
-
-
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf])
 def test_a_range_is_a_positive_number(limit: float) -> None:
     with pytest.raises(PlanError, match="coordinate_range"):
