@@ -19,7 +19,7 @@ from hansa_server.store import RunFolder
 
 _SITES: Final = 10
 _ROUNDS: Final = 40
-_TRANSPORTS: Final[dict[str, tuple[dict[str, str], str]]] = {
+_TRANSPORTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "float32": ({}, "92.29, 1x"),
     "float32, zstd": ({"compress": "zstd"}, ""),
     "bf16": ({"codec": "bf16"}, "92.31, 2x"),
@@ -27,6 +27,10 @@ _TRANSPORTS: Final[dict[str, tuple[dict[str, str], str]]] = {
     "int8, zstd": ({"codec": "int8", "compress": "zstd"}, "92.29, 6x"),
     "int4": ({"codec": "int4"}, "92.34, 7.9x"),
     "int4, zstd": ({"codec": "int4", "compress": "zstd"}, "92.34, 14.7x"),
+    "topk, 10 %": ({"codec": "topk", "fraction": 0.1}, ""),
+    "topk, 1 %": ({"codec": "topk"}, "91.62, 133x"),
+    "topk, 1 %, zstd": ({"codec": "topk", "compress": "zstd"}, "91.62, 221x"),
+    "topk, 0.1 %": ({"codec": "topk", "fraction": 0.001}, ""),
     "int4 up, int8 down, zstd": ({"codec": "int4", "down": "int8", "compress": "zstd"}, ""),
 }
 _GOAL_SMALLER: Final = 14.0  # times
@@ -88,7 +92,7 @@ def run(repeat: int) -> None:
     )
 
 
-def _measure(seed: int, transport: dict[str, str]) -> Measured:
+def _measure(seed: int, transport: dict[str, Any]) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         run_folder = RunFolder.create(Path(folder) / "run")
         try:
@@ -105,7 +109,7 @@ def _measure(seed: int, transport: dict[str, str]) -> Measured:
     )
 
 
-def _plan(seed: int, transport: dict[str, str]) -> StudyPlan:
+def _plan(seed: int, transport: dict[str, Any]) -> StudyPlan:
     values: dict[str, Any] = {
         "name": "codecs",
         "purpose": "To measure how small updates may get.",

@@ -12,6 +12,8 @@ from hansa_common.messages import InitialTask, Message, StatisticsTask, TrainTas
 from hansa_common.plan import plan_from_json
 from hansa_common.prepared import Prepared, prepare
 from hansa_common.simulation_plan import source_from_json
+from hansa_common.traffic import round_traffic
+from hansa_common.transport import train_task
 
 _ADVICE_CODE = 1
 
@@ -38,12 +40,12 @@ def main() -> None:
         task = TrainTask(plan_digest=digest, round=1, attempt=1, prepared=_own_preprocessing(work))
         assert initial.vector is not None
         start = np.pad(initial.vector, (0, (plan.carried - 1) * initial.vector.size))
-        update = work.do(Message(header=task, vector=start)).header
+        update = work.do(train_task(plan, task, start)).header
     except HansaError as error:
         print(error, file=sys.stderr)  # noqa: T201 - this process speaks by its output
         sys.exit(_ADVICE_CODE)
     assert isinstance(update, Update)
     print(  # noqa: T201
         f"{len(site.dataset):,} examples fulfil the contract; a round takes about {update.seconds:.1f} s here, "
-        f"{plan.rounds.count} rounds"
+        f"{plan.rounds.count} rounds; {round_traffic(plan, work.parameters)}"
     )

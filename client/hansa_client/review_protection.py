@@ -13,6 +13,8 @@ from hansa_common.strategies import STRATEGIES
 
 _NEVER: Final = "No example, no name of a file and no text of an error."
 
+_CHANGE: Final = "the change of the model's weights"
+
 _CURVATURE: Final = (
     "the mean over the training examples of the loss, its gradient and its Hessian, which say more of the examples "
     "than a trained model does (of a column of zeros and ones, how many have each)"
@@ -24,16 +26,17 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
     masked, noised = plan.privacy.secure_aggregation, plan.privacy.differential
     if noised is not None:
         clipped = ("Whether your update was longer than the round's bound.",) if noised.adaptive is not None else ()
-        return (*_noised(noised, masked, _count(plan)), *clipped, _NEVER)
+        return (*_noised(plan, noised, masked), *clipped, *_held_back(plan), _NEVER)
     if masked is not None:
         return (*_masked(plan, masked), *_decisions(plan), *_statistics(plan), *_explanation(plan), _NEVER)
-    update = _CURVATURE if sends_curvature(plan) else "the change of the model's weights"
+    update = _CURVATURE if sends_curvature(plan) else f"{_CHANGE}{_part(plan)}"
     return (
         (f"In each round: {update}, the number of training examples, the training loss, and {_answers(plan)}."),
         (
             f"At the beginning: {_sizes(plan)}. At the end: the same {_word(plan)} on the test split"
             f"{_sureness(plan)}. The coordinator can read all of it."
         ),
+        *_held_back(plan),
         *_decisions(plan),
         *_own_model(plan),
         *_statistics(plan),
@@ -107,6 +110,25 @@ def _own_model(plan: StudyPlan) -> Iterator[str]:
         yield "At the end also: the same of this site's own model on the test split. The model itself stays here."
 
 
+def _part(plan: StudyPlan) -> str:
+    """Say which part of the update leaves, where it is not all of it."""
+    if not plan.transport.holds_back:
+        return ""
+    return f" (only the {100.0 * plan.transport.sent_fraction:g} % of its values that are largest)"
+
+
+def _held_back(plan: StudyPlan) -> tuple[str, ...]:
+    """Say where the rest of the update stays."""
+    if not plan.transport.holds_back:
+        return ()
+    return (
+        (
+            "The rest of the change stays in this site's folder and is added to the change of your next round: it "
+            "leaves later, or never. This saves bytes, and protects nothing."
+        ),
+    )
+
+
 def sends_curvature(plan: StudyPlan) -> bool:
     """Tell whether this site's update is no change of the model, but sums over its examples."""
     traits = STRATEGIES.get(plan.aggregation.strategy)
@@ -164,8 +186,7 @@ def _only_the_sum(masked: SecureAggregationPlan, sites: int) -> str:
 
 
 def _masked(plan: StudyPlan, masked: SecureAggregationPlan) -> Iterator[str]:
-    only = _only_the_sum(masked, _count(plan))
-    yield f"In each round: the change of the model's weights, under masks: {only}."
+    yield f"In each round: {_CHANGE}, under masks: {_only_the_sum(masked, _count(plan))}."
     yield (
         f"Under the same masks: {_answers(plan)}; the training loss and the number of examples it is a mean of; at the "
         f"end, the {_word(plan)} on the validation and the test split{_sureness(plan)}."
@@ -182,8 +203,8 @@ def _masked(plan: StudyPlan, masked: SecureAggregationPlan) -> Iterator[str]:
     )
 
 
-def _noised(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None, sites: int) -> Iterator[str]:
-    change = "the change of the model's weights"
+def _noised(plan: StudyPlan, noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | None) -> Iterator[str]:
+    change, sites = _CHANGE, _count(plan)
     if noised.kind == "example":
         change += ", from training with noise (DP-SGD)"
     elif noised.kind == "site_distributed":
@@ -191,7 +212,7 @@ def _noised(noised: DifferentialPrivacyPlan, masked: SecureAggregationPlan | Non
     if masked is not None:
         yield f"In each round: {change}, under masks: {_only_the_sum(masked, sites)}."
     else:
-        yield f"In each round: {change}. The coordinator can read it."
+        yield f"In each round: {change}{_part(plan)}. The coordinator can read it."
     if noised.metrics_noise is None:
         yield "No sizes, no training loss, no times, and no counts of right and wrong answers."
     else:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 from hansa_client.clipping import require_bound
+from hansa_client.feedback import do_with_memory
 from hansa_client.masking import Masking
 from hansa_client.release import Release
 from hansa_client.site_state import Kept, State, StateFolder
@@ -44,6 +45,7 @@ from hansa_common.parameters import is_finite
 from hansa_common.plan import StudyPlan, plan_from_json
 from hansa_common.protection import counts_leave, kind_of
 from hansa_common.simulation_plan import SourcePlan
+from hansa_common.strategies import STRATEGIES
 
 if TYPE_CHECKING:  # torch stays out of the agent
     from hansa_client.work import Work
@@ -75,9 +77,12 @@ def _require_announcement(task: Message, plan: StudyPlan) -> None:
             raise TaskRefused(f"With secure aggregation round {header.round} is not one of '{header.kind}'.")
 
 
-def keeps(plan: StudyPlan) -> bool:
-    """Tell whether a site has something of its own in this study: between rounds, or in the end."""
-    return plan.keeps_state or plan.personalisation is not None
+def _builds_on_state(header: Task | Reply, plan: StudyPlan) -> TypeGuard[TrainTask | EvaluateTask]:
+    """Tell whether a task needs, or leaves, something of the site's own; no evaluation needs what a codec held back."""
+    has_own = STRATEGIES[plan.aggregation.strategy].keeps_state or plan.personalisation is not None
+    if isinstance(header, TrainTask):
+        return has_own or plan.transport.holds_back
+    return isinstance(header, EvaluateTask) and has_own
 
 
 def _require_basis(header: TrainTask | EvaluateTask, plan: StudyPlan) -> int:
@@ -273,14 +278,18 @@ class SiteSession:
         """Do a task, on what this site kept where the study needs that; what it leaves is kept before anything goes."""
         header, kind = task.header, kind_of(plan)
         check = partial(_check_answer, task, site=self._name, digest=plan.digest(), parameters=self._parameters)
-        if not isinstance(header, TrainTask | EvaluateTask) or not keeps(plan):
+        if not _builds_on_state(header, plan):
             reply = self._work.do(task, kind=kind, timeout=seconds)
             check(reply)
             return reply
         number, states = _require_basis(header, plan), self._custody.states(plan)
-        state = states.load(header.basis)
-        reply, kept = self._work.do_with_state(task, state, kind=kind, timeout=seconds)
-        check(reply)
+
+        def do(state: State) -> tuple[Message, Kept]:
+            reply, kept = self._work.do_with_state(task, state, kind=kind, timeout=seconds)
+            check(reply)
+            return reply, kept
+
+        reply, kept = do_with_memory(plan, states.load(header.basis), do)
         states.keep(kept, round_number=number, basis=header.basis, about=_about(plan, self._name))
         return reply
 
@@ -409,13 +418,13 @@ def _handle(envelope: Envelope, state: SiteState) -> Envelope:
 def _simulate(work: "Work", task: Message, site: SiteState) -> Message:
     """Do a task; what a site keeps lies in the run's folder, for another process may do its next task."""
     header, plan = task.header, work.plan
-    if not isinstance(header, TrainTask | EvaluateTask) or not keeps(plan):
+    if not _builds_on_state(header, plan):
         return work.do(task)
     number = _require_basis(header, plan)
     if not site.folder:
         raise TaskRefused("The sites of this study keep state, and the server named no folder for it.")
     states = StateFolder(Path(site.folder) / str(site.index + 1))
-    reply, kept = work.do_with_state(task, states.load(header.basis))
+    reply, kept = do_with_memory(plan, states.load(header.basis), partial(work.do_with_state, task))
     states.keep(kept, round_number=number, basis=header.basis, about=_about(plan, work.site.name))
     return reply
 

@@ -1,4 +1,4 @@
-"""Vectors in fewer bits: ``bf16``, and ``int8`` and ``int4`` in blocks of 256 values with one scale each.
+"""Vectors in fewer bits: ``bf16``, ``int8`` and ``int4`` in blocks of 256 values with one scale each, and ``topk``.
 
 Blocks, and stochastic rounding to ``floor(x / scale + u)`` with u uniform in 0..1: Alistarh and others, "QSGD:
 Communication-Efficient SGD via Gradient Quantization and Encoding", NeurIPS 2017, section 3.1, with the largest
@@ -10,6 +10,8 @@ Bytes of ``P`` values in ``B = ceil(P / 256)`` blocks, little-endian:
     bf16     2 P             the upper half of a float32, rounded to nearest even
     int8     4 B + P         scales float32, then values -127..127
     int4     4 B + ceil(P/2) scales float32, then values -7..7 as nibbles, the first in the lower half
+    topk     the K values of largest magnitude as int8, rounded to nearest, and where they are: ``positions``. The
+             others are 0; who sends ``topk`` keeps what it left out and adds it to the next vector
 
 What comes in is hostile: its length is known before it is unpacked, a compressed one says its length first and may not
 have another, and each value has one encoding only. Evolution: a codec never changes; another way gets another name.
@@ -23,6 +25,7 @@ import zstandard
 
 from hansa_common.errors import MessageError, ReleaseRefused
 from hansa_common.parameters import Vector, is_finite
+from hansa_common.positions import count_of, decode_positions, encode_positions, largest, most_bytes
 from hansa_common.transport_plan import Codec
 
 BLOCK: Final = 256  # values that share a scale
@@ -32,20 +35,24 @@ _PIECE: Final = BLOCK << 12  # values rounded at once: 4 MiB of float32
 Bytes = npt.NDArray[np.uint8]
 
 
-def packed_size(codec: Codec, size: int) -> int:
-    """Return how many bytes ``size`` values have, before compression."""
+def packed_size(codec: Codec, size: int, *, fraction: float = 1.0) -> int:
+    """Return how many bytes ``size`` values have, before compression; with ``topk`` the most that there can be."""
+    if codec == "topk":
+        count = count_of(fraction, size)
+        return packed_size("int8", count) + most_bytes(count, size)
     blocks = -(-size // BLOCK)
     return {"float32": 4 * size, "bf16": 2 * size, "int8": 4 * blocks + size, "int4": 4 * blocks + -(-size // 2)}[codec]
 
 
-def pack(vector: Vector, codec: Codec, *, compress: bool, seed: int | None) -> bytes:
+def pack(vector: Vector, codec: Codec, *, compress: bool, seed: int | None, fraction: float = 1.0) -> bytes:
     """Return a vector's bytes.
 
     Args:
         vector: ``float32 [P]``, finite.
         codec: In which it travels.
         compress: With Zstandard.
-        seed: Of stochastic rounding; ``None`` rounds to the nearest value.
+        seed: Of stochastic rounding; ``None`` rounds to the nearest value, and ``topk`` always does.
+        fraction: Of the values that travel with ``topk``.
 
     Raises:
         ReleaseRefused: A value is not finite, or becomes infinite in ``bf16``.
@@ -56,12 +63,15 @@ def pack(vector: Vector, codec: Codec, *, compress: bool, seed: int | None) -> b
         content = vector.astype("<f4", copy=False).tobytes()
     elif codec == "bf16":
         content = _to_bf16(vector)
+    elif codec == "topk":
+        where = largest(vector, count_of(fraction, vector.size))
+        content = _quantise(vector[where], "int8", None) + encode_positions(where, vector.size)
     else:
         content = _quantise(vector, codec, seed)
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(content) if compress else content
 
 
-def unpack(content: bytes, codec: Codec, *, compress: bool, size: int) -> Vector:
+def unpack(content: bytes, codec: Codec, *, compress: bool, size: int, fraction: float = 1.0) -> Vector:
     """Read what ``pack`` wrote, from a peer that may lie.
 
     Args:
@@ -69,6 +79,7 @@ def unpack(content: bytes, codec: Codec, *, compress: bool, size: int) -> Vector
         codec: As the plan says.
         compress: As the plan says.
         size: ``P``, as the plan's model has.
+        fraction: As the plan says.
 
     Returns:
         ``float32 [P]``, finite.
@@ -76,15 +87,20 @@ def unpack(content: bytes, codec: Codec, *, compress: bool, size: int) -> Vector
     Raises:
         MessageError: The bytes are none of this codec and size.
     """
-    expected = packed_size(codec, size)
+    expected = packed_size(codec, size, fraction=fraction)
+    least = packed_size("int8", count_of(fraction, size)) if codec == "topk" else expected
     if compress:
-        content = _decompress(content, expected)
-    if len(content) != expected:
+        content = _decompress(content, least, expected)
+    if not least <= len(content) <= expected:
         raise MessageError(f"{size:,} values of codec '{codec}' have {expected:,} bytes, not {len(content):,}.")
     if codec == "float32":
         vector: Vector = np.frombuffer(content, "<f4")
     elif codec == "bf16":
         vector = (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif codec == "topk":
+        count = count_of(fraction, size)
+        vector = np.zeros(size, np.float32)
+        vector[decode_positions(content[least:], count=count, size=size)] = _restore(content[:least], "int8", count)
     else:
         vector = _restore(content, codec, size)
     if not is_finite(vector):
@@ -100,13 +116,13 @@ def unpacked_bytes(content: bytes | memoryview) -> int:
         return len(content)
 
 
-def _decompress(content: bytes, expected: int) -> bytes:
-    """Return what is in one frame that says that it holds ``expected`` bytes, and does."""
+def _decompress(content: bytes, least: int, most: int) -> bytes:
+    """Return what is in one frame that says that it holds so many bytes, and does."""
     try:
-        if zstandard.get_frame_parameters(content).content_size != expected:
+        if not least <= zstandard.get_frame_parameters(content).content_size <= most:
             raise MessageError("The compressed bytes say that they hold another number of bytes.")
         decompressor = zstandard.ZstdDecompressor()
-        found = decompressor.decompress(content, max_output_size=expected, allow_extra_data=False)
+        found = decompressor.decompress(content, max_output_size=most, allow_extra_data=False)
     except zstandard.ZstdError:
         raise MessageError("The compressed bytes are no frame of Zstandard.") from None
     return found

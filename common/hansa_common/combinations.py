@@ -13,7 +13,7 @@ from hansa_common.strategies import STRATEGIES, Needs, Traits
 
 RingBits = Literal[16, 32]
 
-CODECS: Final[Mapping[str, bool]] = {"float32": True, "bf16": False, "int8": False, "int4": False}
+CODECS: Final[Mapping[str, bool]] = {"float32": True, "bf16": False, "int8": False, "int4": False, "topk": False}
 """How an update travels, and whether the sum of what travels is what the sum of the updates would be."""
 
 
@@ -52,6 +52,7 @@ def decide(*, strategy: str, ring_bits: RingBits | None, kind: DifferentialKind 
         )
         or _refused_by_noise(strategy, traits, ring_bits, kind)
         or _refused_by_rounding(codec, kind, linear=linear)
+        or _refused_by_holding_back(strategy, traits, codec)
     )
     if traits.carried > 1 and (ring_bits is not None or kind is not None):
         refused = _REFUSED_CARRIED.format(strategy=strategy)
@@ -138,9 +139,29 @@ def _refused_by_rounding(codec: str, kind: DifferentialKind | None, *, linear: b
     """Noise at a site is in the update before it is rounded, which then costs nothing; noise of the sum comes after."""
     if linear or kind in (None, "example"):
         return ""
+    if codec == "topk":
+        return (
+            "transport.codec = 'topk' adds what a site held back to an update after it was clipped, which then is "
+            f"longer than the bound that the noise of kind = '{kind}' hides: leave out the codec."
+        )
     return (
         f"transport.codec = '{codec}' rounds an update after it was clipped, and may lengthen it beyond the bound that "
         f"the noise of kind = '{kind}' hides: leave out the codec."
+    )
+
+
+def _refused_by_holding_back(strategy: str, traits: Traits, codec: str) -> str:
+    """What is held back must count later as it would have counted now."""
+    if codec != "topk" or (traits.needs == "sum" and traits.carried == 1):
+        return ""
+    why = (
+        "sends control variates beside the update, and of two scales the larger would take all the places"
+        if traits.carried > 1
+        else "compares the sites' updates or weighs each by itself, and of a sparse update it sees too little to do so"
+    )
+    return (
+        f"transport.codec = 'topk' sends an update's largest values only, and aggregation.strategy = '{strategy}' "
+        f"{why}: choose a strategy that adds updates up, or another codec."
     )
 
 

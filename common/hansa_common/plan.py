@@ -29,7 +29,7 @@ from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessi
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.simulation_plan import Partition, SimulationPlan
-from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_plain_sgd, traits_of
+from hansa_common.strategies import STRATEGIES, FLTrustOptions, require_step_rule, traits_of
 from hansa_common.training_plan import TrainingPlan
 from hansa_common.transport_plan import TransportPlan
 
@@ -212,8 +212,6 @@ class StudyPlan(Strict):
 
     def _check_privacy(self) -> None:
         masked, noised = self.privacy.secure_aggregation, self.privacy.differential
-        if masked is None and noised is None:
-            return
         decision = decide(
             strategy=self.aggregation.strategy,
             ring_bits=masked.ring_bits if masked else None,
@@ -221,7 +219,13 @@ class StudyPlan(Strict):
             codec=self.transport.codec,
         )
         if not decision.allowed:
-            raise ValueError(f"privacy: {decision.text}")
+            section = "transport" if masked is None and noised is None else "privacy"
+            raise ValueError(f"{section}: {decision.text}")
+        if self.transport.holds_back and self.privacy.update_bound is not None:
+            raise ValueError(
+                "privacy.clipping_bound: with transport.codec = 'topk' a site would keep what the bound cut off and "
+                "send it later all the same; leave out this key, or the codec."
+            )
         if masked is not None:
             self.transport.check_masked()
         if masked is not None or (noised is not None and noised.kind != "example"):
@@ -245,7 +249,7 @@ class StudyPlan(Strict):
 
     def _check_aggregation(self) -> None:
         """Hold the strategy against what is known without its code; the coordinator checks the rest."""
-        traits = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer)
+        traits, options = traits_of(self.aggregation.strategy, optimizer=self.training.optimizer), None
         if traits.options is not None:
             try:
                 options = parse_options(traits.options, self.aggregation.options, section="aggregation")
@@ -255,9 +259,8 @@ class StudyPlan(Strict):
                 sites = self.federation.sites if self.federation else ()
                 named = self.simulation.names if self.simulation else ()
                 options.check_root(sites, named, sites_per_round=self.rounds.sites_per_round)
-        if self.aggregation.strategy == "scaffold":
-            backbone = self.model.backbone
-            require_plain_sgd(self.training.model_dump(), backbone.learning_rates if backbone is not None else {})
+        factors = self.model.backbone.learning_rates if self.model.backbone is not None else {}
+        require_step_rule(self.aggregation.strategy, options, self.training.model_dump(), factors)
         if traits.second_order:
             require_exact_fit(
                 model=self.model,
@@ -357,6 +360,8 @@ class StudyPlan(Strict):
     @property
     def keeps_state(self) -> bool:
         """A site keeps something of its own from round to round."""
+        if self.transport.holds_back:
+            return True
         own = self.personalisation is not None and self.personalisation.keeps_state
         return own or STRATEGIES[self.aggregation.strategy].keeps_state
 
@@ -391,9 +396,9 @@ class StudyPlan(Strict):
         if not self.evaluation.decision_rows:
             for key in ("cost", "groups", "minimum_group"):
                 del values["evaluation"][key]
-        for key in ("backbone", "lora"):  # younger too
-            if values["model"][key] is None:
-                del values["model"][key]
+        for section, key in (("model", "backbone"), ("model", "lora"), ("transport", "fraction")):  # younger too
+            if values.get(section, {}).get(key, 0) is None:
+                del values[section][key]
         if self.privacy.differential is not None and self.privacy.differential.adaptive is None:
             del values["privacy"]["differential"]["adaptive"]
         if self.personalisation is None:  # younger still

@@ -58,11 +58,20 @@ def require_hostile(hostile: float | None, *, nnm: bool) -> None:
         raise ValueError("hostile: this key is required with nnm = true, and missing: how many sites may be hostile?")
 
 
+Mu = Annotated[float, Field(ge=0.0, le=1e6)]
+"""Weight of half the squared distance to the round's incoming model in a site's loss; 0 is none."""
+
+
 class FedProxOptions(Strict):
     """Options of federated averaging with a proximal term."""
 
-    mu: Annotated[float, Field(ge=0.0, le=1e6)] = 0.01
-    """Weight of half the squared distance to the round's incoming model in a site's loss; 0 is federated averaging."""
+    mu: Mu = 0.01
+
+
+class FedNovaOptions(Strict):
+    """Options of normalised averaging: steps come with the updates, the rest from the plan's training."""
+
+    mu: Mu = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +116,7 @@ STRATEGIES: Final[Mapping[str, Traits]] = {
     "fedadam": Traits(needs="sum"),
     "fedavg": Traits(needs="sum"),
     "fedavgm": Traits(needs="sum"),
-    "fednova": Traits(needs="all", sgd_only=True, weighs_steps=True),
+    "fednova": Traits(needs="all", sgd_only=True, weighs_steps=True, options=FedNovaOptions),
     "fedprox": Traits(needs="sum", options=FedProxOptions),
     "fedyogi": Traits(needs="sum"),
     "fltrust": Traits(needs="all", options=FLTrustOptions),
@@ -145,26 +154,45 @@ def traits_of(strategy: str, *, optimizer: str) -> Traits:
     return traits
 
 
-def require_plain_sgd(training: Mapping[str, object], factors: Mapping[str, float]) -> None:
-    """Refuse what else moves a model: SCAFFOLD's sites work out their mean gradient from where plain SGD led.
+def require_step_rule(
+    strategy: str, options: Strict | None, training: Mapping[str, object], factors: Mapping[str, float]
+) -> None:
+    """Refuse what moves a model otherwise than the strategy's rule says, where it is derived from steps of plain SGD.
+
+    SCAFFOLD's sites work out their mean gradient from where the steps led. FedNova with a proximal term knows how much
+    each step's gradient still counts at the end, after each later step has drawn the model back by the same share.
 
     Args:
+        strategy: Of the aggregation.
+        options: Of the strategy.
         training: The keys of ``[training]``.
         factors: On the learning rate, by layer; what is frozen has 0.
 
     Raises:
-        ValueError: There is more than SGD at one learning rate; the text starts with the key.
+        ValueError: There is more than SGD at one learning rate, or a step draws back further than to where it
+            started; the text starts with the key.
     """
+    mu = options.mu if isinstance(options, FedNovaOptions) else 0.0
+    if strategy != "scaffold" and not mu:
+        return
+    rate = training["learning_rate"]
+    assert isinstance(rate, float)
+    if mu * rate >= 1.0:
+        raise ValueError(
+            f"aggregation.mu: found {mu:g}; with training.learning_rate = {rate:g} a step draws the model back by "
+            f"{mu * rate:g} of its way, and allowed is less than 1."
+        )
+    what = "weighs proximal steps of plain SGD" if mu else "corrects plain SGD"
     plain = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "warmup_rounds": 0, "gradient_clip": None}
     for key, allowed in plain.items():
         if training[key] != allowed:
             raise ValueError(
-                f"training.{key}: found {training[key]!r}; aggregation.strategy = 'scaffold' corrects plain SGD at one "
+                f"training.{key}: found {training[key]!r}; aggregation.strategy = '{strategy}' {what} at one "
                 f"learning rate, so allowed is {'no such key' if allowed is None else repr(allowed)}."
             )
     for layer, factor in factors.items():
         if factor not in (0.0, 1.0):
             raise ValueError(
-                f"model.backbone.learning_rates.{layer}: found {factor:g}; aggregation.strategy = 'scaffold' corrects "
-                "plain SGD at one learning rate, so allowed is 0 or 1."
+                f"model.backbone.learning_rates.{layer}: found {factor:g}; aggregation.strategy = '{strategy}' "
+                f"{what} at one learning rate, so allowed is 0 or 1."
             )

@@ -9,7 +9,7 @@ from hansa_common.parameters import Vector, l2_norm
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy import clip_l2
 from hansa_common.seeds import derive_seed
-from hansa_common.transport_plan import Codec
+from hansa_common.transport_plan import TransportPlan
 
 _MARGINS = tuple(1e-6 * 4.0**turn for turn in range(8))  # of a clipping bound; 1.6 % is more than any rounding
 
@@ -39,6 +39,26 @@ def received_model(plan: StudyPlan, parameters: Vector) -> Vector:
     return unpack(pack_model(plan, parameters), plan.transport.down, compress=compress, size=parameters.size)
 
 
+def received_update(plan: StudyPlan, delta: Vector) -> Vector:
+    """Return an update as the server will read it, of a codec that rounds to the nearest value: ``float32 [P]``.
+
+    Raises:
+        ReleaseRefused: A value cannot be encoded.
+    """
+    return _unpack(plan.transport, _pack(plan.transport, delta, seed=None), size=delta.size)
+
+
+def _pack(transport: TransportPlan, delta: Vector, *, seed: int | None) -> bytes:
+    """Return an update's bytes."""
+    compress = transport.compress == "zstd"
+    return pack(delta, transport.codec, compress=compress, seed=seed, fraction=transport.sent_fraction)
+
+
+def _unpack(transport: TransportPlan, packed: bytes, *, size: int) -> Vector:
+    compress = transport.compress == "zstd"
+    return unpack(packed, transport.codec, compress=compress, size=size, fraction=transport.sent_fraction)
+
+
 def update_message(plan: StudyPlan, message: Message, *, bound: float | None) -> Message:
     """Return an update in the plan's codec, as it leaves a site.
 
@@ -58,14 +78,13 @@ def update_message(plan: StudyPlan, message: Message, *, bound: float | None) ->
         return message
     assert isinstance(header, Update)
     seed = derive_seed(plan.seed, header.site, header.round, "codec")
-    compress = transport.compress == "zstd"
-    packed = pack(delta, transport.codec, compress=compress, seed=seed)
+    packed = _pack(transport, delta, seed=seed)
     for margin in _MARGINS:
-        norm = l2_norm(unpack(packed, transport.codec, compress=compress, size=delta.size)) if bound else 0.0
+        norm = l2_norm(_unpack(transport, packed, size=delta.size)) if bound else 0.0
         if bound is None or norm <= bound:
             break
         delta = clip_l2(delta, l2_norm(delta) * bound / norm * (1.0 - margin)).vector
-        packed = pack(delta, transport.codec, compress=compress, seed=seed)
+        packed = _pack(transport, delta, seed=seed)
     return replace(message, vector=None, packed=packed)
 
 
@@ -81,16 +100,15 @@ def unpacked(plan: StudyPlan, message: Message, *, size: int) -> Message:
         MessageError: The vector is in another codec than the plan's, or of another size.
     """
     transport, header = plan.transport, message.header
-    if isinstance(header, TrainTask):
-        codec: Codec = transport.down
-        packs = transport.packs_models
-    elif isinstance(header, Update):
-        codec, packs = transport.codec, transport.packs_updates
-    else:
+    if not isinstance(header, TrainTask | Update):
         return message
+    packs = transport.packs_updates if isinstance(header, Update) else transport.packs_models
     if packs != bool(message.packed):
         raise MessageError("The vector is not in the codec that the plan says.")
     if not packs:
         return message
-    vector = unpack(message.packed, codec, compress=transport.compress == "zstd", size=size)
+    if isinstance(header, Update):
+        vector = _unpack(transport, message.packed, size=size)
+    else:
+        vector = unpack(message.packed, transport.down, compress=transport.compress == "zstd", size=size)
     return replace(message, vector=vector, packed=b"")

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:  # --help must not wait for NumPy
     from hansa_common.feature_sums import FeatureSums
     from hansa_common.plan import StudyPlan
+    from hansa_common.traffic import RoundTraffic
 
 _FAR: Final = 1.0  # standard deviations of a site's mean from the federation's
 _UNEVEN: Final = 0.3  # between a site's share of missing values and the federation's
@@ -44,7 +45,7 @@ def describe(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the statistics of each feature over all simulated sites, and where sites differ strongly."""
+    """Print each feature's statistics over all simulated sites, where these differ, and what a round will move."""
     from dataclasses import asdict  # noqa: PLC0415
 
     from rich.console import Console  # noqa: PLC0415
@@ -53,7 +54,8 @@ def describe(
 
     from hansa_common.plan import read_plan  # noqa: PLC0415
 
-    found = statistics_of(read_plan(study))
+    plan = read_plan(study)
+    found = statistics_of(plan)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
         return
@@ -71,6 +73,7 @@ def describe(
     for one in found:
         for warning in one.warnings:
             console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    console.print(Text(f"\nbytes: {traffic_of(plan)}"), soft_wrap=True)
 
 
 def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
@@ -112,6 +115,27 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
         _described(name, {site: sums[place] for site, sums in per_site.items()})
         for place, name in enumerate(feature_names(plan.data))
     )
+
+
+def traffic_of(plan: "StudyPlan") -> "RoundTraffic":
+    """Have a simulated site make the model, and say what a site moves in a round.
+
+    Raises:
+        StudyFailed: The site cannot make it.
+        HansaError: The study cannot be simulated.
+    """
+    from hansa_common.errors import StudyFailed  # noqa: PLC0415
+    from hansa_common.messages import Initial, InitialTask, Message, OpenTask, Refusal, decode, encode  # noqa: PLC0415
+    from hansa_common.traffic import round_traffic  # noqa: PLC0415
+    from hansa_server.simulation import inline_sites  # noqa: PLC0415
+
+    (site,) = inline_sites(1).values()
+    for task in (OpenTask(plan=plan.model_dump_json()), InitialTask(plan_digest=plan.digest())):
+        header = decode(site(encode(Message(header=task)))).header
+        if isinstance(header, Refusal):
+            raise StudyFailed(f"{header.site}: {header.reason}")
+    assert isinstance(header, Initial)
+    return round_traffic(plan, header.spec.size)
 
 
 def _described(name: str, by_site: "Mapping[str, FeatureSums]") -> Described:

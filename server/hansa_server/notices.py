@@ -6,7 +6,9 @@ it must not be wrong. Evolution: kinds are added; a reader of ``metrics.json`` i
 
 Sources of the rules: Li, Diao, Chen, He: Federated Learning on Non-IID Data Silos: An Experimental Study. ICDE 2022,
 table 3 (SCAFFOLD falls to chance with 10 of 100 sites a round, FedNova under quantity skew) and section 5.4 (averaged
-batch normalisation). Robust scores: Iglewicz and Hoaglin: How to Detect and Handle Outliers. 1993.
+batch normalisation). Li, Li: Analysis of Error Feedback in Federated Non-Convex Optimization with Biased Compression.
+ICML 2023 (memories of absent sites grow stale). Robust scores: Iglewicz and Hoaglin: How to Detect and Handle Outliers.
+1993.
 """
 
 import math
@@ -19,10 +21,13 @@ from typing import Final
 from hansa_common.messages import Opened
 from hansa_common.parameters import ParameterSpec
 from hansa_common.plan import StudyPlan
-from hansa_server.results import Notice, RoundResult, SiteRound
+from hansa_server.notice import Notice
+from hansa_server.results import RoundResult, SiteRound
 
 ABSENCES: Final = 0.1
 """More missing updates than this share make a study one of partial participation, whatever the plan asks for."""
+STALE: Final = 0.5
+"""Share of the rounds, up to which what a site held back is old: it waits two rounds or more."""
 STEP_RATIO: Final = 10.0
 """Training examples of the largest site over those of the smallest, from which sizes are called skewed."""
 AVERAGED_SKEW: Final = 0.3
@@ -97,28 +102,35 @@ class Noticed:
 
 def scaffold_with_absent_sites(sight: Sight) -> Iterator[Notice]:
     """SCAFFOLD's control variates grow stale at sites that sit rounds out."""
-    plan, sites = sight.plan, len(sight.sites)
-    if plan.aggregation.strategy != "scaffold" or not sites:
+    partial = _participation(sight)
+    if sight.plan.aggregation.strategy != "scaffold" or partial is None:
         return
-    asked = plan.rounds.sites_per_round
-    delivered = sum(len(entry.sites) for entry in sight.rounds)
-    possible = sites * len(sight.rounds)
-    share = asked / sites if asked else delivered / possible if possible else 1.0
-    if share >= 1.0 if asked else share > 1.0 - ABSENCES:
-        return
-    text = (
-        f"SCAFFOLD with {asked} of {sites} sites a round: a site's control variate is as old as the last round that "
-        "drew it"
-        if asked
-        else f"SCAFFOLD with absent sites: {delivered:,} of {possible:,} updates were delivered so far"
-    )
+    share, text = partial
     yield Notice(
         kind="scaffold_partial",
         round=sight.round,
         figure=share,
-        text=f"{text}. A site takes part in {share:.0%} of the rounds.",
+        text=f"SCAFFOLD with {text}. A site takes part in {share:.0%} of the rounds; its control variate is as old as "
+        "the last one.",
         advice="Take all sites in every round, or aggregation.strategy = 'fedprox' or 'fedavg'; with 10 of 100 sites a "
         "round SCAFFOLD stayed at chance where averaging did not.",
+    )
+
+
+def memories_of_absent_sites(sight: Sight) -> Iterator[Notice]:
+    """What top-k held back grows stale at sites that sit most rounds out."""
+    partial = _participation(sight)
+    if not sight.plan.transport.holds_back or partial is None or partial[0] > STALE:
+        return
+    share, text = partial
+    yield Notice(
+        kind="topk_partial",
+        round=sight.round,
+        figure=share,
+        text=f"Top-k with {text}. A site takes part in {share:.0%} of the rounds, and what it held back is as old as "
+        "the last one.",
+        advice="Take more sites in a round, a larger transport.fraction, or transport.codec = 'int4', which holds "
+        "nothing back.",
     )
 
 
@@ -219,12 +231,27 @@ Rule = Callable[[Sight], Iterator[Notice]]
 START, MOMENT = "start", "moment"
 RULES: Final[dict[str, tuple[Rule, ...]]] = {
     START: (fednova_with_unequal_sites, averaged_batch_norm, skewed_labels),
-    MOMENT: (scaffold_with_absent_sites, diverging_sites, stalled_learning),
+    MOMENT: (scaffold_with_absent_sites, memories_of_absent_sites, diverging_sites, stalled_learning),
 }
 """What is known from the start is looked at before the first round only."""
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
+
+
+def _participation(sight: Sight) -> tuple[float, str] | None:
+    """Return the share of the rounds that a site takes part in, and how that comes; ``None`` where it is all."""
+    sites, asked = len(sight.sites), sight.plan.rounds.sites_per_round
+    if not sites:
+        return None
+    delivered = sum(len(entry.sites) for entry in sight.rounds)
+    possible = sites * len(sight.rounds)
+    share = asked / sites if asked else delivered / possible if possible else 1.0
+    if share >= 1.0 if asked else share > 1.0 - ABSENCES:
+        return None
+    if asked:
+        return share, f"{asked} of {sites} sites a round"
+    return share, f"absent sites: {delivered:,} of {possible:,} updates were delivered so far"
 
 
 def _own_part(plan: StudyPlan) -> str:

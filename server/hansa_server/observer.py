@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from hansa_common.messages import Opened
-from hansa_server.results import Notice, RoundResult
+from hansa_server.notice import Notice
+from hansa_server.results import RoundResult
 
 
 class Observer(Protocol):

@@ -14,7 +14,8 @@ from rich.text import Text
 from hansa_common.messages import Opened
 from hansa_server.figures import NAMES
 from hansa_server.figures import write as write_figure
-from hansa_server.results import Notice, RoundResult
+from hansa_server.notice import Notice
+from hansa_server.results import RoundResult
 
 _MOST_SITES = 12  # rows of the live table
 _LARGEST = 100  # of a unit of time, before the next larger one is easier to read

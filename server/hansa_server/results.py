@@ -10,6 +10,7 @@ from pydantic import Field
 
 from hansa_common.metrics import MainFigure, VerdictFigure
 from hansa_common.settings import Strict
+from hansa_server.notice import Notice
 
 
 class Scores(Strict):
@@ -65,21 +66,6 @@ class SiteRound(Strict):
     train_seconds: float
     update_norm: float | None = None
     """L2 norm of its update; ``null`` under masks, and with differential privacy."""
-
-
-class Notice(Strict):
-    """Something that a study noticed about itself (``notices.py``)."""
-
-    kind: Literal["scaffold_partial", "fednova_quantity", "batch_norm_skew", "label_skew", "diverging_site", "stalled"]
-    round: int
-    """When it first appeared; 0 is before the first round."""
-    site: str | None = None
-    """Whom it is about, where it is about one site."""
-    figure: float
-    """What shows it; the text says which figure it is."""
-    text: str
-    advice: str
-    """The choice that helps."""
 
 
 class Summary(Strict):

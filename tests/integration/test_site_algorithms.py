@@ -359,6 +359,48 @@ def test_fine_tuning_goes_on_from_the_last_model(tmp_path: Path, make_plan: Call
         np.testing.assert_allclose(flat(personal(tmp_path / "run", node)), expected, atol=2e-5)
 
 
+# --- steps that differ ---------------------------------------------------------------------------------------------
+
+
+def test_fednova_with_a_proximal_term_is_equation_6(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
+    """Sites of other sizes take other numbers of steps: batches of all examples would take as many everywhere."""
+    mu, rate, weight = 0.8, 0.5, {"batch_size": 400, "epochs": 2}
+    plan = make_plan(
+        aggregation={"strategy": "fednova", "mu": mu},
+        simulation={"partition": "quantity:0.7"},
+        replaced={"training": {"optimizer": "sgd", "learning_rate": rate} | weight},
+    )
+    run(plan, tmp_path / "run")
+    local = fedprox_deltas(plan)
+    x = initial(plan)
+    for number in range(1, plan.rounds.count + 1):
+        deltas, steps, sizes = local(number, x)
+        p = np.array(sizes) / sum(sizes)
+        a = np.array([sum((1 - rate * mu) ** (tau - j) for j in range(1, tau + 1)) for tau in steps])
+        x = x + (p @ a) * sum(share * delta / length for share, delta, length in zip(p, deltas, a, strict=True))
+        assert len(set(steps)) > 1
+    np.testing.assert_allclose(carried(tmp_path / "run"), x, atol=2e-5)
+
+
+def fedprox_deltas(plan: StudyPlan) -> Callable[[int, Floats], tuple[list[Floats], list[int], list[int]]]:
+    """Return what the same sites train with FedProx, whose oracle is elsewhere: deltas, steps and sizes by round."""
+    aggregation = plan.aggregation.model_copy(update={"strategy": "fedprox"})
+    other = plan.model_copy(update={"aggregation": aggregation})
+    states = [SiteState(index=index) for index in range(SITES)]
+    for state in states:
+        handle(encode(Message(header=OpenTask(plan=other.model_dump_json()))), state)
+
+    def train(number: int, model: Floats) -> tuple[list[Floats], list[int], list[int]]:
+        task = TrainTask(plan_digest=other.digest(), round=number, attempt=1)
+        message = Message(header=task, vector=model.astype(np.float32))
+        replies = [decode(handle(encode(message), state), kind=ClassificationKind(classes=10)) for state in states]
+        headers = [reply.header for reply in replies if isinstance(reply.header, Update)]
+        deltas = [reply.vector.astype(np.float64) for reply in replies if reply.vector is not None]
+        return deltas, [header.steps for header in headers], [header.num_examples for header in headers]
+
+    return train
+
+
 # --- killed --------------------------------------------------------------------------------------------------------
 
 STUDIES: dict[str, dict[str, Any]] = {
@@ -367,10 +409,18 @@ STUDIES: dict[str, dict[str, Any]] = {
     "fedper": {"personalisation": {"method": "fedper"}, "replaced": {"model": {"name": "normalised"}}},
     "ditto": {"personalisation": {"method": "ditto"}},
     "finetune": {"personalisation": {"method": "finetune"}},
+    "topk": {"transport": {"codec": "topk", "fraction": 0.1}, "rounds": {"count": 4, "sites_per_round": 3}},
+    "topk, fedbn": {
+        "transport": {"codec": "topk", "fraction": 0.05},
+        "personalisation": {"method": "fedbn"},
+        "replaced": {"model": {"name": "normalised"}},
+    },
 }
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [name if "," not in name else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
+)
 def test_a_study_that_is_killed_goes_on_to_the_same_bits(
     tmp_path: Path, make_plan: Callable[..., StudyPlan], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

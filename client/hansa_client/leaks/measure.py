@@ -57,7 +57,8 @@ def measure(plan: StudyPlan, *, rounds: int | None, tell: Tell) -> tuple[Leakage
     if plan.keeps_state or plan.personalisation is not None:
         raise UsageError(
             "The audit attacks updates of sites that keep nothing of their own; this plan's sites do.",
-            advice="Audit the plan with strategy = 'fedavg' and without [personalisation].",
+            advice="Audit the plan with strategy = 'fedavg', without [personalisation], and with another codec than "
+            "'topk'.",
         )
     if STRATEGIES[plan.aggregation.strategy].second_order:
         raise UsageError(

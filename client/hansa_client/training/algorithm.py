@@ -13,7 +13,7 @@ from hansa_client.training.procedure import Procedure, Trained
 from hansa_common.parameters import ParameterSpec, Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.seeds import derive_seed
-from hansa_common.strategies import FedProxOptions
+from hansa_common.strategies import FedNovaOptions, FedProxOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class LocalRound:
 
 
 class Algorithm:
-    """Federated averaging, with the proximal term of FedProx where the plan has one: a site keeps nothing.
+    """Federated averaging, with the proximal term of FedProx or FedNova where the plan has one: a site keeps nothing.
 
     McMahan et al., AISTATS 2017, algorithm 1; Li et al., MLSys 2020, algorithm 2. The others derive from it.
 
@@ -84,4 +84,6 @@ class Algorithm:
     def _correction(self, whole: Vector) -> Correction | None:
         """Return what the plan's strategy adds to the gradients."""
         options = self._plan.site_options()
-        return Proximal(anchor=whole, weight=options.mu) if isinstance(options, FedProxOptions) else None
+        if isinstance(options, FedProxOptions | FedNovaOptions):
+            return Proximal(anchor=whole, weight=options.mu)
+        return None

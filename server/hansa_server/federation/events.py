@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from hansa_common.files import LogFile
 from hansa_common.messages import Opened
+from hansa_server.notice import Notice
 from hansa_server.observer import Observer
-from hansa_server.results import Notice, RoundResult
+from hansa_server.results import RoundResult
 
 EVENTS: Final = "events.jsonl"
 

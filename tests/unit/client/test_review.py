@@ -197,6 +197,19 @@ def test_noised_counts_leave_with_their_noise_and_the_unit_is_named(make_plan: C
     assert "person's rows" not in without
 
 
+def test_what_a_codec_holds_back_is_said_and_praised_for_nothing_but_bytes(make_plan: Callable[..., StudyPlan]) -> None:
+    topk = {"codec": "topk", "fraction": 0.025}
+    leaves = " ".join(what_leaves(make_plan(transport=topk)))
+    assert "change of the model's weights (only the 2.5 % of its values that are largest)" in leaves
+    assert "The rest of the change stays in this site's folder and is added to the change of your next round" in leaves
+    assert "protects nothing" in leaves
+    noised = {"weights": "equal", "differential": EXAMPLE}
+    leaves, _ = parts(make_plan, noised, transport=topk)
+    assert "with noise (DP-SGD) (only the 2.5 % of its values" in leaves
+    assert "stays in this site's folder" in leaves
+    assert "stays in this site's folder" not in " ".join(what_leaves(make_plan()))
+
+
 def test_a_column_cannot_command_the_terminal(make_plan: Callable[..., StudyPlan]) -> None:
     noised = EXAMPLE | {"unit": "id\x1b[2J"}
     plan = make_plan(

@@ -492,6 +492,25 @@ def test_the_own_model_of_the_closing_exchange_stays_here(keeping: Site) -> None
     np.testing.assert_array_equal(values, kept["personal"])
 
 
+def test_what_a_codec_held_back_is_kept_here_and_not_shown_to_the_worker(
+    make_plan: Callable[..., StudyPlan], tmp_path: Path
+) -> None:
+    plan = make_plan(federation={"sites": ["site-a", SITE]}, transport={"codec": "topk", "fraction": 0.1})
+    site = Site(plan)
+    site.custody.folder = tmp_path / "state"
+    start = site.initial()
+    sent = [site.train(start), site.train(start, round=2, basis=1)]
+    assert all(isinstance(reply.header, Update) and reply.vector is None for reply in sent)
+    assert sent[0].packed != sent[1].packed
+    assert [call for call in site.work.calls if call.startswith("train")] == ["train on nothing"] * 2
+    kept = load_file(site.custody.folder / "round-000002.safetensors")
+    assert {name: values.shape for name, values in kept.items()} == {"memory": (650,)}
+    (site.custody.folder / "round-000002.safetensors").unlink()
+    assert code(site.train(start, round=3, basis=2)) == "task-refused"
+    evaluated = site.handle(Message(header=EvaluateTask(plan_digest=plan.digest(), basis=2), vector=start))
+    assert set(evaluated.counts) == {"validation", "test"}  # a model is evaluated without what was held back of it
+
+
 def test_a_study_without_state_asks_for_no_folder(site: Site) -> None:
     assert site.custody.folder is None
     assert isinstance(site.train(basis=0).header, Update)

@@ -10,7 +10,7 @@ from hansa_common.codecs import BLOCK, pack, packed_size, unpack
 from hansa_common.errors import MessageError, ReleaseRefused
 from hansa_common.transport_plan import Codec
 
-ALL: tuple[Codec, ...] = ("float32", "bf16", "int8", "int4")
+ALL: tuple[Codec, ...] = ("float32", "bf16", "int8", "int4", "topk")
 VECTORS = hnp.arrays(np.float32, st.integers(0, 700), elements=st.floats(-(2.0**99), 2.0**99, width=32))
 
 
@@ -96,6 +96,24 @@ def test_the_least_and_the_largest_numbers_survive(codec: Codec) -> None:
         assert np.abs(found - vector).max() <= value
 
 
+def test_of_the_largest_values_each_is_within_half_a_step_and_the_others_are_zero() -> None:
+    vector = normal(5_000)
+    found = unpack(
+        pack(vector, "topk", compress=False, seed=None, fraction=0.1), "topk", compress=False, size=5_000, fraction=0.1
+    )
+    where = np.argsort(-np.abs(vector), kind="stable")[:500]
+    others = np.setdiff1d(np.arange(5_000), where)
+    assert not found[others].any()
+    assert np.abs(found[where] - vector[where]).max() <= np.abs(vector).max() / 127 * 0.5 * (1 + 1e-5)
+
+
+def test_one_in_a_hundred_values_takes_two_bytes_each() -> None:
+    for fraction, times in ((0.01, 195), (0.001, 1_600), (0.1, 24)):
+        packed = pack(normal(1_000_000), "topk", compress=False, seed=None, fraction=fraction)
+        assert 4_000_000 / len(packed) > times
+        assert 0.96 < len(packed) / packed_size("topk", 1_000_000, fraction=fraction) <= 1.0
+
+
 # --- hostile bytes ---
 
 
@@ -104,7 +122,7 @@ def test_the_least_and_the_largest_numbers_survive(codec: Codec) -> None:
 def test_another_length_is_refused(codec: Codec, change: int) -> None:
     packed = pack(normal(), codec, compress=False, seed=1)
     changed = packed[:change] if change < 0 else packed + b"\0"
-    with pytest.raises(MessageError, match="bytes"):
+    with pytest.raises(MessageError, match=r"bytes|992 positions; the plan has 1,000"):
         unpack(changed, codec, compress=False, size=1_000)
 
 

@@ -391,6 +391,27 @@ def test_a_rule_derived_from_sgd_is_refused_with_another_optimiser(make_plan: Ca
 
 
 @pytest.mark.parametrize(
+    ("training", "path", "message"),
+    [
+        ({"momentum": 0.5}, "training.momentum", "'fednova' weighs proximal steps of plain SGD"),
+        ({"schedule": "cosine"}, "training.schedule", "allowed is 'constant'"),
+        ({"warmup_rounds": 1}, "training.warmup_rounds", "allowed is 0"),
+        ({"gradient_clip": 1.0}, "training.gradient_clip", "no such key"),
+        ({"learning_rate": 10.0}, "aggregation.mu", "by 1 of its way"),
+    ],
+)
+def test_a_proximal_term_of_fednova_is_of_plain_sgd(
+    make_plan: Callable[..., StudyPlan], training: dict[str, Any], path: str, message: str
+) -> None:
+    make_plan(aggregation={"strategy": "fednova", "mu": 0.0}, training=training)
+    make_plan(aggregation={"strategy": "fedprox", "mu": 0.1}, training=training)
+    make_plan(aggregation={"strategy": "fednova", "mu": 0.1})
+    with pytest.raises(PlanError, match=message) as caught:
+        make_plan(aggregation={"strategy": "fednova", "mu": 0.1}, training=training)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
     ("sections", "path", "message"),
     [
         ({}, "aggregation.root", "Did you mean 'Bergen'"),

@@ -42,7 +42,9 @@ def test_a_plan_without_the_section_keeps_its_digest_and_its_bytes(make_plan: Ma
 
 
 def test_every_key_makes_another_plan(make_plan: Make) -> None:
+    topk = {"codec": "topk"}
     changes: list[dict[str, Any]] = [{}, {"codec": "int4"}, {"codec": "int8"}, {"down": "bf16"}, {"compress": "zstd"}]
+    changes += [topk, topk | {"fraction": 0.02}]
     assert len({make_plan(transport=change).digest() for change in changes}) == len(changes)
 
 
@@ -114,7 +116,7 @@ def test_packed_values_come_only_where_a_codec_may_be(make_plan: Make) -> None:
         decode(both)
 
 
-@pytest.mark.parametrize("codec", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("codec", ["bf16", "int8", "int4", "topk"])
 def test_a_codec_goes_with_neither_masks_nor_noise_of_the_sum(make_plan: Make, codec: str) -> None:
     masks = {"maximum_examples": 100, "secure_aggregation": {"coordinate_range": 4.0, "cohort": "changing"}}
     noise = {"clipping_bound": 1.0, "noise_multiplier": 1.0, "epsilon": 50.0, "delta": 1e-3}
@@ -129,3 +131,55 @@ def test_a_codec_goes_with_neither_masks_nor_noise_of_the_sum(make_plan: Make, c
     persons = {"weights": "equal", "differential": noise | {"kind": "example", "sampling_rate": 0.1}}
     steps = {"training": {"steps": 5, "batch_size": 8, "optimizer": "sgd"}}
     make_plan(privacy=persons, transport={"codec": codec}, replaced=steps)
+
+
+def test_a_plan_with_another_codec_keeps_the_digest_it_had_before_there_was_a_fraction(make_plan: Make) -> None:
+    assert (
+        make_plan(transport={"codec": "int8"}).digest()
+        == "8f20fa6e0b4418035a5ed0fc1f593742fff0c6a76d1ec5ad27d74560cb963e08"
+    )
+
+
+TOPK = {"codec": "topk"}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "down": ({"transport": {"down": "topk"}}, r"^transport\.down: 'topk' is for updates"),
+    "a fraction of another codec": (
+        {"transport": {"codec": "int8", "fraction": 0.1}},
+        r"^transport\.fraction: .* codec is 'int8'",
+    ),
+    "nothing": ({"transport": TOPK | {"fraction": 0.0}}, r"^transport\.fraction"),
+    "more than half": ({"transport": TOPK | {"fraction": 0.51}}, r"^transport\.fraction"),
+    "clipping": ({"transport": TOPK, "privacy": {"clipping_bound": 1.0}}, r"keep what the bound cut off"),
+    "control variates": (
+        {"transport": TOPK, "aggregation": {"strategy": "scaffold"}},
+        r"^transport: .*control variates",
+    ),
+    "a rule that compares": (
+        {"transport": TOPK, "aggregation": {"strategy": "median"}},
+        r"^transport: .*'median'.*sparse",
+    ),
+    "Newton's method": ({"transport": TOPK, "aggregation": {"strategy": "newton"}}, r"transport.codec"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_go_with_top_k_is_refused(make_plan: Make, name: str) -> None:
+    sections, reason = REFUSED[name]
+    with pytest.raises(PlanError, match=reason):
+        make_plan(**sections)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"aggregation": {"strategy": "fedadam"}},
+        {"rounds": {"sites_per_round": 2}},
+        {"personalisation": {"method": "ditto"}},
+        {"transport": TOPK | {"down": "int8", "compress": "zstd"}},
+    ],
+)
+def test_top_k_keeps_state_and_goes_with_what_adds_up(make_plan: Make, sections: dict[str, Any]) -> None:
+    plan = make_plan(**({"transport": TOPK} | sections))
+    assert plan.keeps_state
+    assert plan.transport.sent_fraction == 0.01
+    assert make_plan(transport=TOPK | {"fraction": 0.5}).transport.sent_fraction == 0.5

@@ -7,7 +7,7 @@ import pytest
 from hansa_common.errors import ContractViolation, UsageError
 from hansa_common.plan import StudyPlan
 from hansa_common.preprocessing_plan import PreprocessingPlan
-from hansa_server.describe_cli import statistics_of
+from hansa_server.describe_cli import statistics_of, traffic_of
 
 COLUMNS = [{"name": "age", "missing": "fill"}, {"name": "dose"}]
 
@@ -73,3 +73,9 @@ def test_data_that_break_the_contract_are_named(plan: StudyPlan) -> None:
     data = plan.data.model_copy(update={"columns": (narrow, *plan.data.columns[1:])})
     with pytest.raises(ContractViolation, match="age"):
         statistics_of(plan.model_copy(update={"data": data}))
+
+
+def test_it_says_what_a_round_moves_by_what_the_plan_carries(make_plan: Callable[..., StudyPlan]) -> None:
+    scaffold = make_plan(aggregation={"strategy": "scaffold"}, transport={"down": "bf16"})
+    found = [traffic_of(plan) for plan in (make_plan(), scaffold, make_plan(transport={"codec": "topk"}))]
+    assert [(one.up, one.down) for one in found] == [(2_600, 2_600), (5_200, 2_600), (17, 2_600)]

@@ -13,8 +13,9 @@ from hansa_common.messages import Opened
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan, parse_plan, read_plan
 from hansa_server import notices
+from hansa_server.notice import Notice
 from hansa_server.notices import Noticed, Sight, label_skew
-from hansa_server.results import Notice, RoundResult, SiteRound, Summary
+from hansa_server.results import RoundResult, SiteRound, Summary
 
 REPOSITORY = Path(__file__).parents[3]
 ALIKE = ((30,) * 10,) * 4
@@ -139,6 +140,7 @@ FEW = {"rounds": {"count": 9, "sites_per_round": 1}}
 LONG = {"rounds": {"count": 18}}
 FLAT = [closed(number, {"site-1": loss, "site-2": loss}) for number, loss in enumerate([1.0, 0.6] + [0.599] * 6, 1)]
 UNEQUAL = sites(*ALIKE, train=(1_000, 100, 500, 500))
+TOPK = {"transport": {"codec": "topk"}}
 SPEAKS = {
     "scaffold, 1 of 4 sites a round": Case(
         strategy="scaffold", plan=FEW, kind="scaffold_partial", figure=0.25, says="SCAFFOLD with 1 of 4 sites a round"
@@ -149,6 +151,15 @@ SPEAKS = {
         kind="scaffold_partial",
         figure=0.75,
         says="6 of 8 updates were delivered",
+    ),
+    "top-k, 1 of 4 sites a round": Case(
+        plan=FEW | TOPK,
+        kind="topk_partial",
+        figure=0.25,
+        says="Top-k with 1 of 4 sites a round. A site takes part in 25%",
+    ),
+    "top-k, half of the updates missing": Case(
+        plan=TOPK, rounds=falling(2, 2), kind="topk_partial", figure=0.5, says="4 of 8 updates were delivered"
     ),
     "fednova, sizes of 1 to 10": Case(
         strategy="fednova",
@@ -187,6 +198,8 @@ SPEAKS = {
 SILENT = {
     "scaffold, all sites": Case(strategy="scaffold", rounds=falling(4, 3)),
     "fedavg, few sites a round": Case(plan=FEW),
+    "top-k, all sites": Case(plan=TOPK, rounds=falling(4, 3)),
+    "top-k, 3 of 4 updates": Case(plan=TOPK, rounds=falling(3, 2)),
     "scaffold before the first round": Case(strategy="scaffold"),
     "fednova, sizes of 1 to 9": Case(strategy="fednova", sites=sites(*ALIKE, train=(900, 100, 500, 500))),
     "fednova, a size kept at home": Case(strategy="fednova", sites=sites(*ALIKE, train=(1_000, 0, 500, 500))),

@@ -4,8 +4,9 @@ from rich.console import Console
 
 from hansa_common.messages import Opened
 from hansa_server.figures import no_summary
+from hansa_server.notice import Notice
 from hansa_server.progress import Display, Plain, Quiet
-from hansa_server.results import Notice, RoundResult, SiteRound, Summary
+from hansa_server.results import RoundResult, SiteRound, Summary
 
 
 def result(number: int = 1) -> RoundResult:

@@ -26,9 +26,9 @@ from hansa_common.metrics import ClassificationCounts, CountsKind
 from hansa_common.parameters import ParameterSpec, Tensor
 from hansa_common.plan import StudyPlan
 from hansa_server.exchange import Answer, Deadline
+from hansa_server.notice import Notice
 from hansa_server.outcome import results_of, write_results
 from hansa_server.progress import Quiet
-from hansa_server.results import Notice
 from hansa_server.store import RunFolder
 from hansa_server.study import Study
 

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 from hansa_server.federation.events import EventLog, EventReader, show
+from hansa_server.notice import Notice
 from hansa_server.progress import Quiet
-from hansa_server.results import Notice
 
 
 def test_a_notice_arrives_in_another_process_as_it_was(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from tests.unit.server.report.page_checks import assert_accessible
 
 import hansa_server.report
+from hansa_server.notice import Notice
 from hansa_server.report import render
-from hansa_server.results import Notice, Results
+from hansa_server.results import Results
 
 Make = Callable[..., Results]
 VOID = {"meta", "br"}
