@@ -1,6 +1,5 @@
 """Data and plans of the benchmarks: what Hansa, Flower and the bare loop all work on."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import cifar10_data
 from hansa_client.simulated import divide, site_splits
 from hansa_common.plan import StudyPlan, dump_plan, parse_plan
 
-CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DIGITS = tuple(str(digit) for digit in range(10))
 _NAME = "benchmark"
 
@@ -36,15 +35,14 @@ class Task:
 def images(folder: Path, *, sites: int, per_site: int, rounds: int) -> Task:
     """Make the task of the shared CNN: images ``uint8 [N, 32, 32, 3]``, of CIFAR-10 where it is there."""
     count = sites * per_site
-    path = cifar10_file()
-    if path is not None and len(labels := np.load(path)["y_train"]) >= count:
-        x, y = np.load(path)["x_train"][:count], labels[:count].astype(np.int64)
+    data = cifar10_data.find()
+    if data is not None and not data.is_whole and len(labels := np.load(data.path)["y_train"]) >= count:
+        x, y = np.load(data.path)["x_train"][:count], labels[:count].astype(np.int64)
     else:
         rng = np.random.default_rng(0)
         x, y = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count)
-    contract = {"kind": "image", "channels": 3, "height": 32, "width": 32, "classes": CIFAR_CLASSES}
     training = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 32, "epochs": 1}
-    values = _plan("cnn", contract, training, rounds={"count": rounds}, sites=sites)
+    values = _plan("cnn", cifar10_data.CONTRACT, training, rounds={"count": rounds}, sites=sites)
     return _write(folder, values, x, y)
 
 
@@ -57,13 +55,6 @@ def vectors(folder: Path, *, sites: int, per_site: int, rounds: int, per_round: 
     training = {"optimizer": "sgd", "learning_rate": 0.01, "batch_size": 32, "epochs": 1}
     values = _plan("logistic", contract, training, rounds={"count": rounds, "sites_per_round": per_round}, sites=sites)
     return _write(folder, values, x, y)
-
-
-def cifar10_file() -> Path | None:
-    """Return the archive of 10,000 training and 2,000 test images, where there is one."""
-    data = Path(os.environ.get("HANSA_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    path = data / "cifar10" / "cifar10_10k_2k.npz"
-    return path if path.is_file() else None
 
 
 def _plan(

@@ -3,8 +3,9 @@
 
 ``DATA`` holds a folder for each data set, as their publishers give them: ``heart_disease`` (the four
 ``processed.*.data`` of UCI), ``fed_tcga_brca`` (``brca.csv`` and ``train_test_split.csv`` of FLamby),
-``credit_default_taiwan`` (``UCI_Credit_Card.csv``), ``bccd_bloodcells`` (crops as an ``.npz``) and ``cmapss`` (NASA's
-files, plain or gzipped). What is not there is left out and said so. Then run a study from ``OUT``:
+``credit_default_taiwan`` (``UCI_Credit_Card.csv``), ``bccd_bloodcells`` (crops as an ``.npz``), ``cmapss`` (NASA's
+files, plain or gzipped) and ``tinyshakespeare`` (``input.txt`` of char-rnn). What is not there is left out and said so.
+Then run a study from ``OUT``:
 ``hansa simulate .../deploy/studies/heart-disease.toml``.
 """
 
@@ -12,7 +13,7 @@ import argparse
 import csv
 import gzip
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,13 +27,11 @@ _TEST_SHARE: Final = 0.34  # of FLamby, which stratifies by class with this seed
 _FLAMBY_SEED: Final = 43
 _FEWEST: Final = 3  # of a class, for it to be stratified by
 _KEPT: Final = 10  # columns of heart disease that FLamby keeps; slope, ca and thal are missing at three hospitals
-_LENGTH: Final = 30  # cycles of a window
-_STRIDE: Final = 5  # cycles from one training window to the next
 _MOST_LIFE: Final = 125  # cycles: an engine does not show earlier that it will fail (Heimes, PHM 2008)
 _FAILING: Final = 30  # cycles before its failure from which an engine counts as failing
-_ALTITUDES: Final = (0.0, 10.0, 20.0, 25.0, 35.0, 42.0)  # thousand feet, the six conditions of C-MAPSS
-_CONSTANT: Final = 1e-3  # a deviation below it is float32's rounding
 _VALIDATED: Final = 10  # each so-manyth engine validates
+_FEWEST_CHARACTERS: Final = 10_000  # of a role, for it to be a site
+_FOLDS: Final = {"train": 0.8, "validation": 0.9, "test": 1.0}  # of a role's speeches, in the order of the plays
 
 
 def heart_disease(data: Path, out: Path) -> None:
@@ -91,35 +90,50 @@ def blood_cells(data: Path, out: Path) -> None:
 
 
 def cmapss(data: Path, out: Path) -> None:
-    """Write windows of four fleets: with the cycles that are left, and healthy and failing ones to find anomalies."""
-    parts: dict[str, list[Any]] = {"x": [], "y": [], "fleet": [], "engine": [], "fold": []}
-
-    def add(window: Floats, life: float, fleet: str, engine: int, fold: str) -> None:
-        for key, value in zip(parts, (window, life, fleet, f"{fleet}-{fold == 'test'}-{engine}", fold), strict=True):
-            parts[key].append(value)
-
-    healthy: list[tuple[Floats, int, str, str]] = []
+    """Write the readings of all engines of four fleets, as NASA gives them, with what each study learns of a cycle."""
+    parts: list[dict[str, npt.NDArray[Any]]] = []
     for fleet in ("FD001", "FD002", "FD003", "FD004"):
-        training = _table(data / f"train_{fleet}.txt")
-        conditions = _conditions(training)
-        for engine, rows in _engines(training, conditions):
-            fold = "validation" if engine % _VALIDATED == 0 else "train"
-            for end in range(len(rows), _LENGTH - 1, -_STRIDE):
-                window, left = rows[end - _LENGTH : end], len(rows) - end
-                add(window, min(left, _MOST_LIFE), fleet, engine, fold)
-                if left >= _MOST_LIFE or left < _FAILING:
-                    healthy.append((window, int(left < _FAILING), fleet, f"{fleet}-{engine}"))
+        training, testing = _table(data / f"train_{fleet}.txt"), _table(data / f"test_{fleet}.txt")
         lives = _table(data / f"RUL_{fleet}.txt")[:, 0]
-        for engine, rows in _engines(_table(data / f"test_{fleet}.txt"), conditions):
-            padded = np.concatenate([np.repeat(rows[:1], max(0, _LENGTH - len(rows)), axis=0), rows])
-            add(padded[-_LENGTH:], min(lives[engine - 1], _MOST_LIFE), fleet, engine, "test")
-    arrays = {key: np.asarray(values) for key, values in parts.items()}
-    np.savez_compressed(out / "cmapss_rul.npz", **arrays | {"y": arrays["y"].astype(np.float32)})
-    keys = ("x", "failing", "fleet", "engine")
-    np.savez_compressed(
-        out / "cmapss_anomaly.npz",
-        **{key: np.asarray(v) for key, v in zip(keys, zip(*healthy, strict=True), strict=True)},
-    )
+        left = _until_last(training)
+        failing = np.where(left < _FAILING, 1.0, np.where(left >= _MOST_LIFE, 0.0, np.nan))  # not learned in between
+        folds = np.where(training[:, 0] % _VALIDATED == 0, "validation", "train")
+        parts.append(_columns(training, fleet, "train", folds, np.minimum(left, _MOST_LIFE), failing))
+        # of an engine that tests, NASA asks how long it goes on after its last cycle
+        asked = np.where(_until_last(testing) == 0, lives[testing[:, 0].astype(int) - 1], np.nan)
+        nothing = np.full(len(testing), np.nan)
+        tests = np.full(len(testing), "test")
+        parts.append(_columns(testing, fleet, "test", tests, np.minimum(asked, _MOST_LIFE), nothing))
+    np.savez_compressed(out / "cmapss.npz", **{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+
+
+def _until_last(table: Floats) -> npt.NDArray[np.float64]:
+    """Return how many cycles of its engine follow each row's."""
+    engines, cycles = table[:, 0].astype(np.int64), table[:, 1].astype(np.float64)
+    last = np.zeros(engines.max() + 1)
+    np.maximum.at(last, engines, cycles)
+    left: npt.NDArray[np.float64] = last[engines] - cycles
+    return left
+
+
+def _columns(  # noqa: PLR0917 - a column each
+    table: Floats,
+    fleet: str,
+    part: str,
+    folds: npt.NDArray[np.str_],
+    remaining: npt.NDArray[np.float64],
+    failing: npt.NDArray[np.float64],
+) -> dict[str, npt.NDArray[Any]]:
+    """Return a file's rows by column; engines of both files have numbers from 1 on."""
+    readings = ["altitude", "mach", "throttle", *(f"sensor_{number}" for number in range(1, 22))]
+    return {
+        "fleet": np.full(len(table), fleet),
+        "engine": np.asarray([f"{fleet}-{part}-{int(engine)}" for engine in table[:, 0]]),
+        "fold": folds,
+        "remaining": remaining,
+        "failing": failing,
+        **dict(zip(readings, table[:, 2:].T, strict=True)),
+    }
 
 
 def _table(path: Path) -> Floats:
@@ -130,31 +144,24 @@ def _table(path: Path) -> Floats:
     return np.loadtxt(path, dtype=np.float32, ndmin=2)
 
 
-def _conditions(training: Floats) -> Floats:
-    """Return mean and deviation of each sensor at each altitude, ``[6, 2, 21]``, over one fleet's training engines.
-
-    A sensor says how worn an engine is only against others that fly alike, as each fleet can tell for itself.
-    """
-    found = np.tile(np.stack([np.zeros(21), np.ones(21)]), (len(_ALTITUDES), 1, 1)).astype(np.float32)
-    flown = _flown(training)
-    for place in np.unique(flown):
-        sensors = training[flown == place][:, 5:].astype(np.float64)
-        deviation = sensors.std(axis=0)
-        found[place] = sensors.mean(axis=0), np.where(deviation > _CONSTANT, deviation, 1.0)
-    return found
-
-
-def _flown(table: Floats) -> npt.NDArray[np.int64]:
-    """Return at which of the six altitudes each cycle was flown."""
-    return np.abs(table[:, 2:3] - np.asarray(_ALTITUDES, np.float32)).argmin(axis=1)
-
-
-def _engines(table: Floats, conditions: Floats) -> Iterator[tuple[int, Floats]]:
-    """Yield each engine's number and its cycles: three settings, and 21 sensors by what is usual at the altitude."""
-    mean, deviation = conditions[_flown(table)].transpose(1, 0, 2)
-    values = np.concatenate([table[:, 2:5], (table[:, 5:] - mean) / deviation], axis=1)
-    for engine in np.unique(table[:, 0]):
-        yield int(engine), values[table[:, 0] == engine]
+def shakespeare(data: Path, out: Path) -> None:
+    """Write what each role says, its first speeches to train and its last to test, as LEAF divides them."""
+    roles: dict[str, list[str]] = {}
+    for block in (data / "input.txt").read_text(encoding="ascii").split("\n\n"):
+        role, colon, speech = block.strip().partition(":\n")
+        if colon and speech:
+            roles.setdefault(role.title(), []).append(speech + "\n")
+    rows = []
+    for role, speeches in sorted(roles.items()):
+        ends = np.cumsum([len(speech) for speech in speeches])
+        if ends[-1] < _FEWEST_CHARACTERS:
+            continue
+        first = 0
+        for fold, share in _FOLDS.items():
+            last = int(np.searchsorted(ends, share * ends[-1], side="right"))
+            rows.append([role, fold, "".join(speeches[first:last])])
+            first = last
+    _write(out / "shakespeare.csv", ["role", "fold", "text"], rows)
 
 
 def _write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
@@ -170,6 +177,7 @@ _SETS: Final[dict[str, Callable[[Path, Path], None]]] = {
     "credit_default_taiwan": credit_default,
     "bccd_bloodcells": blood_cells,
     "cmapss": cmapss,
+    "tinyshakespeare": shakespeare,
 }
 
 

@@ -37,6 +37,8 @@ class OwnFigures(Strict):
     """Of the last model."""
     personal: OwnFigure | None = None
     """Of this site's own model, on the same examples."""
+    ensemble: OwnFigure | None = None
+    """Of the last versions as one, on the same examples."""
 
 
 def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, Counts]) -> None:
@@ -46,7 +48,8 @@ def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, 
         folder: The site's.
         plan: The study.
         round_number: How many rounds the model had been trained for.
-        counts: Named ``validation`` and, of the last model, ``test``; ``personal`` of the site's own on the test split.
+        counts: Named ``validation`` and, of the last model, ``test``; ``personal`` of the site's own and
+            ``ensemble`` of the last versions as one on the test split.
 
     Raises:
         StorageError: The disk is full or fails, or the file cannot be read back.
@@ -57,10 +60,8 @@ def keep(folder: Path, plan: StudyPlan, round_number: int, counts: Mapping[str, 
         figures = figures.model_copy(
             update={"validation": figures.validation | {round_number: _figure(counts["validation"])}}
         )
-    if "test" in counts:
-        figures = figures.model_copy(update={"test": _figure(counts["test"])})
-    if "personal" in counts:
-        figures = figures.model_copy(update={"personal": _figure(counts["personal"])})
+    of_test: tuple[str, ...] = ("test", "personal", "ensemble")
+    figures = figures.model_copy(update={name: _figure(counts[name]) for name in of_test if name in counts})
     with storage(path.parent, "create"):
         path.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(path, figures.model_dump_json().encode(), mode=0o600)

@@ -173,7 +173,7 @@ class Release:
         if self.masking is None or not self._counts_leave:
             header = header.model_copy(update={"seconds": seconds})
             return Message(header=header, counts=alone if self._counts_leave else {})
-        sums = evaluation_sums(counts["validation"], counts["test"])
+        sums = evaluation_sums(self.plan, counts)
         masked = MaskedEvaluated(
             plan_digest=header.plan_digest,
             round=asked.round,

@@ -1,10 +1,11 @@
 """A proposed study in plain words: what a data steward reads before signing."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from hansa_client.review_protection import protects, sends_curvature, what_leaves
 from hansa_common.app_plan import AppPlan, read_any
-from hansa_common.contract import ArrayContract, ImageContract, NumberTarget, SurvivalTarget
+from hansa_common.contract import ArrayContract, ImageContract, NumberTarget, SurvivalTarget, label_names
 from hansa_common.display import printable
 from hansa_common.identity import fingerprint
 from hansa_common.models.registry import Contract
@@ -98,19 +99,28 @@ def _data(plan: StudyPlan) -> tuple[str, ...]:
     labels = _learned(contract)
     if isinstance(contract, ImageContract):
         shape = f"Images of {contract.height} x {contract.width}, {contract.channels} channels."
+    elif isinstance(contract, ArrayContract) and contract.text is not None:
+        shape = (
+            f"Texts, {contract.shape[0]} {contract.text.tokens} an example; {len(contract.tokens):,} are told apart."
+        )
+    elif isinstance(contract, ArrayContract) and contract.windows is not None:
+        shape = f"Windows of {contract.shape[0]} rows, with {_listed(contract.windows.columns)}."
     elif isinstance(contract, ArrayContract):
         shape = f"Arrays of shape {list(contract.shape)}."
     else:
-        names = [column.name for column in contract.columns]
-        rest = f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
-        shape = f"A table with {len(names)} columns: {', '.join(names[:_MOST_COLUMNS])}{rest}."
+        shape = f"A table with {_listed([column.name for column in contract.columns])}."
     return shape, labels, f"At least {contract.minimum_examples} examples. Which file it is, your site.toml says."
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _MOST_COLUMNS} more" if len(names) > _MOST_COLUMNS else ""
+    return f"{len(names)} columns: {', '.join(names[:_MOST_COLUMNS])}{rest}"
 
 
 def _learned(contract: Contract) -> str:
     match contract.target:
         case None:
-            classes = ", ".join(contract.classes[:_MOST_COLUMNS])
+            classes = ", ".join(label_names(contract)[:_MOST_COLUMNS])
             return f"Each with one of {len(contract.classes)} classes: {classes}."
         case NumberTarget() as number:
             return f"Each with a number to predict{f', in {number.unit}' if number.unit else ''}."

@@ -28,7 +28,14 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         clipped = ("Whether your update was longer than the round's bound.",) if noised.adaptive is not None else ()
         return (*_noised(plan, noised, masked), *clipped, *_held_back(plan), _NEVER)
     if masked is not None:
-        return (*_masked(plan, masked), *_decisions(plan), *_statistics(plan), *_explanation(plan), _NEVER)
+        return (
+            *_masked(plan, masked),
+            *_decisions(plan),
+            *_statistics(plan),
+            *_ensemble(plan),
+            *_explanation(plan),
+            _NEVER,
+        )
     update = _CURVATURE if sends_curvature(plan) else f"{_CHANGE}{_part(plan)}"
     return (
         (f"In each round: {update}, the number of training examples, the training loss, and {_answers(plan)}."),
@@ -40,6 +47,7 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         *_decisions(plan),
         *_own_model(plan),
         *_statistics(plan),
+        *_ensemble(plan),
         *_explanation(plan),
         _NEVER,
     )
@@ -135,6 +143,14 @@ def sends_curvature(plan: StudyPlan) -> bool:
     return traits is not None and traits.second_order
 
 
+def _ensemble(plan: StudyPlan) -> tuple[str, ...]:
+    """Say what else is counted where the last versions are tested as one."""
+    if plan.tested == 1:
+        return ()
+    how = "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
+    return (f"At the end also: the counts of the last {plan.tested} models as one on the test split, {how}.",)
+
+
 def _explanation(plan: StudyPlan) -> tuple[str, ...]:
     """Say what of an explanation leaves, and what stays."""
     explain = plan.evaluation.explain
@@ -155,14 +171,27 @@ def _statistics(plan: StudyPlan) -> tuple[str, ...]:
     preprocessing = plan.preprocessing
     if not preprocessing.needs_statistics:
         return ()
+    if plan.data.kind == "array" and plan.data.text is not None:
+        return (
+            (
+                f"Once, before the first round: how many texts of the training split hold each of the "
+                f"{len(plan.data.tokens):,} tokens that the plan names, how many hold another one, and how many there "
+                f"are, {_who(plan)}; of what fewer than {preprocessing.minimum_count:,} texts hold nothing."
+            ),
+        )
+    condition = preprocessing.condition
+    within = f", in each of {len(condition.levels)} conditions by '{condition.column}'," if condition else ""
     histogram = f", and a histogram of {preprocessing.bins:,} bins," if preprocessing.needs_histograms else ""
-    who = "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
     return (
         (
-            f"Once, before the first round: number, sum and sum of squares{histogram} of each column over the training "
-            f"split, {who}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
+            f"Once, before the first round: number, sum and sum of squares{histogram} of each column{within} over the "
+            f"training split, {_who(plan)}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
         ),
     )
+
+
+def _who(plan: StudyPlan) -> str:
+    return "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
 
 
 def protects(plan: StudyPlan) -> tuple[str, ...]:

@@ -255,8 +255,9 @@ def figures(*, folder: Folder = DEFAULT_FOLDER) -> None:
             typer.echo(f"  after {rounds:4} rounds  {_bar(figure)}  {figure.num_examples:,} validation examples")
         if study.test is not None:
             typer.echo(f"  the last model    {_bar(study.test)}  {study.test.num_examples:,} test examples")
-        if study.personal is not None:
-            typer.echo(f"  this site's own   {_bar(study.personal)}  {study.personal.num_examples:,} test examples")
+        for title, tested in (("this site's own", study.personal), ("the ensemble", study.ensemble)):
+            if tested is not None:
+                typer.echo(f"  {title:16}  {_bar(tested)}  {tested.num_examples:,} test examples")
     if not found:
         typer.echo("No study has evaluated a model here yet.")
 

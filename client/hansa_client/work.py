@@ -46,6 +46,7 @@ from hansa_common.messages import (
     OpenTask,
     Statistics,
     StatisticsTask,
+    Task,
     TrainTask,
     Update,
 )
@@ -145,11 +146,17 @@ class Work:
             raise TaskRefused(f"A site does not do '{header.kind}'.")
         if header.plan_digest != self.digest:
             raise TaskRefused("The task belongs to another plan than the one that is open at this site.")
-        size = self.parameters * (self.plan.carried if isinstance(header, TrainTask) else 1)
+        size = self.parameters * self._models_of(header)
         message = unpacked(self.plan, message, size=size)
         if message.vector is not None and message.vector.size != size:
             raise MessageError(f"The parameters have {message.vector.size} values; the plan's model has {size}.")
         return message
+
+    def _models_of(self, header: Task) -> int:
+        """Return how many vectors of the model's size a task carries."""
+        if isinstance(header, TrainTask):
+            return self.plan.carried
+        return self.plan.tested if isinstance(header, EvaluateTask) and header.subject == "site" else 1
 
     @property
     def _protects_persons(self) -> bool:
@@ -280,8 +287,11 @@ class Work:
             procedure: Procedure = self._prepare(Splits(train=tested, validation=tested[:0], test=tested))
             counts, kept = procedure.evaluate_last(parameters), Kept()
         else:
-            whole = self._algorithm.whole(parameters, state)
-            counts = self._procedure.evaluate_last(whole)
+            versions = np.split(parameters, self.plan.tested)  # the last one first
+            parameters = versions[0]
+            counts = self._procedure.evaluate_last(self._algorithm.whole(parameters, state))
+            if len(versions) > 1:
+                counts |= {"ensemble": self._procedure.evaluate_together(versions)}
             own = self._algorithm.personal(parameters, state, seed=self._seed(self.plan.rounds.count + 1))
             kept = Kept()
             if own is not None:

@@ -1,8 +1,7 @@
 """The data contract: what every site's data must look like before a study trains on it.
 
-What is learned is part of it: one of K classes where the contract names them, else what ``target`` says. Text is
-learned as classes too: the alphabet is the list of classes, and an example is a window of characters with the one that
-follows.
+What is learned is part of it: one of K classes where the contract names them, else what ``target`` says. How examples
+are made of texts (``texts``) and of long series (``series``) is part of it too, for it must be the same at every site.
 
 Shapes: ``N`` examples, ``C`` channels, ``H`` height, ``W`` width, ``F`` features, ``K`` classes.
 """
@@ -12,7 +11,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from hansa_common.series import WindowsContract
 from hansa_common.settings import Strict
+from hansa_common.texts import FIRST, TextContract
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
@@ -121,16 +122,73 @@ class ArrayContract(_Labelled):
     shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=4)]
     minimum: float | None = None
     maximum: float | None = None
+    text: TextContract | None = None
+    """The array holds ids of the tokens of a text."""
+    windows: WindowsContract | None = None
+    """The array ``[T, F]`` holds rows of a series that follow each other."""
+    standardise: Literal["none", "site"] = "none"
+    """``site``: as of a table, along the last axis."""
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
         _check_range("", self.minimum, self.maximum)
         return self
 
+    @model_validator(mode="after")
+    def _holds_tokens(self) -> Self:
+        if self.text is None:
+            return self
+        if self.target is not None or len(self.shape) != 1:
+            raise ValueError("text: shape is [steps], and what is learned are classes, without a 'target'.")
+        if self.windows is not None or self.standardise != "none":
+            raise ValueError("text: token ids are no numbers; leave 'windows' and 'standardise' out.")
+        if self.text.learn == "next":
+            self.text.require_tokens(self.classes, key="classes")
+        last = len(self.tokens) + FIRST - 1
+        if self.minimum != 0 or self.maximum != last:
+            raise ValueError(
+                f"text: set minimum = 0 and maximum = {last}: 0 stands for no token, 1 for an unknown one, and "
+                f"{len(self.tokens):,} have an id of their own."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _holds_windows(self) -> Self:
+        if self.windows is None:
+            return self
+        features = len(self.windows.columns)
+        if self.shape[1:] != (features,):
+            raise ValueError(f"windows: shape is [steps, {features}], for so many columns; found {list(self.shape)}.")
+        if self.windows.remaining and (self.target is None or self.target.kind != "number"):
+            raise ValueError("windows.remaining: is a number of rows; set target.kind = 'number'.")
+        if (self.windows.label is None) == (_has_label(self) and not self.windows.remaining):
+            raise ValueError(
+                "windows.label: goes with classes and numbers that a column says; other targets have none."
+            )
+        if self.target is not None and self.target.kind == "survival":
+            raise ValueError(
+                "windows: a survival time is of a person, not of a window; give arrays of another adapter."
+            )
+        return self
+
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one example."""
         return self.shape
+
+    @property
+    def cut_from(self) -> str | None:
+        """The column that says which series or text an example is a part of; ``None`` where it is whole."""
+        if self.windows is not None:
+            return self.windows.unit
+        return "row" if self.text is not None and self.text.learn == "next" else None
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens that have an id of their own; none where the array holds no text."""
+        if self.text is None:
+            return ()
+        return self.classes if self.text.learn == "next" else self.text.vocabulary
 
 
 class Column(Strict):
@@ -224,8 +282,8 @@ def outputs(contract: "ImageContract | ArrayContract | TableContract") -> int:
 def label_names(contract: "ImageContract | ArrayContract | TableContract") -> tuple[str, ...]:
     """Return what kinds of examples there are, for people: what a site's examples are counted by."""
     match contract.target:
-        case None:
-            return contract.classes
+        case None:  # a blank and a line feed are classes where the next character is learned
+            return tuple(name if name.strip() else repr(name) for name in contract.classes)
         case SurvivalTarget():
             return ("no event", "event")
         case ReconstructionTarget(anomaly=str()):

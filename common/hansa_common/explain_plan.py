@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from hansa_common.contract import ImageContract, NumberTarget, SurvivalTarget, TableContract
+from hansa_common.contract import ArrayContract, ImageContract, NumberTarget, SurvivalTarget, TableContract
 from hansa_common.models.registry import Contract
 from hansa_common.privacy_plan import PrivacyPlan
 from hansa_common.settings import Strict
@@ -124,6 +124,8 @@ def check_explain(explain: ExplainPlan | None, contract: Contract, privacy: Priv
         raise ValueError(
             f"{where}: a model that reconstructs its input has no score to explain; leave the section out."
         )
+    if isinstance(contract, ArrayContract) and contract.text is not None:
+        raise ValueError(f"{where}: token ids are names, not numbers that an answer could be attributed to.")
     if explain.split == "validation" and not validation:
         raise ValueError(f"{where}.split: evaluation.validation is 0; there is no validation split.")
     if explain.method == "grad_cam" and contract.kind != "image":

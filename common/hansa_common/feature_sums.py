@@ -3,11 +3,15 @@
 A float32 is a whole number of units of 2**-172, its square one of 2**-344. Sums of such numbers are integers of a few
 hundred bits: whatever the order and the grouping into sites, the merged mean and variance are those of the pooled data,
 rounded once. For the wire, and for masks, an integer is cut into limbs of 32 bits in words of 64, so that the sums of
-2**31 sites fit.
+2**31 sites fit. Of a text the features are the tokens that the plan names: 1 where it holds one, else 0. Their sums are
+counts of texts, and travel as such.
 
 Shapes: ``V`` values, ``F`` features, ``B`` bins.
 """
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final, Self
@@ -17,7 +21,8 @@ import numpy.typing as npt
 
 from hansa_common.contract import DataContract
 from hansa_common.errors import MessageError
-from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names, ranges
+from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names, has_tokens, statistic_ranges
+from hansa_common.texts import PADDING
 
 Floats = npt.NDArray[np.float32]
 Sums = npt.NDArray[np.uint64]
@@ -162,9 +167,18 @@ def measure(features: npt.NDArray[np.generic], preprocessing: PreprocessingPlan,
         preprocessing: The plan's.
         contract: The plan's.
     """
-    spans, bins = _spans(preprocessing, contract), preprocessing.bins
-    by_feature = features.reshape(-1, len(spans))
-    found = (FeatureSums.of(by_feature[:, number], span=span, bins=bins) for number, span in enumerate(spans))
+    if has_tokens(contract):
+        return _measure_tokens(features, len(feature_names(contract)) + 1, preprocessing.minimum_count)
+    names, spans = feature_names(contract), statistic_ranges(preprocessing, contract)
+    rows, condition = features.reshape(-1, len(names)), preprocessing.condition
+    parts = [rows]
+    if condition is not None:
+        places = condition.places(rows[:, names.index(condition.column)])
+        parts = [rows[places == place] for place in range(len(condition.levels))]
+    found = (
+        FeatureSums.of(part[:, number], span=span, bins=preprocessing.bins)
+        for span, (part, number) in zip(spans, itertools.product(parts, range(len(names))), strict=True)
+    )
     return np.concatenate([sums.suppressed(preprocessing.minimum_count).to_words() for sums in found])
 
 
@@ -176,8 +190,10 @@ def read(words: Sums, preprocessing: PreprocessingPlan, contract: DataContract) 
     """
     if len(words) != num_words(preprocessing, contract):
         raise MessageError(f"Statistics have {len(words):,} words; the plan asks for other ones.")
+    if has_tokens(contract):
+        return _read_tokens(words)
     found, start = [], 0
-    for span in _spans(preprocessing, contract):
+    for span in statistic_ranges(preprocessing, contract):
         bins = preprocessing.bins if span is not None else 0
         size = _size(bins)
         found.append(FeatureSums.from_words(words[start : start + size], bins=bins))
@@ -187,18 +203,74 @@ def read(words: Sums, preprocessing: PreprocessingPlan, contract: DataContract) 
 
 def num_words(preprocessing: PreprocessingPlan, contract: DataContract) -> int:
     """Return how many words ``measure`` gives."""
-    return sum(_size(preprocessing.bins if span is not None else 0) for span in _spans(preprocessing, contract))
+    if has_tokens(contract):
+        return len(feature_names(contract)) + 1
+    return sum(
+        _size(preprocessing.bins if span is not None else 0) for span in statistic_ranges(preprocessing, contract)
+    )
+
+
+def are_declared(
+    found: Sequence[FeatureSums], preprocessing: PreprocessingPlan, contract: DataContract, examples: int
+) -> bool:
+    """Tell whether statistics are of the training split that a site declared: by its size they weigh in the mean.
+
+    Args:
+        found: Of the site, a feature each; nothing for one of which it has too few values.
+        preprocessing: The plan's.
+        contract: The plan's.
+        examples: Of the site's training split.
+    """
+    least = preprocessing.minimum_count
+    if has_tokens(contract):
+        texts = {sums.count for sums in found}
+        return texts in ({0}, {examples}) and all(not sums.total or sums.total >> UNIT >= least for sums in found)
+    if not all(not sums.count or sums.count >= least for sums in found):
+        return False
+    features = len(feature_names(contract))
+    values = examples * (math.prod(contract.feature_shape) // features)
+    if preprocessing.condition is None:
+        return all(sums.count + sums.missing in (0, values) for sums in found)
+    # in which conditions the rows are is the site's own affair, and rare ones are left out
+    return all(sum(sums.count for sums in found[number::features]) <= values for number in range(features))
+
+
+def _measure_tokens(ids: npt.NDArray[np.generic], size: int, minimum: int) -> Sums:
+    """Return how many texts there are, and how many of them hold each token: ``uint64 [size]``, by the token's id.
+
+    The id of the padding counts all texts. What fewer than ``minimum`` hold is 0, for it would tell of single ones.
+
+    Args:
+        ids: ``float32 [N, T]``.
+        size: Ids there are.
+        minimum: Least number of texts.
+    """
+    ordered = np.sort(ids.astype(np.int64), axis=1)
+    is_first = np.ones(ordered.shape, dtype=np.bool_)
+    is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    counts = np.bincount(ordered[is_first], minlength=size)
+    counts[PADDING] = len(ids)
+    return np.where(counts >= minimum, counts, 0).astype(np.uint64)
+
+
+def _read_tokens(words: Sums) -> tuple[FeatureSums, ...]:
+    """Return for each token, the unknown ones first, the sums of a feature that is 1 in a text that holds it, else 0.
+
+    Raises:
+        MessageError: More texts hold a token than there are.
+    """
+    texts, *held = (int(word) for word in words)
+    if texts > MAX_VALUES or max(held) > texts:
+        raise MessageError("More texts hold a token than there are.")
+    none = np.zeros(0, dtype=np.int64)
+    return tuple(
+        FeatureSums(count=texts, missing=0, total=count << UNIT, squares=count << 2 * UNIT, histogram=none)
+        for count in held
+    )
 
 
 def _size(bins: int) -> int:
     return _HEAD + _TOTAL_LIMBS + _SQUARES_LIMBS + bins
-
-
-def _spans(preprocessing: PreprocessingPlan, contract: DataContract) -> tuple[tuple[float, float] | None, ...]:
-    """Return the range of each feature's histogram; there are none where no quantile is asked for."""
-    if preprocessing.needs_histograms:
-        return ranges(contract)
-    return (None,) * len(feature_names(contract))
 
 
 def _bins(values: npt.NDArray[np.float64], span: tuple[float, float], bins: int) -> npt.NDArray[np.int64]:

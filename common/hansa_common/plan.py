@@ -17,15 +17,17 @@ from pydantic import Field, model_validator
 from hansa_common.canonical import digest
 from hansa_common.combinations import decide, refused_personalisation
 from hansa_common.contract import DataContract, Text
+from hansa_common.ensemble_plan import MOST_MEMBERS, check_ensemble
 from hansa_common.errors import PlanError
 from hansa_common.exact_fit import require_exact_fit
 from hansa_common.explain_plan import ExplainPlan, check_explain
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.fitting import check_model, model_options
 from hansa_common.personalisation import PersonalisationPlan
+from hansa_common.plan_digest import digested
 from hansa_common.plan_names import Fraction, Positive, SiteName, StudyName
 from hansa_common.plan_options import Options, collect_options, parse_options
-from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing
+from hansa_common.preprocessing_plan import PreprocessingPlan, check_preprocessing, learned_contract
 from hansa_common.privacy_plan import FEWEST_MASKED, MOST_MASKED, PrivacyPlan, require_data_independent
 from hansa_common.settings import Strict, parse, read_toml
 from hansa_common.simulation_plan import Partition, SimulationPlan
@@ -74,6 +76,8 @@ class EvaluationPlan(Strict):
 
     validation: Fraction = 0.1
     test: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    ensemble: Annotated[int, Field(ge=2, le=MOST_MEMBERS)] | None = None
+    """So many of the last versions of the model are kept, delivered and tested as one, beside the last one alone."""
     explain: ExplainPlan | None = None
     column: Text | None = None
     """A column of the site's data that says ``train``, ``validation`` or ``test`` in each row; then no share counts."""
@@ -146,7 +150,8 @@ class StudyPlan(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_model(self.model, self.data, self.training, self.privacy.differential)
+        learned = learned_contract(self.data, self.preprocessing)
+        check_model(self.model, learned, self.training, self.privacy.differential)
         self._check_aggregation()
         self._check_target()
         augmentation = self.training.augmentation
@@ -161,6 +166,11 @@ class StudyPlan(Strict):
             self._check_simulation(self.simulation)
         self._check_splits()
         check_preprocessing(self.preprocessing, self.data)
+        changed = self.preprocessing.changes_numbers or getattr(self.data, "standardise", "none") != "none"
+        if changed and getattr(self.model_options(), "vocabulary", None) is not None:
+            raise ValueError(
+                "preprocessing: model.vocabulary takes token ids, which are no numbers; leave them as they are."
+            )
         if self.preprocessing.needs_statistics and self.privacy.differential is not None:
             raise ValueError(
                 "preprocessing: the sites' statistics leave without noise, and no budget covers them; with "
@@ -168,6 +178,8 @@ class StudyPlan(Strict):
             )
         self._check_privacy()
         check_explain(self.evaluation.explain, self.data, self.privacy, validation=self.evaluation.validation)
+        own = self.personalisation
+        check_ensemble(self.evaluation.ensemble, rounds=self.rounds.count, own=own.method if own else None)
         return self
 
     def _check_target(self) -> None:
@@ -200,6 +212,13 @@ class StudyPlan(Strict):
     def _check_splits(self) -> None:
         noised = self.privacy.differential
         features = {column.name for column in self.data.columns} if self.data.kind == "table" else set()
+        unit = noised.unit if noised is not None and noised.kind == "example" else None
+        cut = self.data.cut_from if self.data.kind == "array" else None
+        if cut is not None and (self.evaluation.column or self.evaluation.group or unit) is None:
+            raise ValueError(
+                "evaluation.group: examples share rows or tokens, so what they are cut from must not be in training "
+                f"and test; name the column that says which one an example is of: '{cut}', or another one."
+            )
         for key, name in (("column", self.evaluation.column), ("group", self.evaluation.group)):
             if name in features:
                 raise ValueError(f"evaluation.{key}: '{name}' is a feature column too; it says how rows are split.")
@@ -353,6 +372,14 @@ class StudyPlan(Strict):
         """How many vectors of the model's size travel and are stepped together."""
         return STRATEGIES[self.aggregation.strategy].carried
 
+    @property
+    def tested(self) -> int:
+        """How many models the closing exchange carries: the last one, and what makes an ensemble with it.
+
+        One with differential privacy: no budget covers the counts of a second model on the same examples.
+        """
+        return 1 if self.privacy.differential is not None else self.evaluation.ensemble or 1
+
     def update_size(self, parameters: int) -> int:
         """Return how many values a site's update has; the model has ``parameters``."""
         return STRATEGIES[self.aggregation.strategy].update_size(parameters)
@@ -383,27 +410,10 @@ class StudyPlan(Strict):
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical bytes of the approved part, in hexadecimal digits."""
+        fields = type(self).model_fields
+        unset = [key for key in ("privacy", "transport", "preprocessing") if getattr(self, key) == fields[key].default]
         values = self.approved().model_dump(mode="json")
-        # younger than the other sections: plans without them keep their digest
-        for key in ("privacy", "transport", "preprocessing"):
-            if getattr(self, key) == type(self).model_fields[key].default:
-                del values[key]
-        if self.data.target is None:
-            del values["data"]["target"]
-        values["evaluation"] = {
-            key: value for key, value in values["evaluation"].items() if value is not None or key == "cost"
-        }
-        if not self.evaluation.decision_rows:
-            for key in ("cost", "groups", "minimum_group"):
-                del values["evaluation"][key]
-        for section, key in (("model", "backbone"), ("model", "lora"), ("transport", "fraction")):  # younger too
-            if values.get(section, {}).get(key, 0) is None:
-                del values[section][key]
-        if self.privacy.differential is not None and self.privacy.differential.adaptive is None:
-            del values["privacy"]["differential"]["adaptive"]
-        if self.personalisation is None:  # younger still
-            del values["personalisation"]
-        return digest(values)
+        return digest(digested(values, unset=unset, counts_decisions=bool(self.evaluation.decision_rows)))
 
 
 def plan_from_json(text: str) -> StudyPlan:

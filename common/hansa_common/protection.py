@@ -5,7 +5,7 @@ Shapes: ``P`` parameters, ``K`` classes.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -242,27 +242,38 @@ def weighs_costs(kind: CountsKind) -> bool:
     return isinstance(kind, ClassificationKind) and kind.rows > 0
 
 
-def evaluation_sums(validation: Counts, test: Counts) -> Sums:
+def evaluated_names(plan: StudyPlan) -> tuple[str, ...]:
+    """Return the names of the counts that are summed in the closing exchange, in the order of their sums."""
+    if not counts_leave(plan.privacy):
+        return ()
+    return ("validation", "test", *(["ensemble"] if plan.tested > 1 else []))
+
+
+def evaluation_sums(plan: StudyPlan, counts: Mapping[str, Counts]) -> Sums:
     """Return what one site adds to the counts of the closing exchange, ``uint64``."""
-    return np.concatenate([validation.to_sums(), test.to_sums()])
+    return np.concatenate([counts[name].to_sums() for name in evaluated_names(plan)])
 
 
-def num_evaluation_sums(privacy: PrivacyPlan, kind: CountsKind) -> int:
-    """Return how many values ``evaluation_sums`` gives; histograms leave without noise only."""
-    if not counts_leave(privacy):
-        return 0
-    histograms = privacy.differential is None
-    return kind.num_sums(histograms=weighs_costs(kind)) + kind.num_sums(histograms=histograms)
+def num_evaluation_sums(plan: StudyPlan, kind: CountsKind) -> int:
+    """Return how many values ``evaluation_sums`` gives."""
+    return sum(kind.num_sums(histograms=_has_histograms(name, plan.privacy, kind)) for name in evaluated_names(plan))
 
 
-def read_evaluation_sums(sums: Sums, privacy: PrivacyPlan, kind: CountsKind) -> tuple[Counts, Counts]:
-    """Return the sum of ``evaluation_sums`` over sites: validation and test.
+def read_evaluation_sums(sums: Sums, plan: StudyPlan, kind: CountsKind) -> dict[str, Counts]:
+    """Return the sum of ``evaluation_sums`` over sites, by the name of the counts.
 
     Raises:
         MessageError: The sum is none of counts.
     """
-    decides = weighs_costs(kind)
-    middle = kind.num_sums(histograms=decides)
-    validation = kind.from_sums(sums[:middle], histograms=decides)
-    histograms = privacy.differential is None
-    return validation, kind.from_sums(sums[middle:], histograms=histograms)
+    found, start = {}, 0
+    for name in evaluated_names(plan):
+        histograms = _has_histograms(name, plan.privacy, kind)
+        end = start + kind.num_sums(histograms=histograms)
+        found[name] = kind.from_sums(sums[start:end], histograms=histograms)
+        start = end
+    return found
+
+
+def _has_histograms(name: str, privacy: PrivacyPlan, kind: CountsKind) -> bool:
+    """Tell whether counts of the closing exchange have histograms; they leave without noise only."""
+    return weighs_costs(kind) if name == "validation" else privacy.differential is None

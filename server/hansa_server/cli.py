@@ -234,6 +234,12 @@ def _closing_figures(results: Results, final: Final) -> Iterator[tuple[str, str,
             else "not measured",
             "run with --baselines" if results.baselines is None and is_simulated else "",
         )
+    if final.ensemble is not None:
+        yield (
+            f"ensemble of the last {len(final.ensemble.rounds)}",
+            _written(results, final.ensemble.weighted_mean),
+            "weighted mean; files: versions",
+        )
     if final.left_out is not None:
         yield "left-out site", _written(results, final.left_out), final.left_out.site
     if final.coordinator is not None and protection.is_protected(results):

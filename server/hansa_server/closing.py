@@ -11,8 +11,13 @@ from hansa_common.metrics import Counts, CountsKind
 from hansa_common.parameters import Vector
 from hansa_common.plan import StudyPlan
 from hansa_common.prepared import Prepared
-from hansa_common.privacy_plan import PrivacyPlan
-from hansa_common.protection import counts_leave, num_evaluation_sums, read_evaluation_sums, weighs_costs
+from hansa_common.protection import (
+    counts_leave,
+    evaluated_names,
+    num_evaluation_sums,
+    read_evaluation_sums,
+    weighs_costs,
+)
 from hansa_server.exchange import by_basis, problem_of
 from hansa_server.figures import merge
 from hansa_server.masked import Job, MaskedRounds, MaskedSum
@@ -31,6 +36,8 @@ class Closing:
         test: On the test splits.
         overall: Validation and test of all sites together; ``None`` where no counts leave.
         personal: Of each site's own model on its test split, where the plan personalises and counts leave.
+        ensemble: Of the last versions as one on the test splits, by site.
+        together: The same of all sites together; ``None`` where the plan has no ensemble or lets no such counts out.
         coordinator: On the coordinator's own test set, where there is one.
         left_out: On all data of the site that took part in no round, where there is one.
         seconds: Of the exchange.
@@ -42,6 +49,8 @@ class Closing:
     overall: tuple[Counts, Counts] | None
     evaluation_seconds: float
     personal: Mapping[str, Counts] = field(default_factory=dict)
+    ensemble: Mapping[str, Counts] = field(default_factory=dict)
+    together: Counts | None = None
     coordinator: Counts | None = None
     left_out: Counts | None = None
     seconds: float = 0.0
@@ -49,32 +58,39 @@ class Closing:
     @classmethod
     def of_sites(cls, counted: Mapping[str, Mapping[str, Counts]], *, evaluation_seconds: float) -> Self:
         """Return what each site counted for itself; nothing where no counts leave."""
-        validation = {site: counts["validation"] for site, counts in counted.items() if counts}
-        test = {site: counts["test"] for site, counts in counted.items() if counts}
+        validation, test, ensemble = (_named(counted, name) for name in ("validation", "test", "ensemble"))
         return cls(
             validation=validation,
             test=test,
             overall=(merge(validation), merge(test)) if test else None,
             evaluation_seconds=evaluation_seconds,
-            personal={site: counts["personal"] for site, counts in counted.items() if "personal" in counts},
+            personal=_named(counted, "personal"),
+            ensemble=ensemble,
+            together=merge(ensemble) if ensemble else None,
         )
 
     @classmethod
-    def of_sum(cls, total: MaskedSum, privacy: PrivacyPlan, kind: CountsKind) -> Self:
+    def of_sum(cls, total: MaskedSum, plan: StudyPlan, kind: CountsKind) -> Self:
         """Return what the sites counted together, and by itself what all of them let out."""
+        summed: Mapping[str, Counts] = {}
         try:
-            overall = read_evaluation_sums(total.sums, privacy, kind)
+            summed = read_evaluation_sums(total.sums, plan, kind)
         except MessageError as error:
             _log.warning("The sites' counts add up to nothing possible; one of them lied: %s", error)
-            overall = None
-        is_shown = len(total.shown) == len(total.survivors)
+        shown = total.shown if len(total.shown) == len(total.survivors) else {}
         return cls(
-            validation={site: counts["validation"] for site, counts in total.shown.items()} if is_shown else {},
-            test={site: counts["test"] for site, counts in total.shown.items()} if is_shown else {},
-            overall=overall,
-            personal={s: counts["personal"] for s, counts in total.shown.items() if is_shown and "personal" in counts},
+            validation=_named(shown, "validation"),
+            test=_named(shown, "test"),
+            overall=(summed["validation"], summed["test"]) if summed else None,
+            personal=_named(shown, "personal"),
+            ensemble=_named(shown, "ensemble"),
+            together=summed.get("ensemble"),
             evaluation_seconds=sum(header.seconds for header in total.headers.values()),
         )
+
+
+def _named(counted: Mapping[str, Mapping[str, Counts]], name: str) -> dict[str, Counts]:
+    return {site: counts[name] for site, counts in counted.items() if name in counts}
 
 
 def are_declared(opened: Opened, counts: Mapping[str, Counts], plan: StudyPlan, kind: CountsKind) -> bool:
@@ -83,7 +99,7 @@ def are_declared(opened: Opened, counts: Mapping[str, Counts], plan: StudyPlan, 
     if privacy.differential is not None:
         return set(counts) == ({"validation", "test"} if counts_leave(privacy) else set())
     return (
-        set(counts) == {"validation", "test", *(["personal"] if own else [])}
+        set(counts) == {*evaluated_names(plan), *(["personal"] if own else [])}
         and counts["validation"].num_examples == opened.validation
         and counts["validation"].has_histograms == weighs_costs(kind)
         and all(counts[name].num_examples == opened.test for name in counts if name != "validation")
@@ -110,8 +126,13 @@ class LastModel:
     basis: Mapping[str, int]
 
 
-def close(panel: Panel, last: LastModel) -> Closing:
+def close(panel: Panel, last: LastModel, versions: Vector | None = None) -> Closing:
     """Have every site evaluate the last model, and take what it may tell of that.
+
+    Args:
+        panel: Whom to ask.
+        last: The model.
+        versions: ``float32 [M * P]``, that model and those before it, which are evaluated as one too.
 
     Raises:
         StudyFailed: Too few could.
@@ -120,7 +141,7 @@ def close(panel: Panel, last: LastModel) -> Closing:
     counted: dict[str, Mapping[str, Counts]] = {}
     failed: dict[str, str] = {}
     seconds = 0.0
-    for site, answer in panel.ask(by_basis(Message(header=header, vector=last.parameters), last.basis)):
+    for site, answer in panel.ask(by_basis(Message(header=header, vector=_tested(last, versions)), last.basis)):
         message = answer.message
         if not message or not isinstance(message.header, Evaluated):
             failed[site] = problem_of(answer)
@@ -133,18 +154,22 @@ def close(panel: Panel, last: LastModel) -> Closing:
     return Closing.of_sites(counted, evaluation_seconds=seconds)
 
 
-def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel) -> Closing:
-    """Sum the counts of the last model under masks, as one more round without an update.
+def _tested(last: LastModel, versions: Vector | None) -> Vector:
+    return last.parameters if versions is None else versions
+
+
+def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel, versions: Vector | None = None) -> Closing:
+    """Sum the counts of the last model under masks, as one more round without an update; see ``close``.
 
     Raises:
         StudyFailed: Too few sites could evaluate it, or the round stays void.
     """
-    number, privacy = masked.number_after(1), panel.plan.privacy
+    number = masked.number_after(1)
     job = Job(
         number=number,
-        parameters=last.parameters,
+        parameters=_tested(last, versions),
         size=0,
-        counts=num_evaluation_sums(privacy, panel.kind),
+        counts=num_evaluation_sums(panel.plan, panel.kind),
         basis=last.basis,
         task=lambda attempt, _following: EvaluateTask(
             plan_digest=panel.digest, round=number, attempt=attempt, prepared=last.prepared
@@ -153,7 +178,7 @@ def close_masked(panel: Panel, masked: MaskedRounds, last: LastModel) -> Closing
     )
     total = masked.sum(job)
     panel.need(len(total.survivors), total.missing, _FAILED)
-    return Closing.of_sum(total, privacy, panel.kind)
+    return Closing.of_sum(total, panel.plan, panel.kind)
 
 
 def coordinator_counts(panel: Panel, last: LastModel) -> Counts | None:

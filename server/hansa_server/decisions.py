@@ -3,7 +3,7 @@
 from hansa_common.metrics import ClassificationCounts, Counts
 from hansa_common.metrics.decisions import HALF, THRESHOLDS, Decided, cheapest_threshold, decide_at, fairness
 from hansa_common.plan import EvaluationPlan
-from hansa_server.results import Decisions, DecisionScores, FairnessResult, GroupScores
+from hansa_server.decision_results import Decisions, DecisionScores, FairnessResult, GroupScores
 
 
 def decisions_of(plan: EvaluationPlan, validation: Counts, test: Counts) -> Decisions | None:

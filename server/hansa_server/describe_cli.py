@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # --help must not wait for NumPy
     from hansa_common.plan import StudyPlan
     from hansa_common.traffic import RoundTraffic
 
+_MOST_SHOWN: Final = 200
 _FAR: Final = 1.0  # standard deviations of a site's mean from the federation's
 _UNEVEN: Final = 0.3  # between a site's share of missing values and the federation's
 
@@ -59,8 +60,9 @@ def describe(
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
         return
+    shown = found[:_MOST_SHOWN]
     table = Table("feature", "values", "missing", "mean", "deviation", "lowest site", "highest site", box=None)
-    for one in found:
+    for one in shown:
         low, high = (pick(one.means.values(), default=None) for pick in (min, max))
         table.add_row(
             Text(one.name),
@@ -70,7 +72,9 @@ def describe(
         )
     console = Console()
     console.print(table)
-    for one in found:
+    if len(found) > len(shown):
+        console.print(f"and {len(found) - len(shown):,} more with --json")
+    for one in shown:
         for warning in one.warnings:
             console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     console.print(Text(f"\nbytes: {traffic_of(plan)}"), soft_wrap=True)
@@ -80,27 +84,37 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
     """Have each simulated site measure its training split, and add up.
 
     Args:
-        plan: With ``[simulation]``; without ``[preprocessing]`` the means and deviations are taken.
+        plan: With ``[simulation]``; without ``[preprocessing]`` the means and deviations are taken. Of a text the
+            features are its tokens, and a mean is the share of texts that hold one.
 
     Raises:
-        UsageError: It cannot be simulated, or has images, which have no such statistics.
+        UsageError: It cannot be simulated, or has images or windows of a text, which have no such
+            statistics.
         HansaError: The data cannot be read.
     """
     from hansa_common.errors import StudyFailed, UsageError  # noqa: PLC0415
     from hansa_common.feature_sums import read  # noqa: PLC0415
     from hansa_common.messages import Message, OpenTask, Refusal, StatisticsTask, decode, encode  # noqa: PLC0415
-    from hansa_common.preprocessing_plan import PreprocessingPlan, feature_names  # noqa: PLC0415
+    from hansa_common.preprocessing_plan import PreprocessingPlan, statistic_names  # noqa: PLC0415
     from hansa_common.privacy_plan import PrivacyPlan  # noqa: PLC0415
     from hansa_server.simulation import check, inline_sites  # noqa: PLC0415
 
     names = check(plan)
     if plan.data.kind == "image":
         raise UsageError("Images have no statistics by feature.", advice="Describe a study with tables or arrays.")
+    text = plan.data.text if plan.data.kind == "array" else None
+    if text is not None and text.learn == "next":
+        raise UsageError(
+            "The plan names the tokens, and examples of one text share them: there is nothing to count.",
+            advice="Describe a study with tables, arrays, or texts with classes.",
+        )
     preprocessing = plan.preprocessing
-    if not preprocessing.needs_statistics:
+    if not preprocessing.needs_statistics and text is not None:
+        preprocessing = PreprocessingPlan(vocabulary=len(text.vocabulary))
+    elif not preprocessing.needs_statistics:
         preprocessing = PreprocessingPlan(standardise="federation")
     # nothing leaves this machine, so neither masks nor noise are in the way; the data are described as they are
-    data = plan.data.model_copy(update={"standardise": "none"}) if plan.data.kind == "table" else plan.data
+    data = plan.data.model_copy(update={"standardise": "none"})
     plan = plan.model_copy(update={"preprocessing": preprocessing, "privacy": PrivacyPlan(), "data": data})
     per_site: dict[str, tuple[FeatureSums, ...]] = {}
     tasks = (OpenTask(plan=plan.model_dump_json()), StatisticsTask(plan_digest=plan.digest()))
@@ -111,10 +125,12 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
                 raise StudyFailed(f"{name}: {reply.header.reason}")
         assert reply.sums is not None
         per_site[name] = read(reply.sums, preprocessing, plan.data)
-    return tuple(
+    described = (
         _described(name, {site: sums[place] for site, sums in per_site.items()})
-        for place, name in enumerate(feature_names(plan.data))
+        for place, name in enumerate(statistic_names(preprocessing, plan.data))
     )
+    # of thousands of words those come first that many texts hold
+    return tuple(described) if text is None else tuple(sorted(described, key=lambda one: -(one.mean or 0.0)))
 
 
 def traffic_of(plan: "StudyPlan") -> "RoundTraffic":

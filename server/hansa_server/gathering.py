@@ -3,8 +3,7 @@
 Evolution of ``statistics.json``: ``format`` counts up when a meaning changes; keys are added as optional.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,12 +11,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from hansa_common.errors import MessageError, StorageError, StudyFailed
-from hansa_common.feature_sums import FeatureSums, num_words, read
+from hansa_common.feature_sums import FeatureSums, are_declared, num_words, read
 from hansa_common.files import storage
 from hansa_common.messages import Message, Statistics, StatisticsTask, Sums
 from hansa_common.plan import StudyPlan
 from hansa_common.prepared import Prepared, prepare
-from hansa_common.preprocessing_plan import feature_names, ranges
+from hansa_common.preprocessing_plan import statistic_names, statistic_ranges
 from hansa_common.settings import Strict
 from hansa_server.exchange import problem_of
 from hansa_server.masked import Job, MaskedRounds
@@ -57,7 +56,9 @@ def gather(words: Sums, plan: StudyPlan, sites: tuple[str, ...]) -> Gathered:
     prepared = prepare(merged, preprocessing, contract)
     described = (
         _describe(name, sums, span)
-        for name, sums, span in zip(feature_names(contract), merged, ranges(contract), strict=True)
+        for name, sums, span in zip(
+            statistic_names(preprocessing, contract), merged, statistic_ranges(preprocessing, contract), strict=True
+        )
     )
     return Gathered(plan_digest=plan.digest(), sites=sites, features=tuple(described), prepared=prepared)
 
@@ -154,23 +155,8 @@ def _ask_for_words(panel: Panel) -> tuple[dict[str, Sums], dict[str, str]]:
         except MessageError as error:
             failed[site] = error.message
             continue
-        if _are_declared(found, panel.plan, panel.opened[site].train):
+        if are_declared(found, panel.plan.preprocessing, panel.plan.data, panel.opened[site].train):
             words[site] = message.sums
         else:
             failed[site] = "It sent statistics of other examples than those that it declared for training."
     return words, failed
-
-
-def _are_declared(found: Sequence[FeatureSums], plan: StudyPlan, examples: int) -> bool:
-    """Tell whether statistics are of the training split that a site declared: by its size they weigh in the mean.
-
-    Args:
-        found: Of the site, a feature each; nothing for one of which it has too few values.
-        plan: The study.
-        examples: Of the site's training split.
-    """
-    values = examples * (math.prod(plan.data.feature_shape) // len(found))
-    return all(
-        sums.count + sums.missing in (0, values) and (not sums.count or sums.count >= plan.preprocessing.minimum_count)
-        for sums in found
-    )

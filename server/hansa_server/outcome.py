@@ -33,6 +33,7 @@ from hansa_server.report import load_pictures, metrics_csv, model_card, partitio
 from hansa_server.results import (
     Baselines,
     CrossSite,
+    Ensemble,
     Final,
     LeftOutSite,
     PersonalSummary,
@@ -110,6 +111,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
     local = study.baselines.local_only if study.baselines else {}
     pooled = study.baselines.pooled if study.baselines else {}
     personal = study.closing.personal if study.closing else {}
+    ensemble = study.closing.ensemble if study.closing else {}
     contributed = Counter(site.site for r in study.rounds for site in r.sites)
     return tuple(
         SiteResult(
@@ -118,6 +120,7 @@ def _sites(study: Study, federated: Mapping[str, Scores]) -> tuple[SiteResult, .
             class_counts=opened.class_counts,
             federated=federated.get(site),
             personal=_optional_scores(personal, site),
+            ensemble=_optional_scores(ensemble, site),
             local_only=_optional_scores(local, site),
             pooled=_optional_scores(pooled, site),
             confusion=(_confusion(test[site]) or None) if site in test else None,
@@ -154,6 +157,7 @@ def _final(study: Study, federated: Mapping[str, Scores]) -> Final | None:
         worst_site=lowest,
         worst_site_against_local=against,
         personal=_personal(study, closing),
+        ensemble=_ensemble(study, closing),
         confusion=_confusion(overall) if overall is not None else (),
         coordinator=scores_of(closing.coordinator) if closing.coordinator else None,
         left_out=_left_out(study, closing),
@@ -180,6 +184,19 @@ def _personal(study: Study, closing: Closing) -> PersonalSummary | None:
         site_mean=mean_over_sites(own),
         worst_site=worst(own, main_figure_of(closing.personal)),
         below_local_only=below_local(own, alone, verdict_figure_of(closing.personal)) if alone else None,
+    )
+
+
+def _ensemble(study: Study, closing: Closing) -> Ensemble | None:
+    """Summarise what the last versions reach as one; with differential privacy only which they are."""
+    if study.plan.evaluation.ensemble is None:
+        return None
+    sites = {site: scores_of(counts) for site, counts in closing.ensemble.items()}
+    return Ensemble(
+        rounds=study.versions.rounds(len(study.rounds)),
+        weighted_mean=scores_of(closing.together) if closing.together is not None else None,
+        site_mean=mean_over_sites(sites) if sites else None,
+        worst_site=worst(sites, main_figure_of(closing.ensemble)) if sites else None,
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from hansa_common.metrics import MainFigure, VerdictFigure
 from hansa_common.settings import Strict
+from hansa_server.decision_results import Decisions
 from hansa_server.notice import Notice
 
 
@@ -130,6 +131,8 @@ class SiteResult(Strict):
     """Of the common model; where layers stay at the sites (``fedbn``, ``fedper``), of it and its own layers."""
     personal: Scores | None = None
     """Of the site's own model (``[personalisation]``); ``null`` where the plan's protection keeps it at the site."""
+    ensemble: Scores | None = None
+    """Of the last versions of the model as one."""
     local_only: Scores | None = None
     """The site's own model, trained alone with the same budget (``--baselines``)."""
     pooled: Scores | None = None
@@ -137,53 +140,6 @@ class SiteResult(Strict):
     confusion: tuple[tuple[int, ...], ...] | None = None
     """Federated model, test split: rows are true classes, columns predicted ones."""
     rounds_contributed: int
-
-
-class DecisionScores(Strict):
-    """What becomes of test examples at one threshold: the second class is the positive one."""
-
-    threshold: float
-    """A probability of the second class of at least this is taken for positive."""
-    true_positives: int
-    false_positives: int
-    false_negatives: int
-    true_negatives: int
-    cost: float | None
-    """Of all wrong decisions together; ``null`` where the plan names no costs."""
-
-
-class GroupScores(Strict):
-    """How one group fares at the threshold; ``null`` where it has too few people."""
-
-    group: str
-    num_examples: int | None
-    accuracy: float | None
-    selection_rate: float | None
-    true_positive_rate: float | None
-    false_positive_rate: float | None
-
-
-class FairnessResult(Strict):
-    """The groups of one column beside each other."""
-
-    column: str
-    groups: tuple[GroupScores, ...]
-    demographic_parity_gap: float | None
-    """Largest difference of selection rates."""
-    equalised_odds_gap: float | None
-    """The larger of the largest differences of true-positive and of false-positive rates."""
-    worst_group: str | None
-    """With the lowest accuracy."""
-
-
-class Decisions(Strict):
-    """What the last model decides on all sites' test examples, and how groups of people fare."""
-
-    chosen: DecisionScores
-    """At the threshold that cost least on all sites' validation examples; at 1/2 where the plan names no costs."""
-    at_half: DecisionScores
-    fairness: tuple[FairnessResult, ...]
-    minimum_group: int
 
 
 class WorstSite(Scores):
@@ -239,8 +195,8 @@ class ReliabilityBin(Strict):
     num_examples: int
 
 
-class Final(Strict):
-    """The last model on the sites' test splits."""
+class Tested(Strict):
+    """What is known of a model on the sites' test splits."""
 
     weighted_mean: Scores | None
     """All test examples together: computed from merged counts; ``null`` where differential privacy lets none out."""
@@ -248,12 +204,25 @@ class Final(Strict):
     """Plain mean over the sites; ``num_examples`` is the mean size. ``null`` where the sites' figures are masked."""
     worst_site: WorstSite | None
     """``null`` where the sites' figures are masked."""
+
+
+class Ensemble(Tested):
+    """The last versions of the model as one (``evaluation.ensemble``)."""
+
+    rounds: tuple[int, ...]
+    """Which rounds gave them, the newest first."""
+
+
+class Final(Tested):
+    """The last model on the sites' test splits."""
+
     worst_site_against_local: WorstAgainstLocal | None
     """Only with ``--baselines``."""
     confusion: tuple[tuple[int, ...], ...]
     """Empty where ``weighted_mean`` is ``null``."""
     personal: PersonalSummary | None = None
     """Only with ``[personalisation]``, where the sites' figures leave."""
+    ensemble: Ensemble | None = None
     coordinator: Scores | None
     """On the coordinator's own test set, where there is one."""
     left_out: LeftOutSite | None = None

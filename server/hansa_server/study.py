@@ -51,6 +51,7 @@ from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
 from hansa_server.vectors import HeldUpdates, extended, finite, keep
+from hansa_server.versions import Versions
 
 
 class Study:
@@ -88,6 +89,7 @@ class Study:
         self._attempt = attempt
         self.delivered: dict[str, str] = {}  # site -> why it did not get the model; empty where it did
         self._folder = folder
+        self.versions = Versions(folder.path, plan.evaluation.ensemble or 0)
         self._observer = observer
         self._strategy = build_strategy(plan.aggregation, plan.training)
         self._traits = STRATEGIES[plan.aggregation.strategy]
@@ -156,6 +158,7 @@ class Study:
             self.spec, initial = self._initial(exchange)
             self.parameters = extended(initial, self.plan.carried, self._folder.path)
         assert self.spec is not None
+        self.versions.require(self.spec)
         self._strategy.inspect(self.spec)
         self._strategy.introduce(sites=len(self.names) or len(self.sites))
         require_budget(self.plan, self.names, dimension=self.parameters.size)
@@ -379,14 +382,18 @@ class Study:
         assert self.model is not None
         return LastModel(parameters=self.model, prepared=self._prepared, basis=self._basis())
 
+    def _together(self) -> Vector:
+        """Return the versions that answer together, the newest first; the last model where the plan has no ensemble."""
+        assert self.spec is not None
+        assert self.model is not None
+        return self.versions.load(len(self.rounds), self.spec, self.model)
+
     def _close(self, panel: Panel) -> Closing:
         self._observer.stage("evaluating the last model")
         started = time.monotonic()
-        last = self._last()
-        if self._masked is not None and counts_leave(self.plan.privacy):
-            closing = close_masked(panel, self._masked, last)
-        else:
-            closing = close(panel, last)
+        last, together = self._last(), self._together() if self.plan.tested > 1 else None
+        masked = self._masked if counts_leave(self.plan.privacy) else None
+        closing = close_masked(panel, masked, last, together) if masked else close(panel, last, together)
         coordinator, left_out = coordinator_counts(panel, last), left_out_counts(panel, self.left_out, last)
         return replace(closing, coordinator=coordinator, left_out=left_out, seconds=time.monotonic() - started)
 
@@ -395,7 +402,7 @@ class Study:
         assert self.spec is not None
         self._observer.stage("delivering the model to the sites")
         header = DeliverTask(plan_digest=self.digest, spec=self.spec, card=card, sha256=sha256, prepared=self._prepared)
-        for site, answer in self._panel(exchange).ask(Message(header=header, vector=self.model)):
+        for site, answer in self._panel(exchange).ask(Message(header=header, vector=self._together())):
             got_it = answer.message is not None and isinstance(answer.message.header, Delivered)
             self.delivered[site] = "" if got_it else problem_of(answer)
             self._observer.site_done(site, self.delivered[site])
@@ -444,7 +451,9 @@ class Study:
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
         )
+        self.versions.add(len(self.rounds), self.spec, self.parameters[: self.spec.size])
         self._folder.save_checkpoint(
             Checkpoint(progress=progress, parameters=self.parameters, strategy=self._strategy.state())
         )
+        self.versions.tidy(len(self.rounds))
         reach("study.checkpoint.after")

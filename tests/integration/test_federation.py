@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests.chaos.federation import PASSPHRASE, Federation
+from tests.chaos.federation import PASSPHRASE, Federation, Site
 from tests.chaos.processes import Process, hansa
 
 from hansa_client.split_cli import split
@@ -27,7 +28,8 @@ Make = Callable[..., Federation]
 def study(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> Path:
     """A study file whose simulated sites are the federation's, and their data as files."""
     simulation = {"sites": 3, "partition": "dirichlet:1.0", "data": {"adapter": "digits"}}
-    plan = make_plan(simulation=simulation, rounds={"count": 3, "deadline_seconds": 60.0})
+    rounds = {"count": 3, "deadline_seconds": 60.0}
+    plan = make_plan(simulation=simulation, rounds=rounds, evaluation={"ensemble": 2})
     path = tmp_path / "small.toml"
     path.write_text(dump_plan(plan))
     split(path, out=tmp_path / "data")
@@ -65,9 +67,17 @@ def test_a_study_gives_the_simulations_bits_and_every_site_its_model(
         assert sum(values.size for values in model.values()) == found["parameters"]
         assert "# " in (site.folder / "models" / row.study / "MODEL_CARD.md").read_text()
         assert row.study in site.hansa("models")
+        for version in ("000002.safetensors", "000003.safetensors"):
+            kept, delivered = (folder / "versions" / version for folder in _folders(federation, site, row.study))
+            tensors = load_file(delivered)
+            assert all(np.array_equal(values, tensors[name]) for name, values in load_file(kept).items())
         assert "unbroken" not in site.hansa("log")  # that goes to stderr; the entries are on stdout
         assert site.events().count("reply-released") == 1 + 3 + 1 + 1 + (site.name == "site-1")
     _is_the_same_under_masks(federation, study, row.study)
+
+
+def _folders(federation: Federation, site: Site, study: str) -> tuple[Path, Path]:
+    return federation.run_folder(study), site.folder / "models" / study
 
 
 def _is_the_same_under_masks(federation: Federation, study: Path, open_study: str) -> None:
@@ -85,8 +95,11 @@ def _is_the_same_under_masks(federation: Federation, study: Path, open_study: st
     found = metrics(federation, row.study)
     assert found["final"]["confusion"] == metrics(federation, open_study)["final"]["confusion"]
     assert found["final"]["worst_site"] is None
+    together = [metrics(federation, name)["final"]["ensemble"] for name in (open_study, row.study)]
+    assert together[0]["weighted_mean"]["accuracy"] == together[1]["weighted_mean"]["accuracy"]
+    assert together[1]["worst_site"] is None
     assert all(entry["accuracy"] is None for result in found["rounds"] for entry in result["sites"])
-    assert "test examples" in site.hansa("figures")
+    assert "the ensemble" in site.hansa("figures")
     assert (site.folder / "masking").stat().st_mode & 0o077 == 0
 
 

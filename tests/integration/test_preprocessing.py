@@ -117,6 +117,118 @@ def test_under_masks_the_sum_is_the_same_and_no_site_is_seen(plan: StudyPlan, tm
     assert np.abs(masked.parameters - opened.parameters).max() < 1e-5
 
 
+WORDS = ("fever", "cough", "pain", "rash", "fine", "well", "no")
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> StudyPlan:
+    """Notes of three wards; "rash" is in a single one."""
+    rng, lines = np.random.default_rng(7), ["ward,label,text"]
+    for ward in NAMES:
+        for number in range(40):
+            words = [*rng.choice(WORDS[:3] if number % 2 else WORDS[4:], 3), "rare" if number == 1 else "today"]
+            if ward == NAMES[0] and number == 3:
+                words[0] = "rash"
+            lines.append(f"{ward},{('well', 'ill')[number % 2]},{' '.join(words)}")
+    path = tmp_path / "notes.csv"
+    path.write_text("\n".join(lines))
+    return parse_plan(
+        {
+            "name": "notes",
+            "purpose": "A test.",
+            "model": {"name": "gru", "vocabulary": 7, "hidden": 8, "embedding": 4},
+            "data": {
+                "kind": "array",
+                "shape": [5],
+                "minimum": 0,
+                "maximum": 8,
+                "classes": ["well", "ill"],
+                "text": {"tokens": "words", "learn": "class", "vocabulary": list(WORDS)},
+            },
+            "preprocessing": {"vocabulary": 5, "minimum_count": 3},
+            "training": {"learning_rate": 0.01, "epochs": 1},
+            "rounds": {"count": 1, "deadline_seconds": 60.0},
+            "simulation": {"partition": "column:ward", "data": {"adapter": "text", "path": str(path)}},
+        }
+    )
+
+
+def test_a_vocabulary_is_chosen_by_all_sites_and_the_same_under_masks(notes: StudyPlan, tmp_path: Path) -> None:
+    study, _exchange = run(notes, RunFolder.create(tmp_path / "plain"))
+    sites = divide(notes)
+    held = dict.fromkeys(WORDS, 0)
+    for index in range(len(NAMES)):
+        for place, word in enumerate(WORDS, start=2):
+            texts = int((sites.dataset.features[site_splits(notes, index).train] == place).any(axis=1).sum())
+            held[word] += texts if texts >= 3 else 0
+    assert held["rash"] == 0
+    assert study.gathered is not None
+    kept = sorted(sorted(WORDS, key=lambda word: -held[word])[:5], key=WORDS.index)
+    assert [WORDS[token - 2] for token in study.gathered.prepared.tokens] == kept
+    shares = {one.name: one.mean for one in study.gathered.features}
+    assert shares["'fever'"] == pytest.approx(held["fever"] / study.gathered.features[0].count)
+    masked, exchange = run(changed_plan(notes, {"privacy": MASKS}), RunFolder.create(tmp_path / "masked"))
+    assert masked.gathered is not None
+    assert masked.gathered.prepared == study.gathered.prepared
+    assert masked.gathered.features == study.gathered.features
+    assert exchange.asked.index("setup") < exchange.asked.index("statistics-task")
+
+
+@pytest.fixture
+def pumps(tmp_path: Path) -> StudyPlan:
+    """Pumps that swing about a level that depends on their speed; what comes next follows from two rows before."""
+    rng, lines = np.random.default_rng(11), ["site,pump,speed,heat"]
+    for number in range(24):
+        phase, rows = rng.uniform(0, 2 * np.pi), np.arange(40)
+        speed = 0 if number % 2 else 1
+        heats = 50 + 30 * speed + 4 * np.sin(0.6 * rows + phase)
+        lines += [f"{NAMES[number % 3]},{number},{speed},{heat:.5f}" for heat in heats]
+    path = tmp_path / "pumps.csv"
+    path.write_text("\n".join(lines))
+    return parse_plan(
+        {
+            "name": "pumps",
+            "purpose": "A test.",
+            "model": {"name": "linear"},
+            "data": {
+                "kind": "array",
+                "shape": [6, 2],
+                "target": {"kind": "number", "scale": 10.0},
+                "windows": {"columns": ["speed", "heat"], "unit": "pump", "label": "heat", "horizon": 1},
+            },
+            "preprocessing": {"standardise": "federation", "condition": {"column": "speed", "levels": [0, 1]}},
+            "training": {"learning_rate": 0.1, "epochs": 4},
+            "evaluation": {"group": "pump", "test": 0.3},
+            "rounds": {"count": 6, "deadline_seconds": 60.0},
+            "simulation": {"partition": "column:site", "data": {"adapter": "windows", "path": str(path)}},
+        }
+    )
+
+
+def test_windows_are_prepared_within_conditions_and_a_forecast_is_learned(pumps: StudyPlan, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    study, _exchange = run(pumps, folder)
+    dataset, train = divide(pumps).dataset, [site_splits(pumps, index).train for index in range(len(NAMES))]
+    rows = dataset.features[np.concatenate(train)].astype(np.float64)
+    assert study.gathered is not None
+    for level in range(2):
+        heats = rows[rows[..., 0] == level][:, 1]
+        assert study.gathered.prepared.mean[2 * level + 1] == pytest.approx(heats.mean(), rel=1e-12)
+    assert [one.name for one in study.gathered.features][:2] == ["speed at speed 0", "heat at speed 0"]
+    masked, _exchange = run(
+        changed_plan(pumps, {"privacy": MASKS, "rounds": {"count": 1}}), RunFolder.create(tmp_path / "masked")
+    )
+    assert masked.gathered is not None
+    assert masked.gathered.prepared == study.gathered.prepared
+    results = results_of(study, run="run", status="completed", reason="")
+    assert results.final is not None
+    assert results.final.weighted_mean is not None
+    assert results.final.weighted_mean.rmse is not None
+    assert dataset.targets is not None
+    as_last = np.sqrt(np.mean((dataset.features[:, -1, 1] - dataset.targets) ** 2))
+    assert results.final.weighted_mean.rmse < as_last / 3
+
+
 def test_a_resumed_study_goes_on_with_what_was_gathered(plan: StudyPlan, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     first, _exchange = run(plan, folder)

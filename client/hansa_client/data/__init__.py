@@ -9,6 +9,8 @@ from hansa_client.data import (
     mnist5k,
     npz,
     parquet_file,
+    text_file,
+    windows,
 )
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 
@@ -24,4 +26,6 @@ __all__ = [
     "mnist5k",
     "npz",
     "parquet_file",
+    "text_file",
+    "windows",
 ]

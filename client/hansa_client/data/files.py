@@ -1,9 +1,13 @@
 """Where an adapter's file or folder lies."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from hansa_client.data.source import Source
 from hansa_common.errors import DataUnavailable, SettingsError
+
+MAX_ARRAY = 16 << 30  # bytes uncompressed; more does not belong in memory
 
 
 def require_path(source: Source, *, adapter: str, folder: bool | None) -> Path:
@@ -27,3 +31,17 @@ def require_path(source: Source, *, adapter: str, folder: bool | None) -> Path:
         kinds = ("a folder", "a file") if folder else ("a file", "a folder")
         raise DataUnavailable(f"The data adapter '{adapter}' reads {kinds[0]}; {path} is {kinds[1]}.")
     return path
+
+
+def require_memory(examples: int, shape: Sequence[int], *, origin: str) -> None:
+    """Return if so many examples of numbers may be taken memory for.
+
+    Raises:
+        DataUnavailable: They may not.
+    """
+    if (size := 4 * examples * math.prod(shape)) > MAX_ARRAY:
+        raise DataUnavailable(
+            f"{origin}: about {examples:,} examples of {list(shape)} take {size:,} bytes; at most {MAX_ARRAY:,} are "
+            "read.",
+            advice="Read less of it, or ask for a plan with a larger stride.",
+        )

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from hansa_client.data.class_names import index_names, reorder
 from hansa_client.data.contract_check import check
-from hansa_client.data.files import require_path
+from hansa_client.data.files import MAX_ARRAY, require_path
 from hansa_client.data.learned import strata
 from hansa_client.data.source import ADAPTERS, Dataset, Source
 from hansa_common.contract import ImageContract, NumberTarget, SurvivalTarget, TableContract, target_columns
@@ -22,7 +22,6 @@ from hansa_common.models.registry import Contract
 from hansa_common.registry import suggest
 from hansa_common.settings import Strict, parse
 
-MAX_ARRAY = 16 << 30  # bytes uncompressed; more does not belong in memory
 _HEADER = 64 << 10  # bytes; a header of NumPy's format is below one kilobyte
 
 Key = Annotated[str, Field(min_length=1, max_length=200)]

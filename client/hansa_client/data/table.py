@@ -4,6 +4,7 @@ Shapes: ``N`` examples, ``F`` features.
 """
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def require_table(contract: Contract, *, adapter: str) -> TableContract:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Problems:
+class Problems:
     """What a table has against its contract, one line a column and kind of fault."""
 
     rows: npt.NDArray[np.int64]
@@ -63,6 +64,23 @@ class _Problems:
         self.lines.append(
             f"column '{name}': expected {expected}; found {found} in row(s) {rows} ({count} of {len(wrong)} rows)."
         )
+
+    def refuse(self, origin: str, *, counting: str) -> None:
+        """Return if there are none.
+
+        Args:
+            origin: Path or name of the data set.
+            counting: How rows are numbered: ``"the header is row 1"``.
+
+        Raises:
+            ContractViolation: There are; all columns are named together.
+        """
+        if self.lines:
+            raise ContractViolation(
+                f"{origin} does not fulfil the data contract (rows are counted as in the file, {counting}):\n"
+                + "\n".join(self.lines),
+                advice="Correct these rows, or declare what stands for a missing value (option missing_values).",
+            )
 
 
 def to_dataset(
@@ -84,50 +102,50 @@ def to_dataset(
         ContractViolation: Columns are missing, or values are missing, of another type, outside the range, or no class
             or category of the contract; all columns are named together, with the first rows.
     """
-    _require_columns(frame, contract, origin)
+    require_columns(frame, (*(column.name for column in contract.columns), *target_columns(contract)), origin)
     kept = ~_missing(frame, [column.name for column in contract.columns if column.missing == "drop"])
     dropped = int((~kept).sum())
     if dropped:
         frame = frame[kept]
         origin += f" ({dropped} of {len(kept)} rows left out for missing values)"
-    problems = _Problems(rows=frame.index.to_numpy(dtype=np.int64))
+    problems = Problems(rows=frame.index.to_numpy(dtype=np.int64))
     parts = [_read_column(frame[column.name], column, problems) for column in contract.columns]
     labels, targets = _read_learned(frame, contract, problems)
-    if problems.lines:
-        raise ContractViolation(
-            f"{origin} does not fulfil the data contract (rows are counted as in the file, {counting}):\n"
-            + "\n".join(problems.lines),
-            advice="Correct these rows, or declare what stands for a missing value (option missing_values).",
-        )
+    problems.refuse(origin, counting=counting)
     features = np.concatenate(parts, axis=1)
     if isinstance(contract.target, NumberTarget) and targets is not None:
         labels = strata(targets)
-    further = _further_columns(frame, columns)
+    further = further_columns(frame, columns)
     return Dataset(features=features, labels=labels, targets=targets, columns=further, origin=origin)
 
 
 def _read_learned(
-    frame: "pd.DataFrame", contract: TableContract, problems: _Problems
+    frame: "pd.DataFrame", contract: TableContract, problems: Problems
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:
     """Return labels and targets as ``Dataset`` has them; those of a number are stratified once all rows are right."""
     match contract.target:
         case None:
-            return _read_names(frame[contract.label], contract.label, contract.classes, problems), None
+            return read_names(frame[contract.label], contract.label, contract.classes, problems), None
         case NumberTarget() as number:
             column = Column(name=contract.label, minimum=number.minimum, maximum=number.maximum)
-            return np.zeros(len(frame), np.int64), _read_numbers(frame[column.name], column, problems)[:, 0]
+            return np.zeros(len(frame), np.int64), read_numbers(frame[column.name], column, problems)[:, 0]
         case SurvivalTarget() as survival:
-            events = _read_names(frame[survival.event], survival.event, ("0", "1"), problems)
+            events = read_names(frame[survival.event], survival.event, ("0", "1"), problems)
             time = Column(name=survival.time, minimum=0.0)
-            return events, _read_numbers(frame[time.name], time, problems)[:, 0]
+            return events, read_numbers(frame[time.name], time, problems)[:, 0]
     name, normal = contract.target.anomaly, contract.target.normal
     if name is None:
         return np.zeros(len(frame), np.int64), None
-    found = _read_names(frame[name], name, (*normal, *contract.target.anomalous), problems)
+    found = read_names(frame[name], name, (*normal, *contract.target.anomalous), problems)
     return (found >= len(normal)).astype(np.int64), None
 
 
-def _require_columns(frame: "pd.DataFrame", contract: TableContract, origin: str) -> None:
+def require_columns(frame: "pd.DataFrame", names: Iterable[str], origin: str) -> None:
+    """Return if a table has these columns, and no two of one name.
+
+    Raises:
+        ContractViolation: It has not; all that are missing are named.
+    """
     found = [str(name) for name in frame.columns]
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
@@ -135,7 +153,7 @@ def _require_columns(frame: "pd.DataFrame", contract: TableContract, origin: str
             f"{origin}: more than one column is named '{twice[0]}'.", advice="Give each column a name of its own."
         )
     lines = []
-    for name in (*(column.name for column in contract.columns), *target_columns(contract)):
+    for name in names:
         if name not in found:
             close = difflib.get_close_matches(name, found, n=1)
             lines.append(f"column '{name}' is missing." + (f" Did you mean '{close[0]}'?" if close else ""))
@@ -151,15 +169,15 @@ def _missing(frame: "pd.DataFrame", names: list[str]) -> Mask:
     return np.asarray(frame[names].isna().to_numpy(dtype=np.bool_).any(axis=1), dtype=np.bool_)
 
 
-def _read_column(values: "pd.Series[Any]", column: Column, problems: _Problems) -> npt.NDArray[np.float32]:
+def _read_column(values: "pd.Series[Any]", column: Column, problems: Problems) -> npt.NDArray[np.float32]:
     if column.type == "category":
-        codes = _read_names(values, column.name, column.categories, problems)
+        codes = read_names(values, column.name, column.categories, problems)
         matches: npt.NDArray[np.bool_] = codes[:, None] == np.arange(len(column.categories))
         return matches.astype(np.float32)
-    return _read_numbers(values, column, problems)
+    return read_numbers(values, column, problems)
 
 
-def _read_numbers(values: "pd.Series[Any]", column: Column, problems: _Problems) -> npt.NDArray[np.float32]:
+def read_numbers(values: "pd.Series[Any]", column: Column, problems: Problems) -> npt.NDArray[np.float32]:
     """Return ``float32 [N, 1]``; a value that is noted as a problem becomes 0."""
     scope = describe_range(column.minimum, column.maximum)
     expected = f"a {'whole ' if column.type == 'int' else ''}number{' of ' if scope else ''}{scope}"
@@ -189,8 +207,8 @@ def _to_numbers(values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
     return np.asarray(numbers.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
 
 
-def _read_names(
-    values: "pd.Series[Any]", name: str, allowed: tuple[str, ...], problems: _Problems
+def read_names(
+    values: "pd.Series[Any]", name: str, allowed: tuple[str, ...], problems: Problems
 ) -> npt.NDArray[np.int64]:
     """Return the position of each value in ``allowed``, ``int64 [N]``; -1 where it is noted as a problem."""
     import pandas as pd
@@ -220,7 +238,7 @@ def _text(value: object) -> str:
     return whole if point and whole.lstrip("+-").isdigit() and not decimals.strip("0") else text
 
 
-def _further_columns(frame: "pd.DataFrame", wanted: tuple[str, ...]) -> dict[str, Texts]:
+def further_columns(frame: "pd.DataFrame", wanted: tuple[str, ...]) -> dict[str, Texts]:
     """Return the columns whose few values can name sites, and those wanted; a missing value is an empty text."""
     import pandas as pd
 

@@ -3,6 +3,7 @@
 Shapes: ``N`` examples, ``K`` classes.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,8 @@ from hansa_common.metrics import (
     counts_kind,
     empty_regression,
 )
+from hansa_common.models.networks.mean_answer import mean_answer
+from hansa_common.models.outputs import target_kind
 from hansa_common.models.registry import Contract
 from hansa_common.parameters import Vector
 
@@ -32,6 +35,7 @@ EVALUATION_BATCH: Final = 512  # examples at most
 # 512 images of 32x32 in 52 ms in batches of 85 and in 76 ms at once. A GPU wants to be filled: 64 MiB as float32.
 EVALUATION_VALUES_CPU: Final = 1 << 18
 EVALUATION_VALUES_GPU: Final = 1 << 24
+_Answer = Callable[[torch.Tensor], torch.Tensor]
 DIVERGED: Final = "Lower training.learning_rate, or bound the gradient with training.gradient_clip = 1.0."
 
 
@@ -43,7 +47,7 @@ def evaluation_batch(contract: Contract, device: torch.device) -> int:
 
 def count_answers(
     model: FlatModel,
-    parameters: Vector,
+    versions: Sequence[Vector],
     examples: Examples,
     contract: Contract,
     *,
@@ -51,13 +55,14 @@ def count_answers(
     histograms: bool,
     members: npt.NDArray[np.bool_] | None = None,
 ) -> Counts:
-    """Count what the model with these parameters gets right.
+    """Count what the model with these parameters gets right, or several versions of it as one.
 
-    Losses are not weighted by class.
+    Several answer with the mean of their probabilities, or outputs, as ``hansa_common.models.ensemble`` says. Losses
+    are not weighted by class.
 
     Args:
-        model: Loaded with the parameters and left so.
-        parameters: ``float32 [P]``.
+        model: Loaded with the parameters and left so; of several versions with any of them.
+        versions: ``float32 [P]`` each, at least one.
         examples: What to predict.
         contract: Of the data; it has the classes.
         batch: How many examples at once.
@@ -68,8 +73,9 @@ def count_answers(
         TrainingOutOfMemory: The device has too little memory.
         TrainingError: The model's outputs are not finite.
     """
-    model.load(parameters)
+    model.load(versions[0])
     model.module.eval()
+    answer: _Answer = model.module if len(versions) == 1 else _together(model, versions, contract)
     with (
         exhaustion_named(f"evaluation with batches of {batch}", advice="Take a smaller model."),
         torch.inference_mode(),
@@ -77,32 +83,46 @@ def count_answers(
         if contract.target is not None:
             if not len(examples):
                 return counts_kind(contract).zero(histograms=histograms)
-            return _count_target(model, examples, contract.target, batch=batch, histograms=histograms)
+            return _count_target(answer, examples, contract.target, batch=batch, histograms=histograms)
         rows = 0 if members is None else 1 + members.shape[1]
         counts = ClassificationCounts.zero(len(contract.classes), histograms=histograms, rows=rows)
         for number, (features, labels) in enumerate(examples.batches(batch)):
             if len(labels):
                 there = None if members is None else members[number * batch :][: len(labels)]
-                counts = counts + _count(model, features, labels, histograms=histograms, members=there)
+                counts = counts + _count(answer, features, labels, histograms=histograms, members=there)
     return counts
 
 
+def _together(model: FlatModel, versions: Sequence[Vector], contract: Contract) -> _Answer:
+    """Return what answers as all versions: one network, loaded anew for each of them and each batch."""
+    are_logits = target_kind(contract) == "classes"
+
+    def answer(inputs: torch.Tensor) -> torch.Tensor:
+        outputs = []
+        for version in versions:
+            model.load(version)
+            outputs.append(model.module(inputs).float())
+        return mean_answer(torch.stack(outputs), are_logits=are_logits)
+
+    return answer
+
+
 def _count(
-    model: FlatModel,
+    answer: _Answer,
     features: torch.Tensor,
     labels: torch.Tensor,
     *,
     histograms: bool,
     members: npt.NDArray[np.bool_] | None,
 ) -> ClassificationCounts:
-    logs = functional.log_softmax(model.module(model_input(features)), dim=1)
+    logs = functional.log_softmax(answer(model_input(features)), dim=1)
     losses = _finite(functional.nll_loss(logs, labels, reduction="none"))
     scores = logs.exp().cpu().numpy()
     return ClassificationCounts.of(scores, labels.cpu().numpy(), losses, histograms=histograms, members=members)
 
 
 def _count_target(
-    model: FlatModel,
+    answer: _Answer,
     examples: Examples,
     target: NumberTarget | SurvivalTarget | ReconstructionTarget,
     *,
@@ -113,7 +133,7 @@ def _count_target(
     found = []
     for features, _ in examples.batches(batch):
         inputs = model_input(features)
-        outputs = model.module(inputs).float()
+        outputs = answer(inputs).float()
         is_input = isinstance(target, ReconstructionTarget)
         found.append(reconstruction_losses(outputs, inputs) if is_input else outputs.reshape(-1))
     outputs = torch.cat(found)

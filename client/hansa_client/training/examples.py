@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from hansa_client.data.source import Dataset, Indices
-from hansa_common.contract import NumberTarget, SurvivalTarget, TableContract
+from hansa_common.contract import NumberTarget, SurvivalTarget
 from hansa_common.models.registry import Contract
 
 Floats = npt.NDArray[np.float64]
@@ -53,15 +53,15 @@ def model_input(features: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standardisation:
-    """Mean and standard deviation of a table's columns, ``float64 [F]`` each."""
+    """Mean and standard deviation of a table's columns, or along an array's last axis: ``float64 [F]`` each."""
 
     mean: Floats
     deviation: Floats
 
     @classmethod
     def of(cls, features: npt.NDArray[np.generic]) -> "Standardisation":
-        """Measure the columns of ``[N, F]``; a constant column gets the deviation 1."""
-        values = features.astype(np.float64)
+        """Measure the columns of ``[N, ..., F]``; a constant column gets the deviation 1."""
+        values = features.reshape(-1, features.shape[-1]).astype(np.float64)
         # Rounding can leave a constant column a deviation of 1e-17.
         constant = values.max(axis=0) == values.min(axis=0)
         return cls(mean=values.mean(axis=0), deviation=np.where(constant, 1.0, values.std(axis=0)))
@@ -86,7 +86,7 @@ class Loader:
         self._contract = contract
         self._dataset = dataset
         self._device = device
-        by_site = isinstance(contract, TableContract) and contract.standardise == "site"
+        by_site = contract.kind != "image" and contract.standardise == "site"
         self._standardisation = Standardisation.of(dataset.features[train]) if by_site else None
 
     def load(self, indices: Indices) -> Examples:

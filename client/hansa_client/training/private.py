@@ -252,7 +252,7 @@ class PrivateTraining(Procedure):
         rows = torch.from_numpy(persons.draw_rows(np.ones(len(persons), dtype=np.bool_), randomness.below))
         counts = count_answers(
             self._model,
-            parameters,
+            [parameters],
             self._splits[split].take(rows),
             self._plan.data,
             batch=evaluation_batch(self._plan.data, self._device),

@@ -4,6 +4,7 @@ Shapes: ``P`` parameters.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,6 +83,14 @@ class Procedure(ABC):
     def evaluate_last(self, parameters: Vector) -> dict[str, Counts]:
         """Count the study's last model on validation and test split; by name."""
         return {"validation": self.evaluate(parameters, "validation"), "test": self.evaluate(parameters, "test")}
+
+    def evaluate_together(self, versions: Sequence[Vector]) -> Counts:
+        """Count what several versions of the model, ``float32 [P]`` each, get right on the test split as one.
+
+        Raises:
+            RuntimeError: This procedure protects its examples one by one.
+        """
+        raise RuntimeError(f"{type(self).__name__} counts no ensemble, of {len(versions)} versions or another number.")
 
     @abstractmethod
     def evaluate(self, parameters: Vector, split: Split) -> Counts:

@@ -214,20 +214,24 @@ class SupervisedTraining(Procedure):
             TrainingOutOfMemory: The device has too little memory.
             TrainingError: The model's outputs are not finite.
         """
-        return self._count(parameters, split, histograms=split == "test")
+        return self._count([parameters], split, histograms=split == "test")
 
     def evaluate_last(self, parameters: Vector) -> dict[str, Counts]:
         """See ``Procedure``; where the plan weighs errors by cost, the threshold is chosen on the validation split."""
         decides = self._plan.evaluation.decision_rows > 0
         return {
-            "validation": self._count(parameters, "validation", histograms=decides),
-            "test": self._count(parameters, "test", histograms=True),
+            "validation": self._count([parameters], "validation", histograms=decides),
+            "test": self._count([parameters], "test", histograms=True),
         }
 
-    def _count(self, parameters: Vector, split: Split, *, histograms: bool) -> Counts:
+    def evaluate_together(self, versions: Sequence[Vector]) -> Counts:
+        """See ``Procedure``."""
+        return self._count(versions, "test", histograms=True)
+
+    def _count(self, versions: Sequence[Vector], split: Split, *, histograms: bool) -> Counts:
         return count_answers(
             self._model,
-            parameters,
+            versions,
             self._splits[split],
             self._plan.data,
             batch=self._evaluation_batch,

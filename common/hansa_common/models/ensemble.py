@@ -19,6 +19,28 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+def load_members(folder: Path) -> "list[dict[str, Tensor]]":
+    """Return the members of an ensemble from a folder, the oldest first.
+
+    Args:
+        folder: ``versions`` of a run, or beside the model that a site was given; or any folder of ``.safetensors``
+            files of one plan.
+
+    Raises:
+        UsageError: There is none, or one is no such file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise UsageError(f"{folder} holds no .safetensors file.", advice="Name the folder 'versions' of a run.")
+    try:
+        return [load_file(path) for path in paths]
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"A file in {folder} cannot be read: {error}") from error
+
+
 def load_ensemble(
     model: ModelPlan, data: Contract, members: "Sequence[Mapping[str, Tensor]]", *, folder: Path | None
 ) -> "nn.Module":

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from hansa_common.contract import ArrayContract
 from hansa_common.errors import PlanError, UsageError
 from hansa_common.model_plan import ModelPlan
 from hansa_common.models.outputs import target_kind
@@ -49,8 +50,13 @@ def check_model(
         raise ValueError(error.message) from None
     except ValueError as error:
         raise ValueError(f"model.name: {error}") from None
-    augmentation = training.augmentation
-    if getattr(options, "vocabulary", None) is not None and (augmentation.noise or augmentation.mixup):
+    augmentation, vocabulary = training.augmentation, getattr(options, "vocabulary", None)
+    if vocabulary is None and isinstance(data, ArrayContract) and data.text is not None:
+        raise ValueError(
+            "model.vocabulary: data.text makes token ids, which are no numbers to count with; take a model with "
+            f"'vocabulary', and set it to {data.maximum or 0:.0f} + 1."
+        )
+    if vocabulary is not None and (augmentation.noise or augmentation.mixup):
         raise ValueError("training.augmentation: noise and mixup are for numbers, and model.vocabulary for token ids.")
     if differential is not None and differential.kind == "example":
         reason = architecture.unsuited_to_privacy(options)

@@ -28,6 +28,11 @@ def check_sequence(contract: Contract, vocabulary: int | None) -> None:
         return
     if not isinstance(contract, ArrayContract) or len(shape) != 1:
         raise ValueError(f"vocabulary: token ids are an array of shape [steps]; data.shape is {list(shape)}.")
+    if contract.text is not None and contract.maximum is not None and contract.maximum >= vocabulary:
+        raise ValueError(
+            f"vocabulary: found {vocabulary:,}; allowed is {contract.maximum + 1:.0f}, one for each token id: padding, "
+            "unknown and those of data.text, or of them the ones that preprocessing.vocabulary keeps."
+        )
     if contract.minimum is None or contract.minimum < 0 or contract.maximum is None or contract.maximum >= vocabulary:
         raise ValueError(
             f"vocabulary: set data.minimum = 0 and data.maximum = {vocabulary - 1}, so that no site brings an id that "

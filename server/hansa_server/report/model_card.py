@@ -43,6 +43,17 @@ tensors = load_file("model.safetensors")  # what was trained; the rest is in the
 network = load_model(plan.model, plan.data, tensors, folder=Path("weights"))
 ```"""
 
+LOADING_ENSEMBLE = """```python
+from pathlib import Path
+
+from hansa_common.models.ensemble import load_ensemble, load_members
+from hansa_common.plan import read_plan
+
+plan = read_plan(Path("plan.toml"))
+members = load_members(Path("versions"))
+network = load_ensemble(plan.model, plan.data, members, folder={folder})
+```"""
+
 _MOST_FEATURES = 60  # listed in the card
 
 
@@ -100,6 +111,9 @@ def _data(results: Results, plan: StudyPlan) -> str:
     shape = " x ".join(str(length) for length in contract.feature_shape)
     if isinstance(contract, ImageContract):
         kind = f"Images of {contract.channels} x {contract.height} x {contract.width} (channels, height, width)"
+    elif isinstance(contract, ArrayContract) and contract.windows is not None:
+        names = ", ".join(map(_plain, contract.windows.columns))
+        kind = f"Windows of {notation.plural(contract.shape[0], 'row')} of {names}"
     elif isinstance(contract, ArrayContract):
         kind = f"Arrays of {shape}"
     else:
@@ -116,6 +130,8 @@ def _data(results: Results, plan: StudyPlan) -> str:
         names = ", ".join(_plain(site.site) for site in results.sites)
         table = f"The sites kept their numbers of examples at home: {names}."
     learned = f"; classes: {classes}" if results.target == "classes" else ""
+    if isinstance(contract, ArrayContract) and contract.text is not None:
+        kind += f", ids of {contract.text.tokens}: `hansa_common.texts.Tokeniser` makes them of a text"
     return f"{kind}{learned}. {origin}\n\n{table}{_statistics(results, plan)}"
 
 
@@ -124,13 +140,17 @@ def _statistics(results: Results, plan: StudyPlan) -> str:
     if not results.statistics:
         return ""
     preprocessing, steps = plan.preprocessing, []
+    condition = preprocessing.condition
     if preprocessing.missing != "refuse":
         steps.append(f"missing values are filled in with the {preprocessing.missing}")
     if preprocessing.clip_quantiles is not None:
         low, high = preprocessing.clip_quantiles
         steps.append(f"numbers are clipped to the quantiles {low:g} and {high:g}")
     if preprocessing.standardise != "none":
-        steps.append("features are standardised")
+        within = f" within {len(condition.levels)} conditions by '{_plain(condition.column)}'" if condition else ""
+        steps.append(f"features are standardised{within}")
+    if preprocessing.vocabulary is not None:
+        steps.append(f"the {preprocessing.vocabulary:,} tokens that most texts hold keep an id of their own")
     rows = [
         f"| {_plain(one.name)} | {one.count:,} | {one.missing:,} | {one.mean:.6g} | {one.deviation:.6g} |"
         for one in results.statistics[:_MOST_FEATURES]
@@ -167,6 +187,8 @@ def _metrics(results: Results) -> str:
         lines.append(f"| {_plain(entry.site)} | {_cells(results, entry.federated)} |")
         if entry.personal is not None:
             lines.append(f"| {_plain(entry.site)}, its own model | {_cells(results, entry.personal)} |")
+        if entry.ensemble is not None:
+            lines.append(f"| {_plain(entry.site)}, the ensemble | {_cells(results, entry.ensemble)} |")
     lines += ["", f"{EXPLAINED[results.target]}."]
     return "\n".join(lines)
 
@@ -293,11 +315,18 @@ def _provenance(results: Results) -> str:
 def _loading(plan: StudyPlan) -> str:
     start = "In the folder of the run, with `hansa` and a build of PyTorch installed"
     backbone = plan.model.backbone
+    folder = "None" if backbone is None else 'Path("weights")'
+    together = ""
+    if plan.evaluation.ensemble is not None:
+        together = (
+            f"\n\nThe last {plan.evaluation.ensemble} versions as one, which answer with the mean of their "
+            f"probabilities or numbers:\n\n{LOADING_ENSEMBLE.format(folder=folder)}"
+        )
     if backbone is None:
-        return f"{start}:\n\n{LOADING}"
+        return f"{start}:\n\n{LOADING}{together}"
     return (
         f"{start}, and `{_code(backbone.file)}` (SHA-256 `{backbone.sha256}`) in a folder `weights`:\n\n"
-        f"{LOADING_WITH_BACKBONE}"
+        f"{LOADING_WITH_BACKBONE}{together}"
     )
 
 

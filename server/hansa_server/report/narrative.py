@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hansa_server.figures import NAMES
 from hansa_server.report import columns, notation, protection
 from hansa_server.report.comparison import Comparison
-from hansa_server.results import Final, Noise, PersonalSummary, Results, Scores, Summary
+from hansa_server.results import Ensemble, Final, Noise, PersonalSummary, Results, Scores, Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def verdicts(comparisons: tuple[Comparison, ...]) -> str:
 def headlines(results: Results) -> tuple[Headline, ...]:
     """Return the four figures: weighted mean, site mean, worst site, worst site against its own local-only model.
 
-    With personalisation a fifth follows: what the sites' own models reach.
+    With personalisation what the sites' own models reach follows, and where the plan has an ensemble what that does.
 
     Where protection keeps the sites' own figures at home there are fewer: what is known over all sites, what the
     coordinator tested itself, one that says why the others are missing, and what the noise cost.
@@ -123,6 +123,7 @@ def headlines(results: Results) -> tuple[Headline, ...]:
         _worst_site(results, final),
         _epsilon(noise) if noise is not None else _against_local(results),
         *([_personal(results, final.personal)] if final.personal is not None else []),
+        *([_ensemble(results, final.ensemble)] if final.ensemble is not None else []),
     )
 
 
@@ -144,6 +145,19 @@ def _personal(results: Results, own: PersonalSummary) -> Headline:
         note = f"{note}; no site is below training alone"
     figure, unit = _figure(results, own.site_mean)
     return Headline(name="Sites' own models, site mean", figure=figure, unit=unit, note=note, command=command)
+
+
+def _ensemble(results: Results, ensemble: Ensemble) -> Headline:
+    """Say what the last versions reach as one, beside the last one alone."""
+    name = f"Ensemble of the last {len(ensemble.rounds)} versions"
+    if ensemble.weighted_mean is None:
+        why = "no counts of it leave the sites" if protection.noise_of(results) else "the counts could not be added up"
+        return Headline(name=name, figure=notation.MISSING, note=why)
+    note = f"weighted mean {columns.main_name(results)} of rounds {ensemble.rounds[-1]} to {ensemble.rounds[0]} as one"
+    if (worst := ensemble.worst_site) is not None:
+        note += f"; worst site {columns.written_main(results, worst)} at {worst.site}"
+    figure, unit = _figure(results, ensemble.weighted_mean)
+    return Headline(name=name, figure=figure, unit=unit, note=note)
 
 
 def _weighted_mean(results: Results, final: Final) -> Headline:
@@ -205,6 +219,8 @@ def _protected_headlines(results: Results) -> Iterator[Headline]:
                 unit=unit,
                 note=f"on {notation.plural(final.coordinator.num_examples, 'example')} that no site holds",
             )
+        if final.ensemble is not None:
+            yield _ensemble(results, final.ensemble)
     yield Headline(name="Site mean and worst site", figure=notation.MISSING, note=protection.why_kept(results))
     if noise is not None:
         yield _epsilon(noise)

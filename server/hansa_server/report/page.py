@@ -266,6 +266,8 @@ def _by_site(results: Results) -> list[ScoreRow]:
         rows.append(ScoreRow(name=site.site, scores=site.federated))
         if site.personal is not None and site.personal != site.federated:
             rows.append(ScoreRow(name=f"{site.site}, its own model", scores=site.personal))
+        if site.ensemble is not None:
+            rows.append(ScoreRow(name=f"{site.site}, the ensemble", scores=site.ensemble))
     return rows
 
 
@@ -275,6 +277,8 @@ def _overall(results: Results) -> list[ScoreRow]:
         return []
     measured = {"Weighted mean": final.weighted_mean, "Site mean": final.site_mean}
     rows = [ScoreRow(name=name, scores=scores, kind="overall") for name, scores in measured.items() if scores]
+    if final.ensemble is not None and final.ensemble.weighted_mean is not None:
+        rows.append(ScoreRow(name="The ensemble, weighted mean", scores=final.ensemble.weighted_mean, kind="overall"))
     if final.left_out is not None:
         rows.append(ScoreRow(name=f"{final.left_out.site}, left out", scores=final.left_out, kind="overall"))
     if results.baselines is not None:

@@ -9,7 +9,17 @@ from collections.abc import Iterator
 
 from hansa_server.report.columns import FIGURES
 from hansa_server.report.protection import has_noised_counts, noise_of
-from hansa_server.results import BaselineSummary, CrossSite, Final, Results, RoundResult, Scores, SiteResult, Summary
+from hansa_server.results import (
+    BaselineSummary,
+    CrossSite,
+    Final,
+    Results,
+    RoundResult,
+    Scores,
+    SiteResult,
+    Summary,
+    Tested,
+)
 
 COLUMNS = ("round", "site", "split", "figure", "value")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -46,6 +56,8 @@ def _rows(results: Results) -> Iterator[Row]:
         final = results.final
         yield from _summary(final.validation, last)
         yield from _three(results, "", final, last)
+        if final.ensemble is not None:
+            yield from _three(results, "ensemble_", final.ensemble, last)
         if final.worst_site_against_local is not None:
             against = final.worst_site_against_local
             yield last, against.site, "test", "worst_site_against_local", against.difference
@@ -103,11 +115,12 @@ def _site(site: SiteResult, results: Results, last: int) -> Iterator[Row]:
     yield last, site.site, "", "rounds_contributed", site.rounds_contributed
     yield from _scores(results, (last, site.site, "test"), "", site.federated)
     yield from _scores(results, (last, site.site, "test"), "personal_", site.personal)
+    yield from _scores(results, (last, site.site, "test"), "ensemble_", site.ensemble)
     yield from _scores(results, (last, site.site, "test"), "local_only_", site.local_only)
     yield from _scores(results, (last, site.site, "test"), "pooled_", site.pooled)
 
 
-def _three(results: Results, prefix: str, summary: BaselineSummary | Final, last: int) -> Iterator[Row]:
+def _three(results: Results, prefix: str, summary: BaselineSummary | Tested, last: int) -> Iterator[Row]:
     """Write weighted mean, site mean and worst site."""
     for which in ("weighted_mean", "site_mean", "worst_site"):
         yield from _scores(results, (last, "", "test"), f"{prefix}{which}_", getattr(summary, which))

@@ -226,6 +226,15 @@ def test_a_review_says_what_of_an_explanation_leaves_and_what_stays(make_plan: C
     assert "single examples" not in " ".join(what_leaves(make_plan()))
 
 
+def test_a_review_says_that_several_models_are_counted(make_plan: Callable[..., StudyPlan]) -> None:
+    said = " ".join(what_leaves(make_plan(evaluation={"ensemble": 2})))
+    assert "the counts of the last 2 models as one on the test split, which the coordinator can read" in said
+    assert "models as one" not in " ".join(what_leaves(make_plan()))
+    masks = {"weights": "equal", "secure_aggregation": {"cohort": "fixed", "coordinate_range": 1.0}}
+    masked = " ".join(what_leaves(make_plan(evaluation={"ensemble": 2}, privacy=masks)))
+    assert "as one on the test split, under the same masks" in masked
+
+
 def test_a_review_says_that_curvature_leaves_and_that_nothing_is_trained(make_plan: Callable[..., StudyPlan]) -> None:
     newton = make_plan(aggregation={"strategy": "newton"})
     assert "its Hessian" in " ".join(what_leaves(newton))
@@ -295,3 +304,25 @@ def test_a_sites_own_model_is_told_and_that_it_stays(make_plan: Callable[..., St
     masked = make_plan(personalisation={"method": "ditto"}, privacy=masks)
     assert "This site's own model stays here." in " ".join(what_leaves(masked))
     assert "of its own too" not in page(make_plan())
+
+
+def test_a_review_says_what_is_counted_of_texts(make_plan: Callable[..., StudyPlan]) -> None:
+    text = {"tokens": "words", "learn": "class", "vocabulary": ["no", "fever"]}
+    data = {"kind": "array", "shape": [9], "minimum": 0, "maximum": 3, "classes": ["well", "ill"], "text": text}
+    replaced = {"model": {"name": "gru", "vocabulary": 3}, "data": data, "preprocessing": {"vocabulary": 1}}
+    plan = make_plan(replaced=replaced)
+    said = " ".join(what_leaves(plan))
+    assert "how many texts of the training split hold each of the 2 tokens that the plan names" in said
+    assert "which the coordinator can read; of what fewer than 10 texts hold nothing" in said
+    assert "Texts, 9 words an example; 2 are told apart." in page(plan)
+
+
+def test_a_review_names_the_columns_of_windows_and_the_conditions(make_plan: Callable[..., StudyPlan]) -> None:
+    windows = {"columns": ["speed", "heat"], "unit": "pump", "label": "state"}
+    data = {"kind": "array", "shape": [9, 2], "classes": ["well", "ill"], "windows": windows}
+    condition = {"column": "speed", "levels": [0.0, 1.0, 2.0]}
+    preprocessing = {"standardise": "federation", "condition": condition}
+    evaluation = {"group": "pump"}
+    plan = make_plan(replaced={"data": data, "preprocessing": preprocessing, "evaluation": evaluation})
+    assert "Windows of 9 rows, with 2 columns: speed, heat." in page(plan)
+    assert "of each column, in each of 3 conditions by 'speed', over the training" in " ".join(what_leaves(plan))

@@ -514,3 +514,24 @@ def test_what_a_codec_held_back_is_kept_here_and_not_shown_to_the_worker(
 def test_a_study_without_state_asks_for_no_folder(site: Site) -> None:
     assert site.custody.folder is None
     assert isinstance(site.train(basis=0).header, Update)
+
+
+def test_an_ensemble_is_counted_beside_the_last_model(make_plan: Callable[..., StudyPlan]) -> None:
+    """Of one version twice it is that version; of two it is neither; other numbers of versions are refused."""
+    site = Site(make_plan(federation={"sites": ["site-a", SITE]}, evaluation={"ensemble": 2}))
+    first = site.initial()
+    update = site.train(first)
+    assert update.vector is not None
+    second, task = first + update.vector, EvaluateTask(plan_digest=site.plan.digest())
+
+    def counted(*versions: np.ndarray) -> Message:
+        return site.handle(Message(header=task, vector=np.concatenate(versions)))
+
+    same, both = counted(second, second).counts, counted(second, first).counts
+    assert set(same) == {"validation", "test", "ensemble"}
+    assert same["ensemble"].mean_loss == pytest.approx(same["test"].mean_loss, abs=1e-5)
+    assert both["test"].mean_loss == same["test"].mean_loss
+    assert both["ensemble"].mean_loss not in (same["test"].mean_loss, counted(first, first).counts["test"].mean_loss)
+    assert site.custody.figures[3] == ["ensemble", "test", "validation"]
+    for versions in ([second], [second, first, first]):
+        assert code(counted(*versions)) == "message"

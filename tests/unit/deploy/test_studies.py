@@ -1,9 +1,11 @@
 """Shipped studies whose data are public files: prepared, they fulfil their contracts and have the published sizes."""
 
+import gzip
 import runpy
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmarks import heart
 
@@ -79,6 +81,38 @@ def test_a_smear_is_in_one_split_wherever_its_cells_are(test_data: Path, tmp_pat
             smeared |= set(smears[getattr(splits, name)].tolist())
     assert {name: len(smeared) for name, smeared in found.items()} == {"train": 260, "validation": 38, "test": 66}
     assert not any(one & other for one, other in combinations(found.values(), 2))
+
+
+@pytest.mark.needs_data
+def test_each_role_learns_from_what_it_says_first(test_data: Path, tmp_path: Path) -> None:
+    plan = prepared("shakespeare", test_data / "tinyshakespeare", tmp_path, "shakespeare")
+    found, dataset = sizes(plan), divide(plan).dataset
+    assert len(found) == 36
+    assert sum(train for train, _validation, _test in found.values()) == 158_988
+    assert all(0.7 < train / (train + validation + test) <= 0.81 for train, validation, test in found.values())
+    assert not (dataset.features == 1).any()  # no character is unknown
+    assert len(set(dataset.labels.tolist())) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_fleets_have_the_windows_and_the_test_engines_that_nasa_asks_for(test_data: Path, tmp_path: Path) -> None:
+    plan = prepared("cmapss-rul", test_data / "cmapss", tmp_path, "cmapss")
+    assert sizes(plan) == {
+        "FD001": (3264, 322, 100),
+        "FD002": (8404, 934, 259),
+        "FD003": (4014, 392, 100),
+        "FD004": (9930, 971, 248),
+    }
+    dataset, last = divide(plan).dataset, site_splits(plan, 0).test
+    with gzip.open(test_data / "cmapss" / "RUL_FD001.txt.gz", "rt") as lines:
+        lives = np.minimum(np.loadtxt(lines), 125.0)
+    assert dataset.targets is not None
+    assert dataset.targets[last].tolist() == lives.tolist()
+    with gzip.open(test_data / "cmapss" / "test_FD001.txt.gz", "rt") as lines:
+        readings = np.loadtxt(lines, dtype=np.float32)
+    for engine, window in zip(range(1, 101), dataset.features[last], strict=True):
+        assert np.array_equal(window, readings[readings[:, 0] == engine][-30:, 2:])
 
 
 @pytest.mark.needs_data

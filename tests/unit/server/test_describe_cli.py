@@ -9,6 +9,7 @@ from hansa_common.plan import StudyPlan
 from hansa_common.preprocessing_plan import PreprocessingPlan
 from hansa_server.describe_cli import statistics_of, traffic_of
 
+WARDS = ("north", "south", "west")
 COLUMNS = [{"name": "age", "missing": "fill"}, {"name": "dose"}]
 
 
@@ -52,6 +53,32 @@ def test_data_that_sites_standardise_are_described_as_they_are(plan: StudyPlan) 
     age, _dose = statistics_of(bare)
     assert age.missing == 0.0
     assert age.means["south"] == pytest.approx(80.0, abs=0.5)
+
+
+def test_of_texts_it_says_how_many_hold_each_word(make_plan: Callable[..., StudyPlan], tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    rows = [
+        f"{'fever' if ward != 'west' else 'rash'} today,{'yes' if n % 2 else 'no'},{ward}"
+        for ward in WARDS
+        for n in range(40)
+    ]
+    path.write_text("\n".join(["text,label,ward", *rows]))
+    text = {"tokens": "words", "learn": "class", "vocabulary": ["cough", "fever"]}
+    data = {"kind": "array", "shape": [3], "minimum": 0, "maximum": 3, "classes": ["no", "yes"], "text": text}
+    simulation = {"partition": "column:ward", "data": {"adapter": "text", "path": str(path)}}
+    model = {"name": "gru", "vocabulary": 4}
+    plan = make_plan(replaced={"model": model, "data": data, "simulation": simulation})
+    unknown, fever, cough = statistics_of(plan)
+    assert (unknown.name, fever.name, cough.name) == ("unknown token", "'fever'", "'cough'")
+    assert fever.means == {"north": 1.0, "south": 1.0, "west": 0.0}
+    assert "'fever': the mean at west is 1.4 standard deviations below" in fever.warnings[0]
+    assert (unknown.mean, cough.mean) == (1.0, 0.0)
+    following = data | {"classes": ["today", "fever"], "text": {"tokens": "words", "learn": "next"}}
+    plan = make_plan(
+        replaced={"model": model, "data": following, "simulation": simulation, "evaluation": {"group": "row"}}
+    )
+    with pytest.raises(UsageError, match="The plan names the tokens"):
+        statistics_of(plan)
 
 
 def test_a_plan_without_preprocessing_is_described_by_means(make_plan: Callable[..., StudyPlan]) -> None:

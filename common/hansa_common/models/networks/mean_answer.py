@@ -10,6 +10,18 @@ import torch
 from torch import Tensor, nn
 
 
+def mean_answer(outputs: Tensor, *, are_logits: bool) -> Tensor:
+    """Return the mean of what the members answer.
+
+    Args:
+        outputs: ``[M, N, ...]``.
+        are_logits: Of classes ``[M, N, K]``; then it is the logarithm of the mean of their probabilities, ``[N, K]``.
+    """
+    if are_logits:
+        return outputs.log_softmax(-1).logsumexp(0) - math.log(len(outputs))
+    return outputs.mean(0)
+
+
 class MeanAnswer(nn.Module):
     """The mean of the members' probabilities, as its logarithm; or of their outputs.
 
@@ -25,7 +37,4 @@ class MeanAnswer(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map inputs to what one member gives: ``[N, K]`` log probabilities, or outputs."""
-        outputs = torch.stack([member(inputs) for member in self.members])  # [M, N, ...]
-        if self._are_logits:
-            return outputs.log_softmax(-1).logsumexp(0) - math.log(len(outputs))
-        return outputs.mean(0)
+        return mean_answer(torch.stack([member(inputs) for member in self.members]), are_logits=self._are_logits)

@@ -6,7 +6,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from hansa_client.data.source import Dataset
 from hansa_client.training.examples import Loader, Standardisation, class_weights, model_input
-from hansa_common.contract import Column, ImageContract, TableContract
+from hansa_common.contract import ArrayContract, Column, ImageContract, TableContract
 
 CPU = torch.device("cpu")
 
@@ -37,6 +37,16 @@ def test_tables_are_standardised_by_the_training_split_alone(rows: Dataset) -> N
     for indices in (train, test):
         expected = scaler.transform(rows.features[indices].astype(np.float64))
         np.testing.assert_allclose(loader.load(indices).features.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_arrays_are_standardised_along_their_last_axis() -> None:
+    features = (np.random.default_rng(1).normal(size=(50, 4, 2)) * [1, 1000] + [5, -300]).astype(np.float32)
+    contract = ArrayContract(kind="array", shape=(4, 2), classes=("a", "b"), standardise="site")
+    loader = Loader(contract, Dataset(features=features, labels=np.zeros(50, np.int64)), np.arange(30), CPU)
+    loaded = loader.load(np.arange(30, 50)).features.numpy()
+    scaler = StandardScaler().fit(features[:30].reshape(-1, 2).astype(np.float64))
+    expected = scaler.transform(features[30:].reshape(-1, 2).astype(np.float64)).reshape(20, 4, 2)
+    np.testing.assert_allclose(loaded, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_tables_are_left_alone_unless_the_contract_says_so(rows: Dataset) -> None:

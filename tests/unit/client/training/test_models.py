@@ -29,6 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Contract]] = {
     "cox": ("cox", {}, ARRAY),
     "gru": ("gru", {"hidden": 4, "layers": 2, "bidirectional": True}, ARRAY),
     "gru-tokens": ("gru", {"hidden": 4, "vocabulary": 5, "embedding": 3}, TOKENS),
+    "lenet": ("lenet", {}, LARGE),
     "linear": ("linear", {}, ARRAY),
     "logistic": ("logistic", {}, ARRAY),
     "lstm": ("lstm", {"hidden": 4}, ARRAY),

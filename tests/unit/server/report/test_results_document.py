@@ -26,6 +26,7 @@ def test_every_file_of_a_run_is_explained() -> None:
     assert files == {
         "report.html",
         "model.safetensors",
+        "versions/",
         "MODEL_CARD.md",
         "metrics.json",
         "metrics.csv",

@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 
 from hansa_common.plan import StudyPlan, parse_plan
+from hansa_server.decision_results import Decisions, DecisionScores, FairnessResult, GroupScores
 from hansa_server.report import metrics_csv, model_card, render
 from hansa_server.report.narrative import headlines
 from hansa_server.results import (
-    Decisions,
-    DecisionScores,
-    FairnessResult,
-    GroupScores,
     Results,
     Scores,
     Summary,
