@@ -58,9 +58,8 @@ def run(repeat: int) -> None:
 
 def measure(path: Path, ridge: float) -> tuple[float, float]:
     """Return the C-index over all test patients, and the seconds of the study."""
-    values = read_plan(_ROOT / "deploy" / "studies" / "tcga-brca.toml").model_dump(exclude_none=True)
-    values["aggregation"] = {"strategy": "newton", "ridge": ridge}
-    values["rounds"] = {"count": 8}
+    values = read_plan(_ROOT / "deploy" / "studies" / "tcga-brca-exact.toml").model_dump(exclude_none=True)
+    values["aggregation"]["ridge"] = ridge
     values["simulation"]["data"]["path"] = str(path / "tcga_brca.csv")
     columns = [column["name"] for column in values["data"]["columns"]]
     folder = RunFolder.create(path / f"ridge-{ridge:g}")

@@ -75,8 +75,13 @@ def _work(plan: StudyPlan, cohort: str) -> str:
     effort = f"{training.epochs} epochs" if training.epochs is not None else f"{training.steps} steps"
     return (
         f"A model '{plan.model.name}' is trained here {times}, {effort} each, in batches of {training.batch_size} with "
-        f"{training.optimizer}; each time by {cohort}."
+        f"{training.optimizer}; each time by {cohort}.{_own(plan)}"
     )
+
+
+def _own(plan: StudyPlan) -> str:
+    own = plan.personalisation
+    return "" if own is None else f" This site gets a model of its own too, by '{own.method}'."
 
 
 def _split(plan: StudyPlan) -> str:

@@ -5,6 +5,7 @@ from typing import Final
 
 from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, hides, others
 from hansa_common.combinations import decide
+from hansa_common.contract import NumberTarget, ReconstructionTarget, SurvivalTarget
 from hansa_common.plan import StudyPlan
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan, SecureAggregationPlan
 from hansa_common.secagg.terms import colluders, threshold
@@ -28,7 +29,8 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         return (*_noised(plan, noised, masked), *clipped, *_held_back(plan), _NEVER)
     if masked is not None:
         return (
-            *_masked(plan.privacy, masked, _count(plan)),
+            *_masked(plan, masked),
+            *_decisions(plan),
             *_statistics(plan),
             *_ensemble(plan),
             *_explanation(plan),
@@ -36,20 +38,84 @@ def what_leaves(plan: StudyPlan) -> tuple[str, ...]:
         )
     update = _CURVATURE if sends_curvature(plan) else f"{_CHANGE}{_part(plan)}"
     return (
+        (f"In each round: {update}, the number of training examples, the training loss, and {_answers(plan)}."),
         (
-            f"In each round: {update}, the number of training examples, the training loss, "
-            "and counts of right and wrong answers on the validation split, by class."
-        ),
-        (
-            "At the beginning: the number of examples in each split and class. At the end: the same counts on the "
-            "test split. The coordinator can read all of it."
+            f"At the beginning: {_sizes(plan)}. At the end: the same {_word(plan)} on the test split"
+            f"{_sureness(plan)}. The coordinator can read all of it."
         ),
         *_held_back(plan),
+        *_decisions(plan),
+        *_own_model(plan),
         *_statistics(plan),
         *_ensemble(plan),
         *_explanation(plan),
         _NEVER,
     )
+
+
+def _answers(plan: StudyPlan) -> str:
+    """Say what leaves about the model's answers to validation examples."""
+    match plan.data.target:
+        case None:
+            return "counts of right and wrong answers on the validation split, by class"
+        case NumberTarget():
+            return "sums of the numbers, of the model's errors and of powers of both, over the validation split"
+        case SurvivalTarget():
+            return (
+                "counts of people, of events and of pairs of people that the model puts in the right order, of the "
+                "validation split"
+            )
+    apart = ", of normal examples and of anomalies apart" if plan.data.target.anomaly is not None else ""
+    return f"sums of the reconstruction errors over the validation split{apart}"
+
+
+def _word(plan: StudyPlan) -> str:
+    return "counts" if plan.data.target is None or isinstance(plan.data.target, SurvivalTarget) else "sums"
+
+
+def _sizes(plan: StudyPlan) -> str:
+    match plan.data.target:
+        case None:
+            return "the number of examples in each split and class"
+        case NumberTarget():
+            return "the number of examples in each split"
+        case SurvivalTarget():
+            return "the number of people in each split, and with an event"
+    return "the number of examples in each split" + (
+        ", and of anomalies" if plan.data.target.anomaly is not None else ""
+    )
+
+
+def _sureness(plan: StudyPlan) -> str:
+    """Say that the test split's scores leave as histograms, where they do."""
+    match plan.data.target:
+        case None:
+            return ", and histograms of how sure the model was, by class"
+        case ReconstructionTarget() as learned if learned.anomaly is not None:
+            return ", and histograms of the errors"
+    return ""
+
+
+def _decisions(plan: StudyPlan) -> Iterator[str]:
+    """Say what leaves for a threshold by costs and for the comparison of groups."""
+    evaluation = plan.evaluation
+    if not evaluation.decision_rows:
+        return
+    named = [f"'{column}' ({', '.join(values)})" for column, values in (evaluation.groups or {}).items()]
+    within = f", for all and within each group of {'; '.join(named)}" if named else ""
+    masked = plan.privacy.secure_aggregation is not None
+    small = ""
+    if named:
+        whose = "of all sites together" if masked else "of yours"
+        small = f" A group of fewer than {evaluation.minimum_group:,} test examples {whose} is left out."
+    readers = "Only the sum over the sites can be read." if masked else "The coordinator can read them."
+    what = f"how many examples of the validation and the test split get which score, by class{within}"
+    yield f"At the end also: {what}. {readers}{small}"
+
+
+def _own_model(plan: StudyPlan) -> Iterator[str]:
+    if plan.personalisation is not None:
+        yield "At the end also: the same of this site's own model on the test split. The model itself stays here."
 
 
 def _part(plan: StudyPlan) -> str:
@@ -148,13 +214,15 @@ def _only_the_sum(masked: SecureAggregationPlan, sites: int) -> str:
     return f"only the sum over at least {least} sites can be read"
 
 
-def _masked(privacy: PrivacyPlan, masked: SecureAggregationPlan, sites: int) -> Iterator[str]:
-    yield f"In each round: {_CHANGE}, under masks: {_only_the_sum(masked, sites)}."
+def _masked(plan: StudyPlan, masked: SecureAggregationPlan) -> Iterator[str]:
+    yield f"In each round: {_CHANGE}, under masks: {_only_the_sum(masked, _count(plan))}."
     yield (
-        "Under the same masks: counts of right and wrong answers on the validation split, by class, the training loss "
-        "and the number of examples it is a mean of; at the end, the counts on the validation and the test split."
+        f"Under the same masks: {_answers(plan)}; the training loss and the number of examples it is a mean of; at the "
+        f"end, the {_word(plan)} on the validation and the test split{_sureness(plan)}."
     )
-    if privacy.weights == "examples":
+    if plan.personalisation is not None:
+        yield "This site's own model stays here."
+    if plan.privacy.weights == "examples":
         yield "In the open: the number of your training examples, and how long the work took."
     else:
         yield "In the open: how long the work took. The number of your training examples stays here."

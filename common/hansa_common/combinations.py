@@ -122,7 +122,7 @@ def _refused_by_masks(strategy: str, needs: Needs, codec: str, *, linear: bool) 
             "only: choose a strategy that needs the sum, or leave out [privacy.secure_aggregation]."
         )
     if not linear:
-        return f"codec '{codec}' is not linear: masks would not cancel in the sum."
+        return f"codec '{codec}' is not linear: masks would not cancel in the sum. Leave out transport.codec."
     return ""
 
 

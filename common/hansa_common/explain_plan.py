@@ -121,7 +121,9 @@ def check_explain(explain: ExplainPlan | None, contract: Contract, privacy: Priv
             "leaves without; leave out one of the two."
         )
     if contract.target is not None and contract.target.kind == "reconstruction":
-        raise ValueError(f"{where}: a model that reconstructs its input has no score to explain.")
+        raise ValueError(
+            f"{where}: a model that reconstructs its input has no score to explain; leave the section out."
+        )
     if isinstance(contract, ArrayContract) and contract.text is not None:
         raise ValueError(f"{where}: token ids are names, not numbers that an answer could be attributed to.")
     if explain.split == "validation" and not validation:

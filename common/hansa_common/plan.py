@@ -192,8 +192,10 @@ class StudyPlan(Strict):
         noised = self.privacy.differential
         if self.evaluation.decision_rows:
             for problem in (
-                "" if len(self.data.classes) == _TWO else "two classes are needed",
-                "differential privacy lets no such counts out" if noised is not None else "",
+                "" if len(self.data.classes) == _TWO else "two classes are needed; leave both keys out",
+                "differential privacy lets no such counts out; leave out [privacy.differential] or both keys"
+                if noised is not None
+                else "",
             ):
                 if problem:
                     raise ValueError(f"evaluation: cost and groups are about decisions, and {problem}.")

@@ -17,6 +17,8 @@ FEWEST_MASKED, MOST_MASKED = 3, 100
 DifferentialKind = Literal["example", "site_server", "site_distributed"]
 
 _Positive = Annotated[float, Field(gt=0.0, le=1e9)]
+Multiplier = Annotated[float, Field(ge=0.05, le=1e6)]
+"""Of noise, in what it hides: below, accounting takes gigabytes to find that nothing is hidden."""
 
 
 class SecureAggregationPlan(Strict):
@@ -41,7 +43,7 @@ class AdaptiveClippingPlan(Strict):
     """Share of the sites whose updates the bound shall leave as they are."""
     rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """How fast the bound moves: ``exp(rate)`` a round at most, up or down."""
-    noise_multiplier: Annotated[float, Field(ge=0.05, le=1e6)]
+    noise_multiplier: Multiplier
     """Of how many updates were left as they are, which is released in each round beside the mean."""
     least: _Positive = 1e-6
     """The bound never falls below it."""
@@ -57,7 +59,7 @@ class DifferentialPrivacyPlan(Strict):
     who must be trusted. ``site_distributed``: a whole site, noise added by the sites under masks."""
     clipping_bound: _Positive
     """L2 bound: of one person's gradient with ``example``, else of one site's update."""
-    noise_multiplier: Annotated[float, Field(gt=0.0, le=1e6)]
+    noise_multiplier: Multiplier
     """Standard deviation of the noise, in clipping bounds."""
     epsilon: _Positive
     """What the whole study may cost; the round that would exceed it is refused before it is trained."""
@@ -67,7 +69,7 @@ class DifferentialPrivacyPlan(Strict):
     """With ``example``: chance of each person to be in a step (Poisson sampling)."""
     unit: Text | None = None
     """With ``example``: the column that says whose a row is. Left out: each row is a person of its own."""
-    metrics_noise: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    metrics_noise: Multiplier | None = None
     """With ``example``: noise multiplier of the counts of right and wrong answers. Left out: no counts leave."""
     adaptive: AdaptiveClippingPlan | None = None
     """With ``site_server``: ``clipping_bound`` is that of the first round."""

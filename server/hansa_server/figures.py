@@ -39,7 +39,7 @@ def write(figure: VerdictFigure, value: float) -> str:
             return f"{value:.1%}"
         case "c_index" | "roc_auc":
             return f"{value:.3f}"
-    return f"{value:.4g}"
+    return f"{value:#.4g}".removesuffix(".")
 
 
 def scores_of(counts: Counts) -> Scores:

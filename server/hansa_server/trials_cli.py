@@ -11,6 +11,7 @@ from rich.console import Console
 from hansa_common.errors import UsageError
 
 if TYPE_CHECKING:  # --help must not wait for flwr
+    from hansa_common.metrics import VerdictFigure
     from hansa_common.plan import StudyPlan
     from hansa_server.trials.runs import Run
     from hansa_server.trials.table import Kind
@@ -104,9 +105,9 @@ def contribution(
         typer.Option(help="exact: Shapley values, for up to 10 sites; chosen by the study's size where left out."),
     ] = None,
     figure: Annotated[
-        Literal["accuracy", "balanced_accuracy", "roc_auc", "loss", "c_index", "rmse"],
-        typer.Option(help="What a model is judged by, on all sites' test examples together."),
-    ] = "accuracy",
+        Literal["accuracy", "balanced_accuracy", "roc_auc", "loss", "c_index", "rmse", "reconstruction_error"] | None,
+        typer.Option(help="What a model is judged by, on all sites' test examples together; by what was learned."),
+    ] = None,
     seeds: _Seeds = None,
     out: _Out = None,
     organisation: Annotated[
@@ -134,11 +135,15 @@ def contribution(
         render_contributions,
         sentence,
         terminal_table,
-        write_value,
+        write_worth,
     )
+    from hansa_server.trials.table import figure_of  # noqa: PLC0415
+    from hansa_server.trials.writing import Writer  # noqa: PLC0415
 
     plan = read_plan(study)
     require_individual_updates(plan)
+    judged = figure or figure_of(plan)
+    writer = Writer(figure=judged)
     signer = OrganisationFolder(organisation) if organisation is not None else None
     prompt = f"Passphrase of {signer.organisation.name}" if signer else ""
     key = signer.unlock(read_passphrase(passphrase_file, variable=VARIABLE, prompt=prompt)) if signer else None
@@ -147,16 +152,16 @@ def contribution(
 
     def tell(seed: int, sites: frozenset[str], value: float, number: int, count: int) -> None:
         who = ", ".join(sorted(sites)) if sites else "no site"
-        line = f"{number}/{count}  seed {seed}  {write_value(value, figure)}  {who}"
+        line = f"{number}/{count}  seed {seed}  {write_worth(value, writer)}  {who}"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     chosen = tuple(_seeds(seeds, plan))
-    used, measured = measure(plan, chosen, folder, method=method, figure=figure, tell=tell)
+    used, measured = measure(plan, chosen, folder, method=method, figure=judged, tell=tell)
     receipt = Receipt(
         study=plan.name,
         plan_digest=plan.digest(),
         simulation_digest=plan.simulation_digest(),
-        figure=figure,
+        figure=judged,
         method=used,
         seeds=chosen,
         sites=contributions(used, chosen, measured),
@@ -209,14 +214,14 @@ def _run(
     from hansa_server.engines.engine import Machine  # noqa: PLC0415
     from hansa_server.trials.page import render, sentences, terminal_tables  # noqa: PLC0415
     from hansa_server.trials.runs import run_all  # noqa: PLC0415
-    from hansa_server.trials.table import tabulate  # noqa: PLC0415
+    from hansa_server.trials.table import figure_of, tabulate  # noqa: PLC0415
 
     folder = out or _new_folder(variants[0].plan, kind)
     console = Console(quiet=quiet)
     chosen = _seeds(seeds, variants[0].plan)
     console.print(f"{len(variants)} plans, {len(chosen)} seeds; folder {folder}", highlight=False, markup=False)
     machine = Machine(engine=engine, workers=workers)
-    runs = run_all(variants, chosen, folder, machine=machine, tell=_Teller(console).tell)
+    runs = run_all(variants, chosen, folder, machine=machine, tell=_Teller(console, figure_of(variants[0].plan)).tell)
     trials = tabulate(kind, variants, runs, folder)
     write_whole(folder / "compare.json", (trials.model_dump_json(indent=2) + "\n").encode())
     write_whole(folder / "compare.html", render(trials).encode())
@@ -230,16 +235,18 @@ def _run(
 class _Teller:
     """A line for each run."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, figure: "VerdictFigure") -> None:
+        self._console, self._figure = console, figure
 
     def tell(self, run: "Run", number: int, count: int) -> None:
         """Say what a run reached."""
         from hansa_server.report import notation  # noqa: PLC0415
+        from hansa_server.trials.writing import Writer  # noqa: PLC0415
 
         results = run.results
         whole = results.final.weighted_mean if results.final else None
-        reached = notation.percent(whole.accuracy if whole else None)
+        writer = Writer(figure=self._figure, unit=results.unit)
+        reached = f"{writer.name} {writer.value(getattr(whole, self._figure) if whole else None)}"
         state = "" if results.status == "completed" else f"  {results.status}: {results.reason}"
         before = "" if run.is_new else "  (from before)"
         self._console.print(

@@ -7,7 +7,8 @@
   sampling", 2009; Strumbelj and Kononenko, "An Efficient Explanation of Individual Classifications using Game Theory",
   JMLR 2010. The columns of a table are the players; one-hot features of one column enter together.
 
-The score is the logit of the class, or the number that is predicted. captum is imported only when something is
+The score is the logit of the class, or the number that is predicted; of a model with one output for two classes it is
+the log odds of the class, because the logit of the first one is always 0. captum is imported only when something is
 explained.
 
 Shapes: ``N`` examples, ``K`` classes, ``C`` channels, ``H`` height, ``W`` width, ``G`` groups.
@@ -103,11 +104,16 @@ def attribute(explain: ExplainPlan, module: nn.Module, question: Question) -> Do
 
 
 def _scores(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return what gives ``float32 [N, K]``, also of a model that gives one number an example."""
+    """Return what gives ``float32 [N, K]``, also of a model that gives one number an example.
+
+    Where a model has one output for two classes, its first logit is a constant: each class has its log odds then.
+    """
+    has_one_output = any(isinstance(layer, nn.ConstantPad1d) for layer in module.children())
 
     def scores(inputs: Tensor) -> Tensor:
         outputs: Tensor = module(inputs)
-        return outputs.float().reshape(len(outputs), -1)
+        found = outputs.float().reshape(len(outputs), -1)
+        return found - found.flip(1) if has_one_output else found
 
     return scores
 

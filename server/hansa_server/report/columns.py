@@ -29,10 +29,6 @@ class Column:
     in_card: bool = True
 
 
-def _number(value: float | None) -> str:
-    return notation.MISSING if value is None else f"{value:.4g}"
-
-
 def _whole(value: float | None) -> str:
     return notation.MISSING if value is None else notation.count(value)
 
@@ -52,11 +48,11 @@ FIGURES: Final[Mapping[Target, tuple[Column, ...]]] = {
         _LOSS,
     ),
     "number": (
-        Column(figure="rmse", name="RMSE", write=_number),
-        Column(figure="mae", name="MAE", write=_number),
-        Column(figure="bias", name="Bias", write=_number),
+        Column(figure="rmse", name="RMSE", write=notation.significant),
+        Column(figure="mae", name="MAE", write=notation.significant),
+        Column(figure="bias", name="Bias", write=notation.significant),
         Column(figure="r2", name="R2", write=notation.loss),
-        Column(figure="cmapss_score", name="C-MAPSS score", write=_number),
+        Column(figure="cmapss_score", name="C-MAPSS score", write=notation.significant),
         _LOSS,
     ),
     "survival": (
@@ -65,8 +61,8 @@ FIGURES: Final[Mapping[Target, tuple[Column, ...]]] = {
         _LOSS,
     ),
     "reconstruction": (
-        Column(figure="reconstruction_error", name="Error, normal", write=_number),
-        Column(figure="anomaly_error", name="Error, anomalies", write=_number),
+        Column(figure="reconstruction_error", name="Error, normal", write=notation.significant),
+        Column(figure="anomaly_error", name="Error, anomalies", write=notation.significant),
         Column(figure="roc_auc", name="ROC AUC", write=notation.loss),
         Column(figure="average_precision", name="AP", write=notation.loss),
     ),
@@ -112,6 +108,16 @@ def write_main(results: Results, value: float | None) -> str:
     return write_figure(results, main_figure(results), value)
 
 
+def bare_main(results: Results, value: float | None) -> str:
+    """Write a value of it without its unit."""
+    return notation.MISSING if value is None else write(main_figure(results), value)
+
+
+def main_unit(results: Results) -> str:
+    """Return the unit of it; empty where it has none."""
+    return results.unit if main_figure(results) == "rmse" else ""
+
+
 def write_figure(results: Results, figure: VerdictFigure, value: float | None) -> str:
     """Write a figure that models are compared by; a number with its unit."""
     if value is None:
@@ -125,6 +131,8 @@ def written_gain(against: WorstAgainstLocal) -> str:
     if against.figure == "accuracy":
         return notation.points(against.difference)
     sign = "+" if against.difference > 0 else notation.MINUS if against.difference < 0 else ""
+    if against.figure in ("rmse", "reconstruction_error"):
+        return sign + notation.significant(abs(against.difference), 3)
     return sign + write(against.figure, abs(against.difference))
 
 
@@ -143,4 +151,4 @@ def written_main(results: Results, scores: Scores | None) -> str:
 def written_interval(results: Results, scores: Scores) -> str:
     """Write the 95 % interval of the main figure; empty where there is none."""
     ends = scores.intervals.get(main_figure(results))
-    return "" if ends is None else f"{write_main(results, ends[0])} to {write_main(results, ends[1])}"
+    return "" if ends is None else f"{bare_main(results, ends[0])} to {write_main(results, ends[1])}"

@@ -35,13 +35,14 @@ def cross_site(results: Results) -> Picture | None:
         rows = {FEDERATION: matrix.federated} | rows
     name = columns.main_name(results)
     whose = f"{FEDERATION} and of each site" if FEDERATION in rows else "the sites"
+    unit = f", {columns.main_unit(results)}," if columns.main_unit(results) else ""
     chart = cross_site_chart(
-        f"{name[0].upper()}{name[1:]} of the models of {whose}, tested at every site",
+        f"{name[0].upper()}{name[1:]}{unit} of the models of {whose}, tested at every site",
         tuple(rows),
         matrix.sites,
         tuple(rows.values()),
         is_higher_better=IS_HIGHER_BETTER[matrix.figure],
-        write=lambda value: columns.write_main(results, value),
+        write=lambda value: columns.bare_main(results, value),
     )
     return Picture(chart=chart, sentence=_sentence(results, matrix))
 

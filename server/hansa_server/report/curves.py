@@ -57,12 +57,22 @@ def main_curves(results: Results, width: float) -> str:
     )
 
 
+def has_validation(results: Results) -> bool:
+    """Tell whether any model was judged on validation examples."""
+    return any(summary.overall_value is not None for _, summary in _summaries(results))
+
+
 def loss_curves(results: Results, width: float) -> str:
     """Draw training and validation loss, both weighted means over the sites; empty where no losses left them."""
     if has_noised_counts(results):
         return ""
     drawn = _measured(
-        Series(name="Validation", points=_validated(results, "weighted_mean_loss"), style="first"),
+        *(
+            # of a reconstruction it is the error that is drawn already, on another scale than what models minimise
+            [Series(name="Validation", points=_validated(results, "weighted_mean_loss"), style="first")]
+            if results.target != "reconstruction"
+            else []
+        ),
         Series(
             name="Training",
             points=tuple(Point(x=entry.round, y=entry.train_loss) for entry in results.rounds),

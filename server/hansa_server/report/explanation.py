@@ -4,6 +4,7 @@ Examples are shown only of a simulation whose plan says so; the files were writt
 """
 
 import base64
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -71,7 +72,12 @@ def sentence(results: Results) -> str:
     number = sum(found.explained)
     if not number:
         return "Nothing was explained: no site let out sums over enough examples."
-    whose = "the score of an example's own class" if results.classes else "what is predicted"
+    whose = {
+        "classes": "the score of an example's own class",
+        "number": "the number that is predicted",
+        "survival": "the log hazard that is predicted",
+        "reconstruction": "what is predicted",
+    }[results.target]
     words = (
         f"How much each input raised or lowered {whose}, by {_METHODS[found.method]}, over "
         f"{notation.plural(number, 'example')} of the sites' {found.split} splits. The sites computed it and let only "
@@ -105,11 +111,26 @@ def load_pictures(folder: Path, plan: StudyPlan) -> list[Picture]:
 
 def _pictures(folder: Path) -> Iterator[Picture]:
     """Yield the sites' first pictures, then their second ones, and so on."""
+    captions: dict[Path, dict[str, str]] = {}
     images = sorted(folder.glob("*/*-image.png"), key=lambda path: (path.name, path.parent.name))
     for image in images:
         overlay = image.with_name(image.name.replace("-image", "-overlay"))
         if overlay.is_file():
-            yield Picture(caption=image.parent.name[4:], image=_url(image), overlay=_url(overlay))
+            said = captions.setdefault(image.parent, _captions(image.with_name("examples.csv")))
+            caption = ": ".join(filter(None, [image.parent.name[4:], said.get(image.name[:3], "")]))
+            yield Picture(caption=caption, image=_url(image), overlay=_url(overlay))
+
+
+def _captions(path: Path) -> dict[str, str]:
+    """Return by number, ``001``, what each kept example is and what the model took it for."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as lines:
+        return {
+            f"{int(row['example']):03d}": row["truth"]
+            + ("" if row["predicted"] == row["truth"] else f", taken for {row['predicted']}")
+            for row in csv.DictReader(lines)
+        }
 
 
 def _url(path: Path) -> str:
@@ -160,16 +181,23 @@ def _chart(name: str, series: Sequence[str], rows: Sequence[tuple[str, Sequence[
 
 def _grid(view: ExplanationView, found: Explanation) -> Part:
     overall, classes = _overall(view, found), _by_class(view, found)
-    largest = max((value for _name, row in classes for value in row), default=0.0)
+    several = len(found.scores) > 1
+    values = [value for _name, row in classes for value in row]
 
-    def grid(name: str, values: Sequence[float], shade: float) -> Chart:
-        label = f"Where the model looks: mean absolute attribution, {name}"
-        drawn = heat_grid(label, values, rows=view.rows, largest=shade)
+    def grid(name: str, cells: Sequence[float], shown: Sequence[float]) -> Chart:
+        label = f"Where the model looks: mean absolute attribution{f', {name}' if several else ''}"
+        drawn = heat_grid(label, cells, rows=view.rows, least=min(shown), largest=max(shown))
         return Chart(name=name, wide=drawn, narrow=drawn)
 
+    remark = (
+        f"The stronger the colour, the more it mattered: from {notation.significant(min(overall), 3)}, without "
+        f"colour, to {notation.significant(max(overall), 3)}."
+    )
+    if several:
+        remark += f" By class from {notation.significant(min(values), 3)} to {notation.significant(max(values), 3)}."
     return Part(
         name=_VIEWS[view.name],
-        remark="The darker, the more it moved the score; the classes have one scale.",
-        overall=grid("all classes", overall, max(overall)),
-        by_class=[grid(name, row, largest) for name, row in classes[:CLASSES_SHOWN]],
+        remark=remark,
+        overall=grid("all classes", overall, overall),
+        by_class=[grid(name, row, values) for name, row in classes[:CLASSES_SHOWN]] if several else [],
     )

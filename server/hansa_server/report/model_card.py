@@ -286,7 +286,7 @@ def _tested(results: Results) -> str:
         return "**It has not been tested.** The study ended before the closing exchange."
     if final.weighted_mean is None:
         only = "; only the coordinator's own test set says something" if final.coordinator else ""
-        return f"**How good it is at the sites is not known**: no counts of right and wrong answers are{only}."
+        return f"**How good it is at the sites is not known**: no {protection.counted(results)} left them{only}."
     whole = written_main(results, final.weighted_mean)
     if final.worst_site is None:
         return (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hansa_server.figures import NAMES
 from hansa_server.report import columns, notation, protection
 from hansa_server.report.comparison import Comparison
-from hansa_server.results import Ensemble, Final, Noise, PersonalSummary, Results, Summary
+from hansa_server.results import Ensemble, Final, Noise, PersonalSummary, Results, Scores, Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,8 @@ def result_sentences(results: Results, comparisons: tuple[Comparison, ...]) -> s
         sentence += "."
         if protection.keeps_site_figures(results):
             sentence += f" The sites' own figures are {protection.why_kept(results)}."
+    if whole.roc_auc is not None and results.target == "reconstruction":
+        sentence += f" By that error it tells anomalies from normal examples with a ROC AUC of {whole.roc_auc:.3f}."
     if about:
         sentence += " The counts behind these figures have noise in them."
     return f"{sentence} {verdicts(comparisons)}" if comparisons else sentence
@@ -64,8 +66,8 @@ def result_sentences(results: Results, comparisons: tuple[Comparison, ...]) -> s
 def _untested(results: Results, final: Final) -> str:
     """Say why there is no accuracy over the sites, and what the coordinator's own test set says."""
     if protection.lets_no_counts_out(results):
-        why = "Differential privacy let no counts of right and wrong answers out, so nobody knows how good it is "
-        why += "over all sites; each site can test it on its own data."
+        why = f"Differential privacy let no {protection.counted(results)} out, so nobody knows how good it is over all "
+        why += "sites; each site can test it on its own data."
     else:
         why = "The sites' counts could not be added up, so nobody knows how good it is over all sites."
     if final.coordinator is None:
@@ -125,6 +127,12 @@ def headlines(results: Results) -> tuple[Headline, ...]:
     )
 
 
+def _figure(results: Results, scores: Scores | None) -> tuple[str, str]:
+    """Return the main figure and its unit, which stands smaller beside it."""
+    value = columns.main_value(results, scores)
+    return columns.bare_main(results, value), "" if value is None else columns.main_unit(results)
+
+
 def _personal(results: Results, own: PersonalSummary) -> Headline:
     """Say what the sites' own models reach, and whether a site would have done better without the federation."""
     note = f"{own.method}; worst site {columns.written_main(results, own.worst_site)} at {own.worst_site.site}"
@@ -135,8 +143,8 @@ def _personal(results: Results, own: PersonalSummary) -> Headline:
         note = f"{note}; below training alone: {', '.join(own.below_local_only)}"
     else:
         note = f"{note}; no site is below training alone"
-    figure = columns.written_main(results, own.site_mean)
-    return Headline(name="Sites' own models, site mean", figure=figure, note=note, command=command)
+    figure, unit = _figure(results, own.site_mean)
+    return Headline(name="Sites' own models, site mean", figure=figure, unit=unit, note=note, command=command)
 
 
 def _ensemble(results: Results, ensemble: Ensemble) -> Headline:
@@ -148,7 +156,8 @@ def _ensemble(results: Results, ensemble: Ensemble) -> Headline:
     note = f"weighted mean {columns.main_name(results)} of rounds {ensemble.rounds[-1]} to {ensemble.rounds[0]} as one"
     if (worst := ensemble.worst_site) is not None:
         note += f"; worst site {columns.written_main(results, worst)} at {worst.site}"
-    return Headline(name=name, figure=columns.written_main(results, ensemble.weighted_mean), note=note)
+    figure, unit = _figure(results, ensemble.weighted_mean)
+    return Headline(name=name, figure=figure, unit=unit, note=note)
 
 
 def _weighted_mean(results: Results, final: Final) -> Headline:
@@ -165,13 +174,16 @@ def _weighted_mean(results: Results, final: Final) -> Headline:
     interval = columns.written_interval(results, whole)
     if interval and not protection.has_noised_counts(results):
         note += f"; 95% interval {interval}"
-    return Headline(name=name, figure=columns.written_main(results, whole), note=note)
+    figure, unit = _figure(results, whole)
+    return Headline(name=name, figure=figure, unit=unit, note=note)
 
 
 def _site_mean(results: Results, final: Final) -> Headline:
+    figure, unit = _figure(results, final.site_mean)
     return Headline(
         name=f"Site mean {columns.main_name(results)}",
-        figure=columns.written_main(results, final.site_mean),
+        figure=figure,
+        unit=unit,
         note=f"each of {notation.plural(len(results.sites), 'site')} counts the same",
     )
 
@@ -181,9 +193,11 @@ def _worst_site(results: Results, final: Final) -> Headline:
     if worst is None:
         return Headline(name=name, figure=notation.MISSING, note="not measured")
     noised = ", counted with noise" if protection.has_noised_counts(results) else ""
+    figure, unit = _figure(results, worst)
     return Headline(
         name=name,
-        figure=columns.written_main(results, worst),
+        figure=figure,
+        unit=unit,
         note=f"on {'about ' if noised else ''}{notation.plural(worst.num_examples, 'test example')}{noised}",
         site=worst.site,
     )
@@ -198,9 +212,11 @@ def _protected_headlines(results: Results) -> Iterator[Headline]:
     else:
         yield _weighted_mean(results, final)
         if final.coordinator is not None:
+            figure, unit = _figure(results, final.coordinator)
             yield Headline(
                 name=f"{_capital(columns.main_name(results))} on the coordinator's own test set",
-                figure=columns.written_main(results, final.coordinator),
+                figure=figure,
+                unit=unit,
                 note=f"on {notation.plural(final.coordinator.num_examples, 'example')} that no site holds",
             )
         if final.ensemble is not None:
@@ -273,7 +289,7 @@ def _unfinished(results: Results) -> str:
     latest = latest_validation(results)
     start = "The study ended before its last model was tested."
     if latest is None and protection.lets_no_counts_out(results):
-        return f"{start} Differential privacy lets no counts of right and wrong answers out."
+        return f"{start} Differential privacy lets no {protection.counted(results)} out."
     if latest is None:
         return f"{start} No site reported a validation figure."
     rounds, summary = latest

@@ -24,6 +24,19 @@ def points(difference: float | None) -> str:
     return f"{'+' if difference > 0 else MINUS}{size}"
 
 
+def points_apart(gap: float | None) -> str:
+    """Write the size of a difference of two fractions: ``0.043`` is ``4.3 points``."""
+    return MISSING if gap is None else f"{100 * gap:.1f} points"
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    """Write a number with so many digits or whole: ``21.7`` is ``21.70``; ``123456`` is ``123,456``."""
+    if value is None:
+        return MISSING
+    text = f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}"
+    return text.replace("-", MINUS)
+
+
 def loss(value: float | None) -> str:
     """Write a loss with three decimals; a very small or large one in scientific notation."""
     if value is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hansa_common.metrics import IS_HIGHER_BETTER
 from hansa_server.report import columns, curves, explanation, narrative, notation, protection
-from hansa_server.report.charts import Group, bar_chart, confusion_chart, partition_chart, reliability_chart
+from hansa_server.report.charts import Group, bar_chart, confusion_chart, nice_ticks, partition_chart, reliability_chart
 from hansa_server.report.comparison import compare_all
 from hansa_server.report.cross_site import cross_site
 from hansa_server.report.templates import make_environment
@@ -26,6 +26,7 @@ _ENVIRONMENT = make_environment()
 _ENVIRONMENT.filters |= {
     "percent": notation.percent,
     "points": notation.points,
+    "points_apart": notation.points_apart,
     "loss": notation.loss,
     "count": notation.count,
     "plural": notation.plural,
@@ -82,6 +83,7 @@ def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.P
         curves=_curves(
             results, {f"Validation {columns.main_name(results)}": curves.main_curves, "Loss": curves.loss_curves}
         ),
+        validated=curves.has_validation(results),
         bars=_bars(results),
         many=many,
         elided=len(_measured(results)) > FEW_SITES,
@@ -95,9 +97,12 @@ def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.P
         confusion=_confusion(results),
         reliability=_reliability(results),
         confusions=_most_frequent(results),
-        columns=columns.FIGURES[results.target],
+        columns=_columns(results),
         explained=columns.EXPLAINED[results.target],
         main_name=columns.main_name(results),
+        main_unit=columns.main_unit(results),
+        lower_is_better=not IS_HIGHER_BETTER[columns.main_figure(results)],
+        bar_models=_bar_models(results),
         absent_classes=_absent_classes(results),
         overall=_overall(results),
         by_site=_by_site(results),
@@ -106,6 +111,7 @@ def render(results: Results, plan_toml: str, *, pictures: Sequence[explanation.P
         pictures=pictures,
         privacy=protection.account(results),
         protected=protection.is_protected(results),
+        counted=protection.counted(results),
         kept=protection.why_kept(results) if protection.keeps_site_figures(results) else "",
         no_counts=protection.lets_no_counts_out(results),
         noised=protection.has_noised_counts(results),
@@ -137,10 +143,8 @@ def _bars(results: Results) -> list[str]:
     measured = _measured(results)
     if not measured:
         return []
-    models = ["Federated"]
-    if results.baselines is not None:
-        models += ["Local-only", "Pooled"]
-    entries: list[Group | str] = [_group(results, site, len(models)) for site in measured]
+    models = _bar_models(results)
+    entries: list[Group | str] = [_group(results, site, models) for site in measured]
     if len(measured) > FEW_SITES:
         ordered = sorted(
             measured,
@@ -149,35 +153,53 @@ def _bars(results: Results) -> list[str]:
         )
         between = notation.plural(len(ordered) - WORST_SHOWN - BEST_SHOWN, "site")
         entries = [
-            *(_group(results, site, len(models)) for site in ordered[:WORST_SHOWN]),
+            *(_group(results, site, models) for site in ordered[:WORST_SHOWN]),
             f"{between} in between",
-            *(_group(results, site, len(models)) for site in ordered[-BEST_SHOWN:]),
+            *(_group(results, site, models) for site in ordered[-BEST_SHOWN:]),
         ]
     left_out = results.final.left_out if results.final is not None else None
     if left_out is not None:
-        values = (columns.main_value(results, left_out), None, None)
-        entries.append(Group(name=f"{left_out.site}, left out", values=values[: len(models)]))
+        values = (columns.main_value(results, left_out), *[None] * (len(models) - 1))
+        entries.append(Group(name=f"{left_out.site}, left out", values=values))
     name = columns.main_name(results)
-    label = f"{name[0].upper()}{name[1:]} on each site's test split: {', '.join(models)}"
+    unit = f", {columns.main_unit(results)}," if columns.main_unit(results) else ""
+    label = f"{name[0].upper()}{name[1:]}{unit} on each site's test split: {', '.join(models)}"
     if results.target == "classes":
         return _charts(*(bar_chart(label, models, entries, width=width) for width in (WIDE, NARROW)))
     found = [value for entry in entries if isinstance(entry, Group) for value in entry.values if value is not None]
-    highest = 1.0 if columns.main_figure(results) == "c_index" else 1.1 * max(found)
+    ticks = nice_ticks(0.0, 1.0 if columns.main_figure(results) == "c_index" else max(found) or 1.0)
 
     def write(value: float | None) -> str:
-        return notation.MISSING if value is None else f"{value:.3g}"
+        return columns.bare_main(results, value)
 
     return _charts(
         *(
-            bar_chart(label, models, entries, width=width, highest=highest, write=write, write_tick=write)
+            bar_chart(
+                label, models, entries, width=width, ticks=ticks, write=write, write_tick=lambda tick: f"{tick:g}"
+            )
             for width in (WIDE, NARROW)
         )
     )
 
 
-def _group(results: Results, site: SiteResult, num_models: int) -> Group:
-    values = tuple(columns.main_value(results, scores) for scores in (site.federated, site.local_only, site.pooled))
-    return Group(name=site.site, values=values[:num_models])
+def _bar_models(results: Results) -> list[str]:
+    """Return whose bars there are; a site's own model where it is another one than the common."""
+    models = ["Federated"]
+    if results.baselines is not None:
+        models += ["Local-only", "Pooled"]
+    if any(site.personal is not None and site.personal != site.federated for site in results.sites):
+        models.append("Own model")
+    return models
+
+
+def _group(results: Results, site: SiteResult, models: Sequence[str]) -> Group:
+    scores = {
+        "Federated": site.federated,
+        "Local-only": site.local_only,
+        "Pooled": site.pooled,
+        "Own model": site.personal,
+    }
+    return Group(name=site.site, values=tuple(columns.main_value(results, scores[model]) for model in models))
 
 
 def _partition(results: Results) -> str:
@@ -224,6 +246,17 @@ def _absent_classes(results: Results) -> list[str]:
     return [name for name, counts in zip(results.classes, results.final.confusion, strict=True) if not any(counts)]
 
 
+def _columns(results: Results) -> list[columns.Column]:
+    """Return the figures of the table: of classes all, of other targets those that any row has."""
+    listed = columns.FIGURES[results.target]
+    rows = [row.scores for row in (*_overall(results), *_by_site(results)) if row.scores is not None]
+    if results.final is not None and results.final.coordinator is not None:
+        rows.append(results.final.coordinator)
+    if results.target == "classes" or not rows:
+        return list(listed)
+    return [column for column in listed if any(getattr(scores, column.figure) is not None for scores in rows)]
+
+
 def _by_site(results: Results) -> list[ScoreRow]:
     """Return a row for each site; none where protection keeps all of them at home."""
     if protection.keeps_site_figures(results) and not any(site.federated for site in results.sites):
@@ -231,7 +264,7 @@ def _by_site(results: Results) -> list[ScoreRow]:
     rows: list[ScoreRow] = []
     for site in results.sites:
         rows.append(ScoreRow(name=site.site, scores=site.federated))
-        if site.personal is not None:
+        if site.personal is not None and site.personal != site.federated:
             rows.append(ScoreRow(name=f"{site.site}, its own model", scores=site.personal))
         if site.ensemble is not None:
             rows.append(ScoreRow(name=f"{site.site}, the ensemble", scores=site.ensemble))

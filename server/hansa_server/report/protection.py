@@ -20,9 +20,14 @@ KEPT: Final = "kept at the sites by differential privacy"
 
 _UNPROTECTED: Final = (
     "Nothing hid the updates: this study used neither secure aggregation nor differential privacy. The coordinator "
-    "could read each site's update, how many examples of each class it has, its training loss, and how many of its "
-    "answers were right and wrong."
+    "could read each site's update, {sizes}, its training loss, and {answers}."
 )
+_SIZES: Final = {
+    "classes": "how many examples of each class it has",
+    "number": "how many examples it has",
+    "survival": "how many people and events it has",
+    "reconstruction": "how many normal and anomalous examples it has",
+}
 _KINDS: Final = {
     "example": "for each person at a site; the site adds the noise while it trains (DP-SGD)",
     "site_server": "for each site as a whole; the coordinator adds the noise to the sum",
@@ -72,6 +77,11 @@ def is_protected(results: Results) -> bool:
     return masks_of(results) is not None or noise_of(results) is not None
 
 
+def counted(results: Results) -> str:
+    """Name what says how good a model is, as it leaves the sites."""
+    return "counts of right and wrong answers" if results.target == "classes" else "sums of how good its answers are"
+
+
 def has_noised_counts(results: Results) -> bool:
     """Tell whether what is known of right and wrong answers has noise in it, and is without losses."""
     noise = noise_of(results)
@@ -102,7 +112,13 @@ def account(results: Results) -> Account:
     """Return the section on privacy."""
     if not is_protected(results):
         bound = results.protection.clipping_bound if results.protection else None
-        return Account(summary=_UNPROTECTED + (f" {_clipped(bound)}" if bound is not None else ""))
+        answers = (
+            "how many of its answers were right and wrong"
+            if results.target == "classes"
+            else "how good its answers are"
+        )
+        open_to_all = _UNPROTECTED.format(sizes=_SIZES[results.target], answers=answers)
+        return Account(summary=open_to_all + (f" {_clipped(bound)}" if bound is not None else ""))
     return Account(
         summary=" ".join(_summary(results)),
         facts=tuple(_facts(results)),

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from hansa_common.errors import StudyFailed, UsageError
 from hansa_common.messages import Evaluated, EvaluateTask, Initial, InitialTask, Message, Opened, OpenTask
@@ -26,9 +26,8 @@ from hansa_server.progress import Quiet
 from hansa_server.simulation import check, inline_sites
 from hansa_server.store import Checkpoint, RunFolder
 from hansa_server.study import Study
+from hansa_server.trials.writing import Figure, higher_is_better
 
-Figure = Literal["accuracy", "balanced_accuracy", "roc_auc", "loss", "c_index", "rmse"]
-_LOWER_IS_BETTER: Final = ("loss", "rmse")
 Coalition = frozenset[str]
 FEWEST: Final = 2  # sites
 
@@ -155,7 +154,7 @@ class Coalitions:
         found: float | None = getattr(scores_of(merge(counts)), self._figure)
         if found is None:
             raise StudyFailed(f"The figure '{self._figure}' cannot be computed on the sites' test splits.")
-        return -found if self._figure in _LOWER_IS_BETTER else found
+        return found if higher_is_better(self._figure) else -found
 
     def _ask(self, message: Message, nodes: Sequence[int]) -> list[tuple[int, Message]]:
         deadline = Deadline(self.plan.rounds.deadline_seconds)

@@ -26,8 +26,9 @@ from hansa_common.plan_names import SiteName
 from hansa_common.roster import Organisation
 from hansa_common.settings import Strict
 from hansa_common.signing import Signature, sign, verify
-from hansa_server.trials.coalitions import Coalition, Coalitions, Figure
+from hansa_server.trials.coalitions import Coalition, Coalitions
 from hansa_server.trials.variants import with_seed
+from hansa_server.trials.writing import Figure
 
 Method = Literal["exact", "leave-one-out"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

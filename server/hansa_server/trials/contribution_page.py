@@ -6,8 +6,8 @@ from rich.text import Text
 from hansa_server.report import notation
 from hansa_server.report.charts import SpreadRow, spread_chart
 from hansa_server.report.templates import make_environment
-from hansa_server.trials.coalitions import Figure
 from hansa_server.trials.contribution import Receipt, SignedReceipt, SiteContribution
+from hansa_server.trials.writing import Writer, higher_is_better
 
 WIDE, NARROW = 900.0, 360.0  # px
 
@@ -15,25 +15,14 @@ _ENVIRONMENT = make_environment()
 _ENVIRONMENT.filters |= {"plural": notation.plural, "moment": notation.moment}
 
 
-def write_value(value: float | None, figure: Figure) -> str:
-    """Write what a coalition is worth: a share in percent, a loss and an area as they are."""
-    if figure in ("accuracy", "balanced_accuracy"):
-        return notation.percent(value)
-    return notation.MISSING if value is None else f"{value:.4f}".replace("-", notation.MINUS)
+def write_worth(value: float, writer: Writer) -> str:
+    """Write what a coalition's model is worth, as the figure that it is: an error is above zero again."""
+    return writer.value(value if higher_is_better(writer.figure) else -value)
 
 
-def write_contribution(value: float | None, figure: Figure) -> str:
-    """Write a difference: in points where the figure is a share."""
-    if figure in ("accuracy", "balanced_accuracy"):
-        return notation.points(value)
-    return notation.MISSING if value is None else f"{value:+.4f}".replace("-", notation.MINUS)
-
-
-def with_deviation(site: SiteContribution, figure: Figure) -> str:
+def with_deviation(site: SiteContribution, writer: Writer) -> str:
     """Write mean and deviation over the seeds."""
-    scale, form = (100.0, ".1f") if figure in ("accuracy", "balanced_accuracy") else (1.0, ".4f")
-    spread = "" if site.deviation is None else f" ± {scale * site.deviation:{form}}"
-    return write_contribution(site.mean, figure) + spread
+    return writer.gain(site.mean) + writer.deviation(site.deviation)
 
 
 def whole_and_nothing(receipt: Receipt) -> tuple[float, float]:
@@ -53,14 +42,14 @@ def render_contributions(signed: SignedReceipt) -> str:
         SpreadRow(name=site.site, values=site.values, notes=tuple(f"seed {seed}" for seed in receipt.seeds))
         for site in ordered
     ]
-    in_points = receipt.figure in ("accuracy", "balanced_accuracy")
+    writer = Writer(figure=receipt.figure)
     charts = [
         spread_chart(
-            f"Contribution of each site to the {receipt.figure}: each seed, and the mean",
+            f"Contribution of each site to the {writer.name}: each seed, and the mean",
             rows,
             width=width,
-            write=lambda value: write_contribution(value, receipt.figure),
-            write_tick=lambda value: f"{100 * value:g}" if in_points else f"{value:g}",
+            write=writer.gain,
+            write_tick=writer.gain_tick,
             zero=True,
         )
         for width in (WIDE, NARROW)
@@ -69,35 +58,31 @@ def render_contributions(signed: SignedReceipt) -> str:
         receipt=receipt,
         organisation=signed.organisation,
         charts=charts,
-        figure=receipt.figure.replace("_", " ").replace("roc auc", "ROC AUC"),
+        figure=writer.name,
+        gain_unit=writer.gain_unit,
+        is_error=not higher_is_better(receipt.figure),
         rows=[
-            (
-                site.site,
-                with_deviation(site, receipt.figure),
-                [write_contribution(v, receipt.figure) for v in site.values],
-            )
-            for site in ordered
+            (site.site, with_deviation(site, writer), [writer.gain(value) for value in site.values]) for site in ordered
         ],
-        whole=write_value(whole, receipt.figure),
-        nothing=write_value(nothing, receipt.figure),
+        whole=write_worth(whole, writer),
+        nothing=write_worth(nothing, writer),
     )
 
 
 def terminal_table(receipt: Receipt) -> Table:
     """Return the table for a terminal, the largest contribution first."""
-    unit = "points" if receipt.figure in ("accuracy", "balanced_accuracy") else receipt.figure
+    writer = Writer(figure=receipt.figure)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("")
-    table.add_column(f"contribution, {unit}", justify="right")
+    table.add_column(f"contribution, {writer.gain_unit or writer.name}", justify="right")
     for site in sorted(receipt.sites, key=lambda site: -site.mean):
-        table.add_row(Text(site.site), with_deviation(site, receipt.figure))
+        table.add_row(Text(site.site), with_deviation(site, writer))
     return table
 
 
 def sentence(receipt: Receipt) -> str:
     """Say what the values are and what they add up to."""
     whole, nothing = whole_and_nothing(receipt)
+    writer = Writer(figure=receipt.figure)
     kind = "Shapley values, which add up" if receipt.method == "exact" else "What is lost without each; no sum"
-    return (
-        f"{kind}. All sites: {write_value(whole, receipt.figure)}, untrained: {write_value(nothing, receipt.figure)}."
-    )
+    return f"{kind}. All sites: {write_worth(whole, writer)}, untrained: {write_worth(nothing, writer)}."

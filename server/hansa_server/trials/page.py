@@ -5,44 +5,53 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from hansa_server.figures import gain
 from hansa_server.report import notation
 from hansa_server.report.charts import Point, Series, SpreadRow, line_chart, spread_chart
 from hansa_server.report.templates import make_environment
 from hansa_server.trials.table import Row, Spread, Trials
+from hansa_server.trials.writing import Writer, higher_is_better
 
 WIDE, NARROW = 900.0, 360.0  # px
 
 _ENVIRONMENT = make_environment()
 
 
-def spread(found: Spread | None) -> str:
+def spread(found: Spread | None, writer: Writer) -> str:
     """Write mean and deviation over seeds: ``83.1% ± 0.4``; one seed has no deviation."""
-    if found is None:
-        return notation.MISSING
-    return notation.percent(found.mean) + (f" ± {100 * found.deviation:.1f}" if found.deviation is not None else "")
+    return notation.MISSING if found is None else writer.value(found.mean) + writer.deviation(found.deviation)
 
 
-def difference(found: Spread | None) -> str:
-    """Write a paired difference in points: ``+0.4 ± 0.2``."""
-    if found is None:
-        return notation.MISSING
-    return notation.points(found.mean) + (f" ± {100 * found.deviation:.1f}" if found.deviation is not None else "")
+def gained(found: Spread | None, writer: Writer) -> str:
+    """Write what is better seed by seed, in points of a share: ``+0.4 ± 0.2``."""
+    return notation.MISSING if found is None else writer.gain(found.mean) + writer.deviation(found.deviation)
+
+
+def writers(trials: Trials) -> tuple[Writer, Writer]:
+    """Return what writes the figure on test splits, and that on validation splits."""
+    return (
+        Writer(figure=trials.figure, unit=trials.unit),
+        Writer(figure=trials.validation_figure, unit=trials.unit),
+    )
 
 
 _ENVIRONMENT.filters |= {
-    "percent": notation.percent,
     "plural": notation.plural,
     "size": notation.size,
     "duration": notation.duration,
     "spread": spread,
-    "difference": difference,
+    "gained": gained,
 }
 
 
 def render(trials: Trials) -> str:
     """Return ``compare.html``: one page without scripts or external resources."""
+    tested, validated = writers(trials)
     return _ENVIRONMENT.get_template("trials.html.jinja").render(
         trials=trials,
+        tested=tested,
+        validated=validated,
+        is_error=not higher_is_better(trials.figure),
         title={"compare": "Plans compared", "sweep": "Settings swept", "curve": "Learning curve"}[trials.kind],
         sentences=sentences(trials),
         charts=[chart for width in (WIDE, NARROW) if (chart := _chart(trials, width))],
@@ -63,27 +72,43 @@ def sentences(trials: Trials) -> list[str]:
 
 
 def _leader(trials: Trials) -> str:
+    tested, validated = writers(trials)
     best = next(row for row in trials.rows if row.name == trials.best)
-    tested = f"{spread(best.accuracy)} on the test splits" if best.accuracy else "the test figure is kept at the sites"
-    return (
-        f"Highest on the validation splits, which a choice may be made by: {best.name} "
-        f"({spread(best.validation_accuracy)}); {tested}."
+    test = (
+        f"{_with_unit(tested, spread(best.value, tested))} on the test splits"
+        if best.value
+        else "the test figure is kept at the sites"
     )
+    return (
+        f"{'Highest' if higher_is_better(validated.figure) else 'Lowest'} {validated.name} on the validation splits, "
+        f"which a choice may be made by: {best.name} ({_with_unit(validated, spread(best.validation, validated))}); "
+        f"{tested.name} {test}."
+    )
+
+
+def _with_unit(writer: Writer, written: str) -> str:
+    return f"{written} {writer.unit}" if writer.figure == "rmse" and writer.unit else written
 
 
 def _growth(trials: Trials) -> list[str]:
     """Say what the last step of the curve brought: whether more data would still help."""
-    known = [row for row in trials.rows if row.accuracy is not None and row.x is not None]
+    tested, _ = writers(trials)
+    known = [row for row in trials.rows if row.value is not None and row.x is not None]
     if len(known) < 2:  # noqa: PLR2004 - a step has two ends
         return []
     before, last = known[-2:]
     steps = [
-        own.accuracy - other.accuracy
+        gain(trials.figure, own.value, other.value)
         for own, other in zip(last.runs, before.runs, strict=True)
-        if own.accuracy is not None and other.accuracy is not None
+        if own.value is not None and other.value is not None
     ]
     step = Spread.of(steps)
-    return [f"From {before.name} to {last.name}: {difference(step)} points, seed by seed."]
+    if step is None:
+        return []
+    unit = f" {tested.gain_unit}" if tested.gain_unit else ""
+    changed = f"{'worse' if step.mean < 0.0 else 'better'} by {tested.gain(abs(step.mean)).lstrip('+')}"
+    change = f"{changed}{tested.deviation(step.deviation)}{unit}"
+    return [f"From {before.name} to {last.name}: {tested.name} {change}, seed by seed."]
 
 
 def _distinct(row: Row) -> list[str]:
@@ -91,22 +116,23 @@ def _distinct(row: Row) -> list[str]:
 
 
 def _chart(trials: Trials, width: float) -> str:
+    writer, _ = writers(trials)
     if trials.kind == "curve":
-        return _curve(trials.rows, width)
+        return _curve(trials.rows, writer, width)
     rows = [
         SpreadRow(
             name=row.name,
-            values=tuple(run.accuracy for run in row.runs if run.accuracy is not None),
-            notes=tuple(f"seed {run.seed}" for run in row.runs if run.accuracy is not None),
+            values=tuple(run.value for run in row.runs if run.value is not None),
+            notes=tuple(f"seed {run.seed}" for run in row.runs if run.value is not None),
         )
         for row in trials.rows
     ]
-    label = "Accuracy on all sites' test splits: each seed, and the mean, for each plan"
-    return spread_chart(label, rows, width=width, write=notation.percent, write_tick=lambda share: f"{100 * share:g}%")
+    label = f"{writer.heading} on all sites' test splits: each seed, and the mean, for each plan"
+    return spread_chart(label, rows, width=width, write=writer.value, write_tick=writer.tick)
 
 
-def _curve(rows: Sequence[Row], width: float) -> str:
-    known = [(round(row.x), row.accuracy) for row in rows if row.x is not None and row.accuracy is not None]
+def _curve(rows: Sequence[Row], writer: Writer, width: float) -> str:
+    known = [(round(row.x), row.value) for row in rows if row.x is not None and row.value is not None]
     lines = [Series(name="Mean", points=tuple(Point(x=x, y=each.mean) for x, each in known), style="first")]
     if any(each.deviation is not None for _, each in known):
         lines += [
@@ -114,34 +140,34 @@ def _curve(rows: Sequence[Row], width: float) -> str:
             Series(name="Highest seed", points=tuple(Point(x=x, y=each.highest) for x, each in known), style="second"),
         ]
     return line_chart(
-        "Accuracy on all sites' test splits over the share of the training data",
+        f"{writer.heading} on all sites' test splits over the share of the training data",
         lines,
         width=width,
         x_label="% of each site's training data",
-        write=notation.percent,
-        write_tick=lambda share: f"{100 * share:g}%",
-        highest=1.0,
+        write=writer.value,
+        write_tick=writer.tick,
+        highest=1.0 if higher_is_better(writer.figure) else None,
     )
 
 
 def terminal_tables(trials: Trials) -> tuple[Table, Table]:
     """Return what came out and what it cost, as two tables that fit a terminal of 80 columns."""
-    figures = _table("", "accuracy", "to the first", "worst seed", "site mean", "worst site")
+    tested, _ = writers(trials)
+    name = {"reconstruction_error": "rec. error"}.get(tested.figure, tested.name)
+    figures = _table("", name, "better by", "worst seed", "worst site")
     costs = _table("", "rounds", "up", "down", "time of the rounds", "")
     for row in trials.rows:
         failed = sum(run.status != "completed" for run in row.runs)
-        lowest = row.accuracy.lowest if row.accuracy else None
-        name = Text(row.name, style="bold" if row.name == trials.best else "")
+        plan = Text(row.name, style="bold" if row.name == trials.best else "")
         figures.add_row(
-            name,
-            spread(row.accuracy),
-            "" if row is trials.rows[0] else difference(row.difference),
-            notation.percent(lowest) + (f" ({row.worst_seed})" if row.worst_seed is not None else ""),
-            spread(row.site_mean),
-            Text(notation.percent(row.worst_site_accuracy) + (f" {row.worst_site}" if row.worst_site else "")),
+            plan,
+            spread(row.value, tested),
+            "" if row is trials.rows[0] else gained(row.gain, tested),
+            tested.value(row.worst_seed_value) + (f" ({row.worst_seed})" if row.worst_seed is not None else ""),
+            Text(tested.value(row.worst_site_value) + (f" {row.worst_site}" if row.worst_site else "")),
         )
         costs.add_row(
-            name,
+            plan,
             f"{row.rounds:g}",
             notation.size(row.bytes_up),
             notation.size(row.bytes_down),

@@ -3,18 +3,21 @@
 Evolution, as for ``metrics.json``: ``format`` counts up when a meaning changes; keys are added, never renamed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Literal, TypeVar
 
+from hansa_common.metrics import IS_HIGHER_BETTER, MainFigure, VerdictFigure, counts_kind, main_figure, verdict_figure
+from hansa_common.plan import StudyPlan
 from hansa_common.settings import Strict
-from hansa_server.results import Results, Scores
+from hansa_server.figures import gain, worst
 from hansa_server.trials.runs import Run
 from hansa_server.trials.variants import Variant
 
 Kind = Literal["compare", "sweep", "curve"]
+T = TypeVar("T")
 _FEWEST = 2  # seeds with a standard deviation
 
 
@@ -45,12 +48,12 @@ class RunRow(Strict):
     """Below the folder of ``compare.json``; the run's report is in it."""
     status: Literal["completed", "stopped", "failed"]
     reason: str
-    accuracy: float | None
+    value: float | None
     """All sites' test examples together; ``null`` where protection keeps it at the sites or the run failed."""
     site_mean: float | None
     worst_site: str | None
-    worst_site_accuracy: float | None
-    validation_accuracy: float | None
+    worst_site_value: float | None
+    validation: float | None
     """Of the last model on the sites' validation splits: what a choice may be made by."""
     rounds: int
     bytes_up: int
@@ -69,15 +72,16 @@ class Row(Strict):
     """Where it stands on a curve."""
     plan_digest: str
     """With the first of the seeds."""
-    accuracy: Spread | None
-    difference: Spread | None
-    """Accuracy minus the first row's, seed by seed: the same split, so it is steadier than the two spreads."""
+    value: Spread | None
+    gain: Spread | None
+    """By how much it is better than the first row, seed by seed: the same split, so it is steadier than the spreads."""
     site_mean: Spread | None
-    validation_accuracy: Spread | None
+    validation: Spread | None
     worst_seed: int | None
+    worst_seed_value: float | None
     worst_site: str | None
     """The worst of all sites and seeds."""
-    worst_site_accuracy: float | None
+    worst_site_value: float | None
     rounds: float
     """Mean over the seeds, as the three below."""
     bytes_up: float
@@ -92,14 +96,34 @@ class Trials(Strict):
     format: Literal[1] = 1
     kind: Kind
     study: str
+    figure: VerdictFigure
+    """What the plans are compared by, on test splits: every ``value`` and what is made of it."""
+    validation_figure: MainFigure
+    """The same on validation splits, where an anomaly's score is not counted."""
+    unit: str
+    """Of a predicted number; else empty."""
     seeds: tuple[int, ...]
     partition: str
     data_origin: str
     sites: int
     best: str | None
-    """The row with the highest mean validation accuracy; ``null`` where it is not known for every row."""
+    """The row with the best mean ``validation``; ``null`` where it is not known for every row."""
     rows: tuple[Row, ...]
     environment: dict[str, str]
+
+
+def figure_of(plan: StudyPlan) -> VerdictFigure:
+    """Return what models of a study are compared by on test examples."""
+    return verdict_figure(counts_kind(plan.data).zero(histograms=True))
+
+
+def pick(figure: VerdictFigure, values: Mapping[T, float | None], *, best: bool) -> T | None:
+    """Return whose value is the best of those that are known, or the worst; of several the first, of none ``None``."""
+    known = {key: value for key, value in values.items() if value is not None}
+    if not known:
+        return None
+    highest = IS_HIGHER_BETTER[figure] == best
+    return (max if highest else min)(known, key=lambda key: known[key])
 
 
 def tabulate(kind: Kind, variants: Sequence[Variant], runs: Sequence[Run], out: Path) -> Trials:
@@ -111,47 +135,59 @@ def tabulate(kind: Kind, variants: Sequence[Variant], runs: Sequence[Run], out: 
         runs: Of all of them.
         out: What the runs' folders are named below.
     """
+    plan = variants[0].plan
+    figure, validation_figure = figure_of(plan), main_figure(counts_kind(plan.data).zero(histograms=True))
     seeds = tuple(seed for seed, _ in groupby(run.seed for run in runs))
-    by_name = {variant.name: [run for run in runs if run.variant == variant.name] for variant in variants}
-    first = [run.results for run in by_name[variants[0].name]]
-    rows = tuple(_row(variant, by_name[variant.name], first, out) for variant in variants)
-    validated = {row.name: row.validation_accuracy for row in rows}
-    known = {name: spread.mean for name, spread in validated.items() if spread is not None}
-    simulation = variants[0].plan.simulation
+    entries = {
+        variant.name: [_run_row(run, figure, out) for run in runs if run.variant == variant.name]
+        for variant in variants
+    }
+    digests = {run.variant: run.results.plan_digest for run in reversed(runs)}
+    rows = tuple(
+        _row(variant, digests[variant.name], entries[variant.name], entries[variants[0].name], figure)
+        for variant in variants
+    )
+    validated = {row.name: row.validation.mean if row.validation else None for row in rows}
+    is_chosen = len(rows) > 1 and None not in validated.values()
     return Trials(
         kind=kind,
-        study=variants[0].plan.name,
+        study=plan.name,
+        figure=figure,
+        validation_figure=validation_figure,
+        unit=next((run.results.unit for run in runs), ""),
         seeds=seeds,
-        partition=simulation.partition if simulation else "",
+        partition=plan.simulation.partition if plan.simulation else "",
         data_origin=next((run.results.data_origin for run in runs if run.results.data_origin), ""),
         sites=max(len(run.results.sites) for run in runs),
-        best=max(known, key=lambda name: known[name]) if len(known) == len(rows) > 1 else None,
+        best=pick(validation_figure, validated, best=True) if is_chosen else None,
         rows=rows,
         environment=runs[0].results.environment,
     )
 
 
-def _row(variant: Variant, runs: Sequence[Run], first: Sequence[Results], out: Path) -> Row:
-    entries = [_run_row(run, out) for run in runs]
-    differences = [
-        own - others
-        for entry, other in zip(entries, first, strict=True)
-        if (own := entry.accuracy) is not None and (others := _accuracy(_whole(other))) is not None
+def _row(
+    variant: Variant, plan_digest: str, entries: Sequence[RunRow], first: Sequence[RunRow], figure: VerdictFigure
+) -> Row:
+    gains = [
+        gain(figure, own.value, other.value)
+        for own, other in zip(entries, first, strict=True)
+        if own.value is not None and other.value is not None
     ]
-    tested = [entry for entry in entries if entry.accuracy is not None]
-    sited = [entry for entry in entries if entry.worst_site_accuracy is not None]
-    worst = min(sited, key=lambda entry: entry.worst_site_accuracy or 0.0) if sited else None
+    by_seed = {entry.seed: entry for entry in entries}
+    worst_seed = pick(figure, {entry.seed: entry.value for entry in entries}, best=False)
+    sited = pick(figure, {entry.seed: entry.worst_site_value for entry in entries}, best=False)
     return Row(
         name=variant.name,
         x=variant.x,
-        plan_digest=runs[0].results.plan_digest,
-        accuracy=Spread.of(entry.accuracy for entry in entries),
-        difference=Spread.of(differences),
+        plan_digest=plan_digest,
+        value=Spread.of(entry.value for entry in entries),
+        gain=Spread.of(gains),
         site_mean=Spread.of(entry.site_mean for entry in entries),
-        validation_accuracy=Spread.of(entry.validation_accuracy for entry in entries),
-        worst_seed=min(tested, key=lambda entry: entry.accuracy or 0.0).seed if tested else None,
-        worst_site=worst.worst_site if worst else None,
-        worst_site_accuracy=worst.worst_site_accuracy if worst else None,
+        validation=Spread.of(entry.validation for entry in entries),
+        worst_seed=worst_seed,
+        worst_seed_value=None if worst_seed is None else by_seed[worst_seed].value,
+        worst_site=None if sited is None else by_seed[sited].worst_site,
+        worst_site_value=None if sited is None else by_seed[sited].worst_site_value,
         rounds=_mean(entries, lambda entry: entry.rounds),
         bytes_up=_mean(entries, lambda entry: entry.bytes_up),
         bytes_down=_mean(entries, lambda entry: entry.bytes_down),
@@ -164,31 +200,24 @@ def _mean(entries: Sequence[RunRow], of: Callable[[RunRow], float]) -> float:
     return fmean(of(entry) for entry in entries)
 
 
-def _run_row(run: Run, out: Path) -> RunRow:
+def _run_row(run: Run, figure: VerdictFigure, out: Path) -> RunRow:
     results = run.results
     final = results.final
-    worst = final.worst_site if final else None
+    tested = {site.site: site.federated for site in results.sites if site.federated is not None} if final else {}
+    lowest = worst(tested, figure) if tested else None
     return RunRow(
         seed=run.seed,
         folder=run.folder.relative_to(out).as_posix(),
         status=results.status,
         reason=results.reason,
-        accuracy=_accuracy(_whole(results)),
-        site_mean=_accuracy(final.site_mean if final else None),
-        worst_site=worst.site if worst else None,
-        worst_site_accuracy=worst.accuracy if worst else None,
-        validation_accuracy=final.validation.weighted_mean_accuracy if final else None,
+        value=getattr(final.weighted_mean, figure) if final and final.weighted_mean else None,
+        site_mean=getattr(final.site_mean, figure) if final and final.site_mean else None,
+        worst_site=lowest.site if lowest else None,
+        worst_site_value=getattr(lowest, figure) if lowest else None,
+        validation=final.validation.overall_value if final else None,
         rounds=len(results.rounds),
         bytes_up=results.bytes.up,
         bytes_down=results.bytes.down,
         seconds=results.timing.rounds_seconds,
         notices=tuple(notice.text for notice in results.notices),
     )
-
-
-def _whole(results: Results) -> Scores | None:
-    return results.final.weighted_mean if results.final else None
-
-
-def _accuracy(scores: Scores | None) -> float | None:
-    return None if scores is None else scores.accuracy

@@ -71,7 +71,7 @@ def sweep(plan: StudyPlan, *, learning_rates: Sequence[float], epochs: Sequence[
             training["learning_rate"] = rate
         if passes is not None:
             training |= {"epochs": passes, "steps": None}
-        parts = [f"learning rate {rate:g}"] if rate is not None else []
+        parts = [f"rate {rate:g}"] if rate is not None else []
         parts += [f"{passes} epoch{'s' if passes > 1 else ''}"] if passes is not None else []
         found.append(Variant(name=", ".join(parts), plan=changed(plan, training=training)))
     return tuple(found)

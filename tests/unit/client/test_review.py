@@ -243,6 +243,69 @@ def test_a_review_says_that_curvature_leaves_and_that_nothing_is_trained(make_pl
     assert "epochs each" not in page(newton)
 
 
+ARRAY = {"kind": "array", "shape": [4]}
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "each_round", "at_the_end"),
+    [
+        ({"kind": "number"}, "linear", "sums of the numbers, of the model's errors", "the same sums"),
+        (
+            {"kind": "survival", "time": "t", "event": "e"},
+            "cox",
+            "of events and of pairs of people that the model puts in the right order",
+            "and with an event. At the end: the same counts",
+        ),
+        ({"kind": "reconstruction"}, "vae", "sums of the reconstruction errors", "the same sums on the test split."),
+        (
+            {"kind": "reconstruction", "anomaly": "bad"},
+            "vae",
+            "of normal examples and of anomalies apart",
+            "histograms of the errors",
+        ),
+    ],
+)
+def test_what_leaves_is_said_of_what_is_learned(
+    make_plan: Callable[..., StudyPlan], target: dict[str, str], model: str, each_round: str, at_the_end: str
+) -> None:
+    replaced = {"data": ARRAY | {"target": target}, "model": {"name": model}}
+    said = " ".join(what_leaves(make_plan(replaced=replaced)))
+    assert each_round in said
+    assert at_the_end in said
+    assert "right and wrong" not in said
+    masked = " ".join(
+        what_leaves(make_plan(replaced=replaced, privacy={"weights": "equal", "secure_aggregation": MASKS}))
+    )
+    assert each_round in masked
+    assert "right and wrong" not in masked
+
+
+def test_groups_and_costs_are_told_with_who_reads_them_and_what_is_left_out(
+    make_plan: Callable[..., StudyPlan],
+) -> None:
+    weighed = {"groups": {"sex": ["f", "m"]}, "minimum_group": 30}
+    two = {"data": ARRAY | {"classes": ["a", "b"]}}
+    said = " ".join(what_leaves(make_plan(replaced=two, evaluation=weighed)))
+    assert "within each group of 'sex' (f, m)" in said
+    assert "fewer than 30 test examples of yours is left out" in said
+    masks = {"weights": "equal", "secure_aggregation": MASKS}
+    masked = " ".join(what_leaves(make_plan(replaced=two, evaluation=weighed, privacy=masks)))
+    assert "Only the sum over the sites can be read. A group of fewer than 30 test examples of all sites" in masked
+    cost = {"cost": {"false_negative": 5.0, "false_positive": 1.0}}
+    assert "get which score, by class." in " ".join(what_leaves(make_plan(replaced=two, evaluation=cost)))
+    assert "which score" not in " ".join(what_leaves(make_plan()))
+
+
+def test_a_sites_own_model_is_told_and_that_it_stays(make_plan: Callable[..., StudyPlan]) -> None:
+    plan = make_plan(personalisation={"method": "ditto"})
+    assert "This site gets a model of its own too, by 'ditto'." in " ".join(page(plan).split())
+    assert "The model itself stays here." in " ".join(what_leaves(plan))
+    masks = {"weights": "equal", "secure_aggregation": MASKS}
+    masked = make_plan(personalisation={"method": "ditto"}, privacy=masks)
+    assert "This site's own model stays here." in " ".join(what_leaves(masked))
+    assert "of its own too" not in page(make_plan())
+
+
 def test_a_review_says_what_is_counted_of_texts(make_plan: Callable[..., StudyPlan]) -> None:
     text = {"tokens": "words", "learn": "class", "vocabulary": ["no", "fever"]}
     data = {"kind": "array", "shape": [9], "minimum": 0, "maximum": 3, "classes": ["well", "ill"], "text": text}

@@ -2,6 +2,7 @@
 
 import gzip
 import runpy
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,11 @@ from benchmarks import heart
 
 from hansa_client.simulated import divide, site_splits
 from hansa_common.plan import StudyPlan, read_plan
+from hansa_server.engines.engine import Machine
+from hansa_server.progress import Quiet
+from hansa_server.simulation import simulate
+from hansa_server.store import RunFolder
+from hansa_server.trials.variants import Variant, require_one_split
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -48,17 +54,33 @@ def test_fed_tcga_brca_has_the_published_sizes(test_data: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.needs_data
+def test_the_exact_fit_of_fed_tcga_brca_is_compared_on_the_published_split_and_reaches_its_figure(
+    test_data: Path, tmp_path: Path
+) -> None:
+    data = test_data / "fed_tcga_brca"
+    plan = prepared("tcga-brca-exact", data, tmp_path, "tcga_brca")
+    published = prepared("tcga-brca", data, tmp_path, "tcga_brca")
+    require_one_split([Variant(name="published", plan=published), Variant(name="exact", plan=plan)])
+    folder = RunFolder.create(tmp_path / "run")
+    results = simulate(plan, folder, machine=Machine(engine="inline"), observer=Quiet())
+    folder.close()
+    assert results.final is not None
+    assert results.final.weighted_mean is not None
+    assert results.final.weighted_mean.c_index == pytest.approx(0.837, abs=5e-4)  # within regions
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
 def test_a_smear_is_in_one_split_wherever_its_cells_are(test_data: Path, tmp_path: Path) -> None:
     plan = prepared("blood-cells", test_data / "bccd_bloodcells", tmp_path, "blood_cells")
     smears = divide(plan).dataset.columns["image_id"]
-    train, test = set(), set()
+    found: dict[str, set[int]] = {"train": set(), "validation": set(), "test": set()}
     for index in range(4):
         splits = site_splits(plan, index)
-        train |= set(smears[splits.train].tolist())
-        test |= set(smears[splits.test].tolist())
-    assert train
-    assert test
-    assert not train & test
+        for name, smeared in found.items():
+            smeared |= set(smears[getattr(splits, name)].tolist())
+    assert {name: len(smeared) for name, smeared in found.items()} == {"train": 260, "validation": 38, "test": 66}
+    assert not any(one & other for one, other in combinations(found.values(), 2))
 
 
 @pytest.mark.needs_data

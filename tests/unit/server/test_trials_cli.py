@@ -135,8 +135,8 @@ def test_compare_runs_each_plan_with_each_seed_and_writes_table_and_page(
     assert [(plan.seed, plan.training.learning_rate) for plan in ran] == [(1, 0.5), (1, 0.9), (2, 0.5), (2, 0.9)]
     trials = Trials.model_validate_json((out / "compare.json").read_text())
     assert [row.name for row in trials.rows] == ["a", "b"]
-    assert trials.rows[1].difference is not None
-    assert trials.rows[1].difference.mean == pytest.approx(0.04)
+    assert trials.rows[1].gain is not None
+    assert trials.rows[1].gain.mean == pytest.approx(0.04)
     assert "+4.0" in result.output
     assert "Plans compared" in (out / "compare.html").read_text()
     again = call("compare", *plans, "--seeds", "1,2,3", "--out", out)

@@ -6,6 +6,7 @@ from hansa_server.report.charts.line import Point, Series, line_chart
 from hansa_server.report.charts.matrix import confusion_chart, cross_site_chart, partition_chart
 from hansa_server.report.charts.reliability import reliability_chart
 from hansa_server.report.charts.spread import SpreadRow, spread_chart
+from hansa_server.report.charts.svg import nice_ticks
 
 __all__ = [
     "Group",
@@ -18,6 +19,7 @@ __all__ = [
     "heat_grid",
     "importance_chart",
     "line_chart",
+    "nice_ticks",
     "partition_chart",
     "reliability_chart",
     "spread_chart",

@@ -1,4 +1,4 @@
-"""Bar chart: groups of horizontal bars, one group a site, one bar a model, from 0 to 100 % or another highest value."""
+"""Bar chart: groups of horizontal bars, one group a site, one bar a model, from 0 to 100 % or another highest tick."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from hansa_server.report import notation
 from hansa_server.report.charts.svg import drawing, element, shorten, text, text_width, title
 
 BAR, BAR_GAP, GROUP_GAP = 13.0, 3.0, 14.0
-VALUE_WIDTH = 50.0
+VALUE_WIDTH = 54.0
 LEGEND_HEIGHT, AXIS_HEIGHT, REMARK_HEIGHT = 30.0, 22.0, 24.0
 
 
@@ -25,7 +25,7 @@ def bar_chart(
     groups: Sequence[Group | str],
     *,
     width: float,
-    highest: float = 1.0,
+    ticks: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     write: Callable[[float | None], str] = notation.percent,
     write_tick: Callable[[float], str] = lambda share: f"{100 * share:g}%",
 ) -> str:
@@ -33,9 +33,9 @@ def bar_chart(
 
     Args:
         label: What the chart shows, for those who cannot see it.
-        models: Name of each bar in a group, at most three.
+        models: Name of each bar in a group, at most four.
         groups: In this order; a string is a remark between two groups.
-        highest: Value of the longest possible bar.
+        ticks: Values below the axis, evenly spaced from zero to that of the longest possible bar.
         write: Writes a value.
         write_tick: Writes a value below the axis.
         width: Natural width; a page shows a narrow one on a phone, where a wide one would be shrunk beyond reading.
@@ -57,12 +57,12 @@ def bar_chart(
         name = text(shorten(group.name, label_width), left - 12, middle, class_="label", text_anchor="end")
         parts += [
             element("g", title(group.name), name),
-            *_bars(group, models, (left, y, span / (highest or 1.0)), write),
+            *_bars(group, models, (left, y, span / ticks[-1]), write),
         ]
         y += group_height + GROUP_GAP
     bottom = y - GROUP_GAP + 6
-    grid = _grid(left, span, top, bottom, [write_tick(highest * quarter / 4) for quarter in range(5)])
-    legend = _legend(models) if len(models) > 1 else []
+    grid = _grid(left, span, top, bottom, [write_tick(tick) for tick in ticks])
+    legend = _legend(models, width) if len(models) > 1 else []
     return drawing(label, width, bottom + AXIS_HEIGHT, *grid, *legend, *parts)
 
 
@@ -92,9 +92,9 @@ def _bars(
 
 def _grid(left: float, span: float, top: float, bottom: float, ticks: Sequence[str]) -> list[str]:
     parts = []
-    for quarter, tick in enumerate(ticks):
-        x = left + span * quarter / 4
-        kind = "grid" if quarter else "axis"
+    for number, tick in enumerate(ticks):
+        x = left + span * number / (len(ticks) - 1)
+        kind = "grid" if number else "axis"
         parts += [
             element("line", class_=kind, x1=x, x2=x, y1=top - 4, y2=bottom),
             text(tick, x, bottom + 16, class_="tick", text_anchor="middle"),
@@ -102,7 +102,9 @@ def _grid(left: float, span: float, top: float, bottom: float, ticks: Sequence[s
     return parts
 
 
-def _legend(models: Sequence[str]) -> list[str]:
+def _legend(models: Sequence[str], width: float) -> list[str]:
+    needed = sum(18 + text_width(model) for model in models)
+    gap = min(18.0, max(4.0, (width - needed) / (len(models) - 1)))
     parts: list[str] = []
     x = 0.0
     for index, model in enumerate(models):
@@ -110,5 +112,5 @@ def _legend(models: Sequence[str]) -> list[str]:
             element("rect", class_=f"bar model-{index + 1}", x=x, y=2, width=12, height=12, rx=1.5),
             text(model, x + 18, 12.5, class_="legend"),
         ]
-        x += 18 + text_width(model) + 18
+        x += 18 + text_width(model) + gap
     return parts

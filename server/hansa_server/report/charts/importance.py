@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hansa_server.report import notation
 from hansa_server.report.charts.svg import drawing, element, shorten, text, text_width, title
 
 BAR, BAR_GAP, GROUP_GAP = 11.0, 2.0, 10.0
@@ -36,25 +37,26 @@ def importance_chart(
         for index, (one, value) in enumerate(zip(series, values, strict=True)):
             place = y + index * (BAR + BAR_GAP)
             length = span * value / largest
-            note = title(f"{name}, {one}: {value:.3g}")
+            note = title(f"{name}, {one}: {notation.significant(value, 3)}")
             style = f"bar model-{index + 1}"
             parts += [
                 element("rect", note, class_=style, x=left, y=place, width=length, height=BAR, rx=1.5),
-                text(f"{value:.3g}", left + length + 6, place + BAR - 1.5, class_="value"),
+                text(notation.significant(value, 3), left + length + 6, place + BAR - 1.5, class_="value"),
             ]
         y += height + GROUP_GAP
     axis = element("line", class_="axis", x1=left, x2=left, y1=top - 4, y2=y - GROUP_GAP + 4)
     return drawing(label, width, y - GROUP_GAP + 8, axis, *parts)
 
 
-def heat_grid(label: str, values: Sequence[float], *, rows: int, largest: float) -> str:
-    """Draw a grid of cells, row by row, the darker the larger.
+def heat_grid(label: str, values: Sequence[float], *, rows: int, least: float, largest: float) -> str:
+    """Draw a grid of cells, row by row, the stronger the colour the larger.
 
     Args:
         label: What the grid shows, for those who cannot see it.
         values: Not negative, ``rows`` times as many as there are columns.
         rows: How many.
-        largest: The value of full shade.
+        least: The value without colour.
+        largest: The value of full colour.
     """
     columns = len(values) // rows
     cell = max(LEAST_CELL, min(MOST_CELL, MOST_SIDE / max(rows, columns)))
@@ -67,10 +69,10 @@ def heat_grid(label: str, values: Sequence[float], *, rows: int, largest: float)
             y=1 + index // columns * tall,
             width=cell,
             height=tall,
-            opacity=value / largest,
+            opacity=(value - least) / (largest - least),
         )
         for index, value in enumerate(values)
-        if largest and value
+        if value > least
     ]
     frame = element("rect", class_="frame", x=1, y=1, width=columns * cell, height=rows * tall)
     return drawing(label, columns * cell + 2, rows * tall + 2, *cells, frame)

@@ -122,8 +122,9 @@ def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
         for column, count in enumerate(counts):
             note = f"{classes[row]} taken for {classes[column]}: {notation.count(count)} of {notation.count(total)}"
             parts.append(_confusion_cell(layout, (row, column), count, total, note if few else ""))
+    axis = "predicted class →"
     axes = [
-        text("predicted class →", layout.left, 12, class_="caption"),
+        text(axis, layout.left, 12, class_="caption"),
         text("true class ↓", layout.left - 10, 12, class_="caption", text_anchor="end"),
     ]
     frame = element(
@@ -136,7 +137,7 @@ def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
     )
     return drawing(
         f"Confusion matrix of {notation.plural(num_classes, 'class')}, all sites' test examples together",
-        layout.x(num_classes) + layout.right + 1,
+        max(layout.x(num_classes) + layout.right + 1, layout.left + text_width(axis)),
         layout.y(num_classes) + 6,
         *axes,
         *_headers(layout, classes, classes),

@@ -70,6 +70,18 @@ def test_the_mean_of_the_training_split_is_a_baseline(make_plan: Make) -> None:
     np.testing.assert_allclose(found.mean()[0], hand[labels == 0].mean(axis=0), atol=2e-6)
 
 
+@pytest.mark.parametrize("method", ["integrated_gradients", "shapley"])
+def test_a_model_with_one_output_explains_both_classes_by_their_log_odds(make_plan: Make, method: str) -> None:
+    plan = planned(make_plan, FLAT, {"name": "logistic", "outputs": "sigmoid"}, method=method)
+    dataset, weights = examples_like(FLAT, 60), np.array([0.5, -1.0, 2.0, 0.1])
+    found = explained(plan, dataset, splits(range(10), range(10, 60)), weights).importance
+    features, labels = dataset.features[10:], dataset.labels[10:]
+    for label, sign in ((0, -1.0), (1, 1.0)):
+        hand = sign * features[labels == label] * weights[:3]
+        np.testing.assert_allclose(found.mean()[label], hand.mean(axis=0), atol=2e-6)
+        np.testing.assert_allclose(found.mean_absolute()[label], np.abs(hand).mean(axis=0), atol=2e-6)
+
+
 def test_only_so_many_examples_of_the_named_split_are_explained(make_plan: Make) -> None:
     plan, dataset = planned(make_plan, FLAT, {"name": "logistic"}, examples=7), examples_like(FLAT, 60)
     parts = splits(range(10), range(10, 60))

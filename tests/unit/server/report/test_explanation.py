@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.report.page_checks import assert_accessible
 
 from hansa_common.plan import StudyPlan, parse_plan
 from hansa_server.report import load_pictures, model_card, render
@@ -118,12 +119,13 @@ def test_pictures_are_shown_of_a_simulation_whose_plan_says_so(
     assert load_pictures(tmp_path, plan) == []
     results = make_results()
     page = render(explained(results, view(results, ("age",))), "", pictures=[picture])
+    assert_accessible(page)
     assert "img-src data:" in page
     assert "a &lt;site&gt;" in page
 
 
 @pytest.mark.parametrize("values", [(0.0, 0.0), (1e-9, 1.0)])
 def test_charts_are_well_formed_also_of_nothing(values: tuple[float, ...]) -> None:
-    ET.fromstring(heat_grid("x", values, rows=1, largest=max(values)))
+    ET.fromstring(heat_grid("x", values, rows=1, least=min(values), largest=max(values)))
     ET.fromstring(importance_chart("x", ["a", "b"], [("row", values)], width=300.0))
     ET.fromstring(importance_chart("x", ["a"], [], width=300.0))

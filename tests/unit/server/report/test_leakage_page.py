@@ -2,6 +2,7 @@ import re
 from typing import Any
 
 import pytest
+from tests.unit.server.report.page_checks import assert_accessible
 
 from hansa_common.leakage import (
     CanaryFigures,
@@ -143,6 +144,7 @@ def test_the_table_has_both_sides_beside_each_other() -> None:
 
 def test_the_page_is_self_contained_and_escapes_names() -> None:
     page = render(leakage(), PICTURES)
+    assert_accessible(page)
     assert "heart &lt;b&gt;" in page
     assert "<script" not in page
     assert "default-src 'none'" in page

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.unit.server.report.page_checks import assert_accessible
 
 import hansa_server.report
 from hansa_server.notice import Notice
@@ -82,6 +83,7 @@ def test_every_shape_of_a_study_gives_a_whole_self_contained_page(make_results: 
     for section in ("study", "headlines", "rounds", "sites", "partition", "confusion", "scores", "missing", "cost"):
         assert section in page.ids
     assert "script" not in page.tags
+    assert_accessible(text)
     assert not [
         entry for entry in page.attributes if entry[1] in {"src", "href", "srcset"} or entry[1].startswith("on")
     ]

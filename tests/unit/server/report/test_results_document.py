@@ -34,5 +34,9 @@ def test_every_file_of_a_run_is_explained() -> None:
         "plan.toml",
         "checkpoint.safetensors",
         "workers.log",
+        "statistics.json",
+        "preprocessing.json",
+        "sites/<number>/personal.safetensors",
+        "explanations/<number> <site>/",
         ".lock",
     }

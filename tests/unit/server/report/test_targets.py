@@ -128,8 +128,8 @@ def test_there_is_no_accuracy_where_no_classes_were_learned(make_results: Make, 
 def test_a_number_is_written_with_its_unit_and_interval(make_results: Make) -> None:
     whole = headlines(learned(make_results(rounds=3), "number"))[0]
     assert whole.name == "Weighted mean RMSE"
-    assert whole.figure == "0.731 cycles"
-    assert whole.note.endswith("95% interval 0.631 cycles to 0.831 cycles")
+    assert (whole.figure, whole.unit) == ("0.7310", "cycles")
+    assert whole.note.endswith("95% interval 0.6310 to 0.8310 cycles")
 
 
 def decided(results: Results) -> Results:
@@ -176,7 +176,15 @@ def test_threshold_costs_and_gaps_are_in_the_page_and_the_table(make_results: Ma
     results = make_results(rounds=3)
     assert 'id="decisions"' not in render(results, "")
     page, table = render(decided(results), ""), metrics_csv(decided(results))
-    for text in ("0.1235, chosen", "267", "999", "fewer than 20", "12.3%", "23.4%", "lowest accuracy: <bdi>f</bdi>"):
+    for text in (
+        "0.1235, chosen",
+        "267",
+        "999",
+        "fewer than 20",
+        "12.3 points",
+        "23.4 points",
+        "<bdi>f</bdi></strong>",
+    ):
         assert text in page
     assert "<b>m</b>" not in page
     assert "3,,test,threshold,0.123456" in table
@@ -193,8 +201,8 @@ def test_the_page_says_the_gain_in_the_figures_own_unit(make_results: Make) -> N
 
     rmse = WorstAgainstLocal(site="Riga", figure="rmse", federated=18.5, local_only=21.0, difference=2.5)
     found = headlines(of("number", rmse, "cycles"))[3]
-    assert (found.name, found.figure, found.unit) == ("Worst site against training alone", "+2.5", "cycles")
-    assert found.note == "18.5 cycles federated, 21 cycles alone"
+    assert (found.name, found.figure, found.unit) == ("Worst site against training alone", "+2.50", "cycles")
+    assert found.note == "18.50 cycles federated, 21.00 cycles alone"
     area = WorstAgainstLocal(site="Riga", figure="roc_auc", federated=0.7, local_only=0.8, difference=-0.1)
     found = headlines(of("reconstruction", area))[3]
     assert (found.name, found.figure) == ("Worst site against training alone, by ROC AUC", "\N{MINUS SIGN}0.100")

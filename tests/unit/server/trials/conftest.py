@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hansa_server.results import Final, Results, Scores, Summary, Timing, Traffic, WorstSite
+from hansa_server.results import Final, Results, Scores, SiteResult, Summary, Timing, Traffic, WorstSite
 
 Make = Callable[..., Results]
 
@@ -59,7 +59,10 @@ def results_with(
         classes=("a", "b"),
         rounds_planned=3,
         started_at="2026-11-25T12:00:00+00:00",
-        sites=(),
+        sites=tuple(
+            SiteResult(site=worst[0], examples={}, class_counts=(), federated=scores(worst[1]), rounds_contributed=3)
+            for worst in ([worst] if worst else [])
+        ),
         rounds=(),
         final=final if status == "completed" else None,
         baselines=None,

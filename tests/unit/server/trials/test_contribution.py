@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.server.report.page_checks import assert_accessible
 
 from hansa_common.errors import IdentityError, StorageError, UsageError
 from hansa_common.plan import StudyPlan
@@ -262,9 +263,10 @@ def test_contributions_that_do_not_follow_are_refused_signed_or_not(
 def test_the_page_shows_what_the_receipt_has(small_plan: StudyPlan, tmp_path: Path, fake: type[Fake]) -> None:
     signed = sign_receipt(made(small_plan, tmp_path), SIGNER, KEY)
     text = render_contributions(signed)
+    assert_accessible(text)
     assert "+21.5 ± 0.7" in text
     assert "Hospital" in text
-    assert "All sites together reach 91.5%, the untrained model 10.0%." in text
+    assert "All sites together: accuracy 91.5%; the untrained model: 10.0%." in text
     assert "<script" not in text
     assert terminal_table(signed.receipt).row_count == len(SITES)
 

@@ -15,9 +15,10 @@ from hansa_server.report.notation import MISSING
 from hansa_server.results import Results
 from hansa_server.store import RunFolder
 from hansa_server.trials import runs
-from hansa_server.trials.page import difference, render, spread, terminal_tables
+from hansa_server.trials.page import gained, render, spread, terminal_tables
 from hansa_server.trials.table import Spread, Trials, tabulate
 from hansa_server.trials.variants import Variant, fractions, sweep
+from hansa_server.trials.writing import Writer
 
 Make = Callable[..., StudyPlan]
 MACHINE = Machine(engine="inline")
@@ -112,7 +113,7 @@ def test_a_run_that_failed_is_a_result_and_is_tried_again(
     play([OUTCOMES[0], StudyFailed("it diverged")])
     found = runs.run_all(variants, [1], tmp_path, machine=MACHINE, tell=silent)
     trials = tabulate("sweep", variants, found, tmp_path)
-    assert trials.rows[1].accuracy is None
+    assert trials.rows[1].value is None
     assert trials.rows[1].runs[0].reason == "it diverged"
     assert trials.best is None
     assert "it diverged" in render(trials)
@@ -146,15 +147,15 @@ def test_the_table_is_that_of_a_second_computation(
     trials = tables(make_plan, play, tmp_path)
     first, second = trials.rows
     assert trials.seeds == (1, 2)
-    assert first.accuracy is not None
-    assert first.accuracy.mean == pytest.approx(np.mean([0.80, 0.90]))
-    assert first.accuracy.deviation == pytest.approx(np.std([0.80, 0.90], ddof=1))
-    assert second.difference is not None
-    assert second.difference.mean == pytest.approx(np.mean([0.04, 0.02]))
-    assert second.difference.deviation == pytest.approx(np.std([0.04, 0.02], ddof=1))
-    assert (first.worst_seed, first.worst_site, first.worst_site_accuracy) == (1, "a", 0.5)
-    assert (second.worst_seed, second.worst_site, second.worst_site_accuracy) == (1, "b", 0.4)
-    assert trials.best == "learning rate 0.2"
+    assert first.value is not None
+    assert first.value.mean == pytest.approx(np.mean([0.80, 0.90]))
+    assert first.value.deviation == pytest.approx(np.std([0.80, 0.90], ddof=1))
+    assert second.gain is not None
+    assert second.gain.mean == pytest.approx(np.mean([0.04, 0.02]))
+    assert second.gain.deviation == pytest.approx(np.std([0.04, 0.02], ddof=1))
+    assert (first.worst_seed, first.worst_site, first.worst_site_value) == (1, "a", 0.5)
+    assert (second.worst_seed, second.worst_site, second.worst_site_value) == (1, "b", 0.4)
+    assert trials.best == "rate 0.2"
     assert (first.bytes_up, first.bytes_down, first.seconds) == (1_000, 2_000, 3.0)
     assert Trials.model_validate_json(json.dumps(json.loads(trials.model_dump_json()))) == trials
 
@@ -162,10 +163,11 @@ def test_the_table_is_that_of_a_second_computation(
 def test_one_seed_has_no_spread() -> None:
     found = Spread.of([0.5, None])
     assert found == Spread(mean=0.5, deviation=None, lowest=0.5, highest=0.5)
-    assert spread(found) == "50.0%"
-    assert spread(Spread.of([0.5, 0.7])) == "60.0% ± 14.1"
-    assert difference(Spread.of([0.01, 0.03])) == "+2.0 ± 1.4"
-    assert spread(None) == difference(None) == MISSING
+    writer = Writer(figure="accuracy")
+    assert spread(found, writer) == "50.0%"
+    assert spread(Spread.of([0.5, 0.7]), writer) == "60.0% ± 14.1"
+    assert gained(Spread.of([0.01, 0.03]), writer) == "+2.0 ± 1.4"
+    assert spread(None, writer) == gained(None, writer) == MISSING
 
 
 def test_the_page_is_whole_and_names_are_text(
@@ -192,6 +194,6 @@ def test_a_curve_is_drawn_over_the_share_of_the_data(
     variants = fractions(make_plan(), [0.5, 1.0])
     found = runs.run_all(variants, [1, 2], tmp_path, machine=MACHINE, tell=silent)
     text = render(tabulate("curve", variants, found, tmp_path))
-    assert "From 50% of the data to 100% of the data: +3.0 ± 1.4 points" in text
+    assert "From 50% of the data to 100% of the data: accuracy better by 3.0 ± 1.4 points" in text
     assert "% of each site&#39;s training data" in text or "% of each site&#x27;s training data" in text
     assert text.count("<path") >= 3

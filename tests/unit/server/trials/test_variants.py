@@ -89,7 +89,7 @@ def test_a_sweep_is_every_pair(make_plan: Make) -> None:
         (1.0, 1),
         (1.0, 3),
     ]
-    assert found[1].name == "learning rate 0.1, 3 epochs"
+    assert found[1].name == "rate 0.1, 3 epochs"
     require_one_split(found)
 
 
