@@ -38,7 +38,7 @@ class NumberTarget(Strict):
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
-        _check_range("target: ", self.minimum, self.maximum)
+        _check_range("", self.minimum, self.maximum)
         return self
 
 
@@ -54,7 +54,7 @@ class SurvivalTarget(Strict):
     @model_validator(mode="after")
     def _are_two(self) -> Self:
         if self.time == self.event:
-            raise ValueError(f"target: time and event are both '{self.time}'; each needs a column of its own.")
+            raise ValueError(f"event: time and event are both '{self.time}'; each needs a column of its own.")
         return self
 
 
@@ -73,7 +73,7 @@ class ReconstructionTarget(Strict):
     def _values_are_distinct(self) -> Self:
         values = (*self.normal, *self.anomalous)
         if len(set(values)) != len(values):
-            raise ValueError("target: a value is named twice among normal and anomalous.")
+            raise ValueError("anomalous: a value is named twice among normal and anomalous.")
         return self
 
 
@@ -139,7 +139,9 @@ class ArrayContract(_Labelled):
         if self.text is None:
             return self
         if self.target is not None or len(self.shape) != 1:
-            raise ValueError("text: shape is [steps], and what is learned are classes, without a 'target'.")
+            raise ValueError(
+                "text: the shape of data.text is [steps], and what is learned are classes, without a 'target'."
+            )
         if self.windows is not None or self.standardise != "none":
             raise ValueError("text: token ids are no numbers; leave 'windows' and 'standardise' out.")
         if self.text.learn == "next":
@@ -158,7 +160,9 @@ class ArrayContract(_Labelled):
             return self
         features = len(self.windows.columns)
         if self.shape[1:] != (features,):
-            raise ValueError(f"windows: shape is [steps, {features}], for so many columns; found {list(self.shape)}.")
+            raise ValueError(
+                f"shape: found {list(self.shape)}; allowed is [steps, {features}], for so many are in windows.columns."
+            )
         if self.windows.remaining and (self.target is None or self.target.kind != "number"):
             raise ValueError("windows.remaining: is a number of rows; set target.kind = 'number'.")
         if (self.windows.label is None) == (_has_label(self) and not self.windows.remaining):

@@ -31,7 +31,7 @@ class ConditionPlan(Strict):
     @model_validator(mode="after")
     def _are_ascending(self) -> Self:
         if any(low >= high for low, high in itertools.pairwise(self.levels)):
-            raise ValueError("condition.levels: not ascending.")
+            raise ValueError("levels: not ascending; write the lowest first, each once.")
         return self
 
     def places(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:

@@ -38,12 +38,13 @@ class WindowsContract(Strict):
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if len(set(self.columns)) != len(self.columns):
-            raise ValueError("windows.columns: a column is named twice.")
+            raise ValueError("columns: a column is named twice.")
         for key, name in (("unit", self.unit), ("label", self.label if not self.horizon else None)):
             if name in self.columns:
-                raise ValueError(f"windows.{key}: '{name}' is a feature column too.")
+                forecast = "; with a horizon above 0 it may be, for then it is a forecast" if key == "label" else ""
+                raise ValueError(f"{key}: '{name}' is a feature column too{forecast}.")
         if self.remaining and (self.label is not None or self.horizon or self.unlabelled != "refuse"):
-            raise ValueError("windows.remaining: is counted; leave label, horizon and unlabelled out.")
+            raise ValueError("remaining: is counted; leave label, horizon and unlabelled out.")
         return self
 
     def ends(self, rows: int, steps: int) -> Places:

@@ -43,10 +43,10 @@ class TextContract(Strict):
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if (self.learn == "next") == bool(self.vocabulary):
-            raise ValueError("text.vocabulary: goes with learn = 'class'; with 'next' the classes are the vocabulary.")
+            raise ValueError("vocabulary: goes with learn = 'class'; with 'next' the classes are the vocabulary.")
         if self.learn == "class" and self.stride != 1:
-            raise ValueError("text.stride: goes with learn = 'next'; of a text with a class there is one example.")
-        self.require_tokens(self.vocabulary, key="text.vocabulary")
+            raise ValueError("stride: goes with learn = 'next'; of a text with a class there is one example.")
+        self.require_tokens(self.vocabulary, key="vocabulary")
         return self
 
     def require_tokens(self, names: Sequence[str], *, key: str) -> None:
@@ -56,8 +56,9 @@ class TextContract(Strict):
             ValueError: One is not; a token that no text could ever give would be learned by nobody.
         """
         for name in names:
-            if self.split(name) != [name]:
-                raise ValueError(f"{key}: {name!r} is not one of the {self.tokens} that a text is split into.")
+            if (tokens := self.split(name)) != [name]:
+                instead = f"; it is split into {', '.join(map(repr, tokens))}" if tokens else ""
+                raise ValueError(f"{key}: {name!r} is not one of the {self.tokens} that a text is split into{instead}.")
         if len(set(names)) != len(names):
             raise ValueError(f"{key}: a token is named twice.")
 

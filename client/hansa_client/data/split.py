@@ -158,9 +158,9 @@ def split_groups(dataset: Dataset, group: str, own: Indices, evaluation: Evaluat
     names, members = np.unique(values, return_inverse=True)
     if len(names) < 2:  # noqa: PLR2004 one to train, one to test
         raise ContractViolation(
-            f"{dataset.origin or 'The data'}: the site has {len(names)} group(s) by '{group}' (evaluation.group); "
-            "training and test need at least one each.",
-            advice="Use more data, or ask for a plan without groups.",
+            f"{dataset.origin or 'The data'}: the column '{group}' (evaluation.group) says the same in all rows of "
+            "the site; what a row belongs to must differ, for training and test need at least one each.",
+            advice="Use more data, or ask for a plan that names another column.",
         )
     places = _places([str(name).encode() for name in names], seed)
     test = places < evaluation.test

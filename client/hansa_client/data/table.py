@@ -153,7 +153,7 @@ def require_columns(frame: "pd.DataFrame", names: Iterable[str], origin: str) ->
             f"{origin}: more than one column is named '{twice[0]}'.", advice="Give each column a name of its own."
         )
     lines = []
-    for name in names:
+    for name in dict.fromkeys(names):
         if name not in found:
             close = difflib.get_close_matches(name, found, n=1)
             lines.append(f"column '{name}' is missing." + (f" Did you mean '{close[0]}'?" if close else ""))

@@ -49,12 +49,13 @@ def check_model(
     except PlanError as error:
         raise ValueError(error.message) from None
     except ValueError as error:
-        raise ValueError(f"model.name: {error}") from None
+        of_option = str(error).partition(":")[0] in type(options).model_fields
+        raise ValueError(f"model.{error}" if of_option else f"model.name: {error}") from None
     augmentation, vocabulary = training.augmentation, getattr(options, "vocabulary", None)
     if vocabulary is None and isinstance(data, ArrayContract) and data.text is not None:
         raise ValueError(
             "model.vocabulary: data.text makes token ids, which are no numbers to count with; take a model with "
-            f"'vocabulary', and set it to {data.maximum or 0:.0f} + 1."
+            f"'vocabulary', and set it to {(data.maximum or 0) + 1:.0f}."
         )
     if vocabulary is not None and (augmentation.noise or augmentation.mixup):
         raise ValueError("training.augmentation: noise and mixup are for numbers, and model.vocabulary for token ids.")

@@ -246,7 +246,7 @@ _WRONG_ARRAYS: list[tuple[str, object, str, str]] = [
     ("data.minimum", 1.0, "data", "minimum 1 is not below maximum 1."),
     ("model", {"name": "cox"}, "model.name", "'cox' does not learn classes, which the data contract asks for; it lear"),
     ("model", {"name": "vae"}, "model.name", "'vae' does not learn classes"),
-    ("model", {"name": "gru", "vocabulary": 3}, "model.name", "token ids are an array of shape [steps]"),
+    ("model", {"name": "gru", "vocabulary": 3}, "model.vocabulary", "token ids are an array of shape [steps]"),
     (
         "data.shap",
         [1],

@@ -66,11 +66,11 @@ def study(windows: dict[str, Any], **data: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (study({"columns": ["heat"]}), r"shape is \[steps, 1\], for so many columns; found \[5, 2\]"),
-        (study({"columns": ["heat", "heat"]}), "a column is named twice"),
-        (study({"unit": "heat"}), "'heat' is a feature column too"),
-        (study({"label": "load"}), "'load' is a feature column too"),
-        (study({"remaining": True}), "leave label, horizon and unlabelled out"),
+        (study({"columns": ["heat"]}), r"^data\.shape: found \[5, 2\]; allowed is \[steps, 1\]"),
+        (study({"columns": ["heat", "heat"]}), r"^data\.windows\.columns: a column is named twice"),
+        (study({"unit": "heat"}), r"^data\.windows\.unit: 'heat' is a feature column too\.$"),
+        (study({"label": "load"}), r"^data\.windows\.label: 'load' is a feature column too; with a horizon above 0"),
+        (study({"remaining": True}), r"^data\.windows\.remaining: .*leave label, horizon and unlabelled out"),
         (study({"remaining": True, "label": None}, target=None, classes=["a", "b"]), "is a number of rows"),
         (study({"label": None}), r"windows\.label: goes with classes and numbers"),
         (study({}, target={"kind": "reconstruction"}), r"windows\.label: goes with classes and numbers"),
@@ -83,7 +83,7 @@ def study(windows: dict[str, Any], **data: Any) -> dict[str, Any]:
         ),
         (
             STUDY | {"preprocessing": {"standardise": "federation", "condition": {"column": "load", "levels": [1, 1]}}},
-            "not ascending",
+            r"^preprocessing\.condition\.levels: not ascending",
         ),
         (study({}, standardise="site") | {"preprocessing": {"standardise": "federation"}}, "leave one of them out"),
     ],
