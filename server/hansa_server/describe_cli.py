@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 if TYPE_CHECKING:  # --help must not wait for NumPy
+    from rich.console import Console
+
     from hansa_common.feature_sums import FeatureSums
     from hansa_common.plan import StudyPlan
     from hansa_common.traffic import RoundTraffic
 
 _MOST_TOKENS: Final = 200  # that a person reads through
+_NAMED: Final = 5  # features of a site in one line
 _FAR: Final = 1.0  # standard deviations of a site's mean from the federation's
 _UNEVEN: Final = 0.3  # between a site's share of missing values and the federation's
 
@@ -29,6 +32,7 @@ class Described:
         mean: Of the values; ``None`` where no site has enough.
         deviation: Of the values.
         means: Of each site that has enough values.
+        too_few: The sites that have too few values to tell.
         warnings: What differs strongly between sites, a sentence each.
     """
 
@@ -38,6 +42,7 @@ class Described:
     mean: float | None
     deviation: float | None
     means: Mapping[str, float]
+    too_few: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -50,19 +55,30 @@ def describe(
     from dataclasses import asdict  # noqa: PLC0415
 
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     from hansa_common.plan import read_plan  # noqa: PLC0415
 
     plan = read_plan(study)
-    found = statistics_of(plan)
+    console = Console()
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+        typer.echo(json.dumps([asdict(one) for one in statistics_of(plan)], indent=2, ensure_ascii=False))
         return
+    if (reason := _has_none(plan)) is not None:
+        console.print(Text(reason), soft_wrap=True)
+    else:
+        _print_statistics(console, plan, statistics_of(plan))
+    console.print(Text(f"\nbytes: {traffic_of(plan)}"), soft_wrap=True)
+
+
+def _print_statistics(console: "Console", plan: "StudyPlan", found: tuple[Described, ...]) -> None:
+    from rich.table import Column, Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     has_text = plan.data.kind == "array" and plan.data.text is not None
     shown = found[:_MOST_TOKENS] if has_text else found
-    table = Table("feature", "values", "missing", "mean", "deviation", "lowest site", "highest site", box=None)
+    further = ("values", "missing", "mean", "deviation", "lowest site", "highest site")
+    table = Table(Column("feature", overflow="fold"), *further, box=None)
     for one in shown:
         low, high = (pick(one.means.values(), default=None) for pick in (min, max))
         table.add_row(
@@ -71,14 +87,37 @@ def describe(
             f"{one.missing:.1%}",
             *("-" if value is None else f"{value:.4g}" for value in (one.mean, one.deviation, low, high)),
         )
-    console = Console()
     console.print(table)
+    if has_text and (least := plan.preprocessing.minimum_count) > 1:
+        says = f"A token in fewer than {least} texts of a site counts there as in none (preprocessing.minimum_count)."
+        console.print(Text(says), soft_wrap=True)
     if len(found) > len(shown):
         console.print(f"and {len(found) - len(shown):,} more with --json")
-    for one in shown:
-        for warning in one.warnings:
-            console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
-    console.print(Text(f"\nbytes: {traffic_of(plan)}"), soft_wrap=True)
+    for warning in (*_gaps(shown), *(warning for one in shown for warning in one.warnings)):
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+
+
+def _gaps(found: tuple[Described, ...]) -> "list[str]":
+    """Return a line for each site that cannot tell the mean of some features, however many they are."""
+    by_site: dict[str, list[str]] = {}
+    for one in found:
+        for site in one.too_few:
+            by_site.setdefault(site, []).append(one.name)
+    return [
+        f"{site} has too few values to tell of {len(names):,} of {len(found):,} features: "
+        + ", ".join(names[:_NAMED])
+        + (", ..." if len(names) > _NAMED else "")
+        for site, names in by_site.items()
+    ]
+
+
+def _has_none(plan: "StudyPlan") -> str | None:
+    """Return why a plan's data have no statistics by feature; ``None`` where they have."""
+    if plan.data.kind == "image":
+        return "Images have no statistics by feature."
+    if plan.data.kind == "array" and plan.data.text is not None and plan.data.text.learn == "next":
+        return "The plan names the tokens, and examples of one text share them: there is nothing to count."
+    return None
 
 
 def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
@@ -100,14 +139,9 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
     from hansa_server.simulation import check, inline_sites  # noqa: PLC0415
 
     names = check(plan)
-    if plan.data.kind == "image":
-        raise UsageError("Images have no statistics by feature.", advice="Describe a study with tables or arrays.")
+    if (reason := _has_none(plan)) is not None:
+        raise UsageError(reason, advice="Describe a study with tables, arrays, or texts with classes.")
     text = plan.data.text if plan.data.kind == "array" else None
-    if text is not None and text.learn == "next":
-        raise UsageError(
-            "The plan names the tokens, and examples of one text share them: there is nothing to count.",
-            advice="Describe a study with tables, arrays, or texts with classes.",
-        )
     preprocessing = plan.preprocessing
     if not preprocessing.needs_statistics and text is not None:
         preprocessing = PreprocessingPlan(vocabulary=len(text.vocabulary))
@@ -169,6 +203,7 @@ def _described(name: str, by_site: "Mapping[str, FeatureSums]") -> Described:
         mean=mean,
         deviation=deviation,
         means=means,
+        too_few=tuple(site for site, sums in by_site.items() if not sums.count),
         warnings=tuple(_warnings(name, by_site, share, mean or 0.0, deviation or 0.0)),
     )
 
@@ -179,7 +214,6 @@ def _warnings(
     lines = []
     for site, sums in by_site.items():
         if not sums.count:
-            lines.append(f"{name}: {site} has too few values to tell.")
             continue
         away = (sums.mean - mean) / deviation if deviation else 0.0
         if abs(away) > _FAR:

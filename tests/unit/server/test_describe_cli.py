@@ -3,11 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 from hansa_common.errors import ContractViolation, UsageError
 from hansa_common.plan import StudyPlan
 from hansa_common.preprocessing_plan import PreprocessingPlan
-from hansa_server.describe_cli import statistics_of, traffic_of
+from hansa_server.describe_cli import describe, statistics_of, traffic_of
 
 WARDS = ("north", "south", "west")
 COLUMNS = [{"name": "age", "missing": "fill"}, {"name": "dose"}]
@@ -92,6 +93,33 @@ def test_images_are_refused(make_plan: Callable[..., StudyPlan]) -> None:
     image = {"kind": "image", "channels": 1, "height": 8, "width": 8, "classes": list("0123456789")}
     with pytest.raises(UsageError, match="Images have no statistics"):
         statistics_of(make_plan(replaced={"data": image}))
+
+
+def write_plan(plan: StudyPlan, path: Path) -> Path:
+    path.write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
+    return path
+
+
+def test_images_have_no_table_and_still_a_size(
+    make_plan: Callable[..., StudyPlan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = {"kind": "image", "channels": 1, "height": 8, "width": 8, "classes": list("0123456789")}
+    describe(write_plan(make_plan(replaced={"data": image}), tmp_path / "study.toml"))
+    printed = capsys.readouterr().out
+    assert "Images have no statistics" in printed
+    assert "bytes: a site receives" in printed
+
+
+def test_a_site_that_cannot_tell_has_one_line_for_all_features(
+    plan: StudyPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (tmp_path / "wards.csv").read_text().splitlines()
+    bare = [f",{line.partition(',')[2]}" if line.endswith("south") else line for line in lines]
+    (tmp_path / "wards.csv").write_text("\n".join(bare))
+    describe(write_plan(plan, tmp_path / "study.toml"))
+    printed = capsys.readouterr().out
+    assert printed.count("too few values") == 1
+    assert "south has too few values to tell of 1 of 2 features: age\n" in printed
 
 
 def test_data_that_break_the_contract_are_named(plan: StudyPlan) -> None:
