@@ -208,7 +208,8 @@ def _study(folder: SiteFolder, study: str, plan: StudyPlan) -> Line:
         "from hansa_client.rehearsal import main; main()", plan.model_dump_json(), source.model_dump_json(), str(index)
     )
     if done.returncode != 0:
-        return Line(name=study, state="missing", found=_last_line(done.stderr), advice="Mend the data or site.toml.")
+        advice = "Mend the data or site.toml, and start the agent again: it reads site.toml when it starts."
+        return Line(name=study, state="missing", found=_last_line(done.stderr), advice=advice)
     return Line(name=study, state="ok", found=done.stdout.strip())
 
 

@@ -218,7 +218,9 @@ def review(
         return
     proposal = _find(site, study)
     typer.echo(describe(proposal, site.roster().roster, answer=_answer(answers, proposal)))
-    typer.echo(f"\nhansa site approve {proposal.study}   or   hansa site refuse {proposal.study}")
+    where = "" if folder == DEFAULT_FOLDER else f" --folder {folder}"
+    typer.echo(f"\nWhether your data fulfil it: hansa site check{where}")
+    typer.echo(f"hansa site approve {proposal.study}{where}   or   hansa site refuse {proposal.study}{where}")
 
 
 @app.command()

@@ -109,7 +109,7 @@ class Forecast:
             f"{self.needed:.2f}, which is noise of {self.noise:.2g} clipping bounds on each coordinate."
         )
         lasts = (
-            f"With the planned multiplier of {self.planned:g}, {epsilon} lasts for {self.rounds_within:,} of "
+            f"With a multiplier of {self.planned:g}, {epsilon} lasts for {self.rounds_within:,} of "
             f"{self.rounds:,} rounds."
         )
         if self.is_useful:

@@ -7,6 +7,7 @@ A site's operator sends a ``BindingRequest``; the organisation answers with a ``
 import getpass
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar, overload
@@ -25,7 +26,7 @@ from hansa_common.errors import StorageError, UsageError
 from hansa_common.files import read_secret, storage, write_secret, write_whole
 from hansa_common.identity import NodePublicKeys, fingerprint
 from hansa_common.plan_names import SiteName, StudyName
-from hansa_common.roster import MAX_MEMBERS, Binding, Organisation, Roster, SignedBinding, SignedRoster
+from hansa_common.roster import MAX_MEMBERS, Binding, Organisation, Roster, SignedBinding
 from hansa_common.settings import Strict, parse
 from hansa_common.signing import public_hex
 
@@ -212,7 +213,7 @@ def read_document(path: Path, *kinds: type[Strict]) -> Strict:
                 return kind.model_validate_json(content)
             except ValidationError:
                 continue
-    names = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
+    names = " or ".join(re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower() for kind in kinds)
     raise UsageError(f"{path} holds no {names}, or not all of it.", advice="Ask its sender for it again.")
 
 
@@ -224,13 +225,3 @@ def write_document(path: Path, document: Strict) -> None:
     """
     text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_whole(path, f"{text}\n".encode())
-
-
-_NAMES: Final[dict[type[Strict], str]] = {
-    Organisation: "organisation",
-    BindingRequest: "request for a binding",
-    RosterRequest: "request for a roster",
-    Applications: "applications",
-    SignedBinding: "signed binding",
-    SignedRoster: "signed roster",
-}

@@ -232,8 +232,14 @@ def _closing_figures(results: Results, final: Final) -> Iterator[tuple[str, str,
             f"{columns.written_gain(against)} {columns.unit_of_gain(results, against)}".rstrip()
             if against
             else "not measured",
-            "run with --baselines" if results.baselines is None and is_simulated else "",
+            f"{against.site}; + is better"
+            if against
+            else "run with --baselines"
+            if results.baselines is None and is_simulated
+            else "",
         )
+    if final.personal is not None:
+        yield "sites' own models", _written(results, final.personal.site_mean), f"site mean; {final.personal.method}"
     if final.ensemble is not None:
         yield (
             f"ensemble of the last {len(final.ensemble.rounds)}",

@@ -171,7 +171,7 @@ def _describe(console: Console, folder: Path, row: "StudyReply") -> None:
         ("study", row.study),
         ("state", f"{row.state}{': ' + row.reason if row.reason else ''}"),
         ("plan", row.digest),
-        ("proposed", datetime.fromtimestamp(row.proposed_at, UTC).isoformat(timespec="seconds")),
+        ("proposed", datetime.fromtimestamp(row.proposed_at, UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("approved", ", ".join(row.approved) or "nobody yet"),
         ("refused", ", ".join(row.refused) or "nobody"),
         ("silent", ", ".join(silent) or "nobody"),
@@ -207,7 +207,7 @@ def _watch(console: Console, folder: Path, study: str) -> None:
     if row.state != "completed":
         report = f"\nSo far: {run_folder / 'report.html'}" if (run_folder / "report.html").exists() else ""
         raise StudyFailed(
-            f"{study} is {row.state}: {row.reason}",
+            f"{study} {'has' if row.state == 'failed' else 'is'} {row.state}: {row.reason}",
             advice=f"Continue with: hansa server resume {study} --folder {folder}{report}",
         )
     _summarise(console, run_folder)
@@ -226,7 +226,8 @@ def _wait_for_answers(console: Console, control: Any, request: Any) -> "StudyRep
             if answer and said.get(site) != answer:
                 said[site] = answer
                 left = len(row.sites) - len(row.approved) - len(row.refused)
-                _print(console, f"{site} {answer}; {left} of {len(row.sites)} have not answered yet.")
+                rest = f"{left} of {len(row.sites)} have not answered yet" if left else "all have answered"
+                _print(console, f"{site} {answer}; {rest}.")
         if row.state != "proposed":
             return row
         time.sleep(_LOOK)

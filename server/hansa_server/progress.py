@@ -57,7 +57,7 @@ class Plain(Quiet):
         """Say who takes part."""
         examples = _examples(sites)
         known = f", {examples:,} training examples in all" if examples is not None else ""
-        self._say(f"{len(sites)} sites opened the study{known}")
+        self._say(f"{len(sites)} {'site' if len(sites) == 1 else 'sites'} opened the study{known}")
         for site, problem in sorted(failed.items()):
             self._say(f"{site} could not open the study: {problem}")
 

@@ -116,8 +116,8 @@ def invite(site: Site, *, folder: Folder = DEFAULT_FOLDER) -> None:
     from hansa_server.federation.operator import administer  # noqa: PLC0415
 
     reply = administer(folder, "Invite", SiteRequest(site=site), InviteReply)
-    until = datetime.fromtimestamp(reply.expires, UTC).isoformat(timespec="minutes")
-    typer.echo(f"For {site}, good once, until {until}. Hand it over on a way that you trust:", err=True)
+    until = datetime.fromtimestamp(reply.expires, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    typer.echo(f"For {site}, good once, until {until}. Hand it over in a way that you trust:", err=True)
     typer.echo(reply.invitation)
 
 

@@ -212,6 +212,7 @@ def _run(
     """Run all, write table and page, and print the table."""
     from hansa_common.files import write_whole  # noqa: PLC0415 - --help must not wait for it
     from hansa_server.engines.engine import Machine  # noqa: PLC0415
+    from hansa_server.report.notation import plural  # noqa: PLC0415
     from hansa_server.trials.page import render, sentences, terminal_tables  # noqa: PLC0415
     from hansa_server.trials.runs import run_all  # noqa: PLC0415
     from hansa_server.trials.table import figure_of, tabulate  # noqa: PLC0415
@@ -219,7 +220,8 @@ def _run(
     folder = out or _new_folder(variants[0].plan, kind)
     console = Console(quiet=quiet)
     chosen = _seeds(seeds, variants[0].plan)
-    console.print(f"{len(variants)} plans, {len(chosen)} seeds; folder {folder}", highlight=False, markup=False)
+    counts = f"{plural(len(variants), 'plan')}, {plural(len(chosen), 'seed')}"
+    console.print(f"{counts}; folder {folder}", highlight=False, markup=False)
     machine = Machine(engine=engine, workers=workers)
     runs = run_all(variants, chosen, folder, machine=machine, tell=_Teller(console, figure_of(variants[0].plan)).tell)
     trials = tabulate(kind, variants, runs, folder)

@@ -26,7 +26,8 @@ def require_path(source: Source, *, adapter: str, folder: bool | None) -> Path:
         raise SettingsError(f"The data adapter '{adapter}' needs a path.", path="path", advice="Set path.")
     path = source.path.expanduser()
     if not path.exists():
-        raise DataUnavailable(f"{path} does not exist.", advice="Check the path; it starts at the current folder.")
+        start = "" if path.is_absolute() else "; it starts at the current folder"
+        raise DataUnavailable(f"{path} does not exist.", advice=f"Check the path{start}.")
     if folder is not None and path.is_dir() != folder:
         kinds = ("a folder", "a file") if folder else ("a file", "a folder")
         raise DataUnavailable(f"The data adapter '{adapter}' reads {kinds[0]}; {path} is {kinds[1]}.")

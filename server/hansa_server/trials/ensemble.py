@@ -119,7 +119,8 @@ def _files_of(model: Path) -> list[Path]:
     if model.name == VERSIONS and (found := sorted(model.glob("*.safetensors"))):
         return found
     raise UsageError(
-        f"{model} holds no model.", advice=f"Name a .safetensors file, a folder with {_MODEL}, or one of versions."
+        f"{model} {'holds no model' if model.exists() else 'does not exist'}.",
+        advice=f"Name a .safetensors file, a folder with {_MODEL}, or one of versions.",
     )
 
 

@@ -121,7 +121,7 @@ def test_the_command_prints_a_page(study: str) -> None:
         "3 rounds of 2 steps, batches of 50, delta 0.01",
         "epsilon, batch 50",
         "n = 50, 6 steps, epsilon 8 at most: needs a noise multiplier of at least 1.0",
-        "With the planned multiplier of 3, epsilon 8 lasts for 3 of 3 rounds.",
+        "With a multiplier of 3, epsilon 8 lasts for 3 of 3 rounds.",
     ):
         assert part in page.output
 

@@ -134,7 +134,7 @@ class TestDocuments:
     def test_garbage_is_none(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "document.json"
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="request for a binding or request for a roster"):
+        with pytest.raises(UsageError, match="holds no binding request or roster request"):
             read_document(path, BindingRequest, RosterRequest)
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:

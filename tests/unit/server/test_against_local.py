@@ -1,10 +1,13 @@
 """The worst site beside its own model, and the sites below it: by which figure, and which way round."""
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from hansa_common.metrics import (
     ClassificationCounts,
@@ -16,6 +19,7 @@ from hansa_common.metrics import (
     verdict_figure,
 )
 from hansa_common.plan import StudyPlan, parse_plan
+from hansa_server.cli import summarise
 from hansa_server.engines.engine import Machine
 from hansa_server.figures import against_local, below_local
 from hansa_server.progress import Quiet
@@ -128,3 +132,9 @@ def test_a_study_of_numbers_is_judged_and_so_are_its_sites_own_models(tmp_path: 
     assert against.difference == pytest.approx((rmse[worst][2] or 0.0) - (rmse[worst][0] or 0.0))
     assert own.worst_site.site == max(rmse, key=lambda site: rmse[site][1] or 0.0)
     assert own.below_local_only == tuple(site for site, found in rmse.items() if (found[1] or 0.0) > (found[2] or 0.0))
+    console = Console(file=io.StringIO(), width=100)
+    summarise(console, results, tmp_path / "run")
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert re.search(rf"worst site against its own model +[+\u2212][\d.]+ cycles +{worst}; \+ is better", printed)
+    assert re.search(r"sites' own models +[\d.]+ cycles +site mean; finetune", printed)

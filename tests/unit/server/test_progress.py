@@ -70,7 +70,7 @@ def shown(kind: type[Plain] | type[Display], *, terminal: bool) -> str:
 def test_plain_lines_say_what_happens() -> None:
     text = shown(Plain, terminal=False)
     assert "\x1b" not in text
-    assert "1 sites opened the study, 1,000 training examples" in text
+    assert "1 site opened the study, 1,000 training examples" in text
     assert "c could not open the study: column [/] 'age'" in text
     assert "b is missing from this round: it died" in text
     assert "round 1/4  1 sites  train loss 0.5000  validation of model 0: accuracy 25.0%  worst [bold]a 20.0%" in text

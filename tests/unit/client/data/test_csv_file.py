@@ -64,8 +64,10 @@ def test_broken_files_are_refused(tmp_path: Path, text: str | bytes, message: st
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(DataUnavailable, match="does not exist"):
+    with pytest.raises(DataUnavailable, match=r"does not exist\. Check the path\.$"):
         ADAPTERS["csv"](Source(path=tmp_path / "absent.csv"), CONTRACT)
+    with pytest.raises(DataUnavailable, match="it starts at the current folder"):
+        ADAPTERS["csv"](Source(path=Path("absent.csv")), CONTRACT)
     with pytest.raises(DataUnavailable, match="is a folder"):
         ADAPTERS["csv"](Source(path=tmp_path), CONTRACT)
     with pytest.raises(SettingsError, match="needs a path"):

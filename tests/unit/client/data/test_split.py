@@ -164,5 +164,7 @@ def test_a_group_of_two_sites_is_in_the_same_split_at_both() -> None:
 
 
 def test_a_single_group_is_refused() -> None:
-    with pytest.raises(ContractViolation, match=r"'patient' \(evaluation\.group\) says the same in all rows of the site"):
+    with pytest.raises(
+        ContractViolation, match=r"'patient' \(evaluation\.group\) says the same in all rows of the site"
+    ):
         split_groups(rows(patient=["a", "a"]), "patient", np.arange(2), PLAN, 0)
