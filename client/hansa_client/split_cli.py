@@ -41,7 +41,7 @@ def split(
         if isinstance(plan.data, TableContract):
             if any(column.categories for column in plan.data.columns) or plan.data.standardise == "site":
                 raise UsageError(
-                    "This table's columns were encoded and cannot be written back.",
+                    "A table with categories or standardise = 'site' is read encoded and cannot be written back.",
                     advice="Divide the original file yourself, and name each part in a site.toml.",
                 )
             path = _write_table(out / f"{name}.csv", part, plan.data, further)
