@@ -32,8 +32,8 @@ class Entry(Strict):
     sha256: Hash
     acknowledged: bool = False
     look: Annotated[str, Field(max_length=200)] = ""
-    """The plan's digest and the step of it that this site's data answered. One that the work refused counts, for that it
-    did can tell of the data too; empty for what never came to the work."""
+    """The plan's digest and the step of it that this site's data answered. A step that the work refused counts too, for
+    a refusal can tell of the data; empty for what never came to the work."""
 
 
 class Outbox:

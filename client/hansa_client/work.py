@@ -15,6 +15,7 @@ import torch
 from hansa_client.data.preparation import prepared_dataset
 from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
+from hansa_client.data.text_columns import units_of
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.keeping import keep_files
 from hansa_client.simulated import SimulatedSites, site_splits
@@ -201,8 +202,8 @@ class Work:
         if not preprocessing.needs_statistics:
             raise TaskRefused("The plan asks for no statistics of the features.")
         started = time.perf_counter()
-        features = (self._raw if self._raw is not None else self.site.dataset).features
-        sums = measure(features[self.site.splits.train], preprocessing, self.plan.data)
+        raw, train = self._raw if self._raw is not None else self.site.dataset, self.site.splits.train
+        sums = measure(raw.features[train], preprocessing, self.plan.data, units_of(self.plan, raw, train))
         seconds = time.perf_counter() - started
         return Message(header=Statistics(plan_digest=self.digest, site=self.site.name, seconds=seconds), sums=sums)
 

@@ -313,7 +313,7 @@ def test_a_review_says_what_is_counted_of_texts(make_plan: Callable[..., StudyPl
     plan = make_plan(replaced=replaced)
     said = " ".join(what_leaves(plan))
     assert "how many texts of the training split hold each of the 2 tokens that the plan names" in said
-    assert "which the coordinator can read; of what fewer than 10 texts hold nothing" in said
+    assert "which the coordinator can read; nothing of a token that fewer than 10 examples have" in said
     assert "Texts, 9 words an example; 2 are told apart." in page(plan)
 
 
@@ -326,3 +326,4 @@ def test_a_review_names_the_columns_of_windows_and_the_conditions(make_plan: Cal
     plan = make_plan(replaced={"data": data, "preprocessing": preprocessing, "evaluation": evaluation})
     assert "Windows of 9 rows, with 2 columns: speed, heat." in page(plan)
     assert "of each column, in each of 3 conditions by 'speed', over the training" in " ".join(what_leaves(plan))
+    assert "nothing of a column that fewer than 10 values of 'pump' have" in " ".join(what_leaves(plan))
