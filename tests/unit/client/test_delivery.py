@@ -42,6 +42,19 @@ def test_the_last_model_and_the_versions_of_the_ensemble_are_kept(
     assert any("the ensemble of the last 3 versions" in line for line in list_models(tmp_path))
 
 
+@pytest.mark.parametrize("members", [None, 2])
+def test_versions_of_another_plan_do_not_answer_with_those_of_a_study_of_that_name(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan], members: int | None
+) -> None:
+    plan = make_plan(evaluation={"ensemble": 3})
+    keep_model(tmp_path, plan, "small-1", delivery(plan, MODELS))
+    other = make_plan(evaluation={} if members is None else {"ensemble": members})
+    keep_model(tmp_path, other, "small-1", delivery(other, MODELS[: members or 1]))
+    left = sorted(path.name for path in (tmp_path / "models" / "small-1" / "versions").glob("*"))
+    assert left == ([] if members is None else ["000002.safetensors", "000003.safetensors"])
+    assert any("the ensemble of" in line for line in list_models(tmp_path)) == (members is not None)
+
+
 def test_without_an_ensemble_there_is_one_model(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:
     plan = make_plan()
     keep_model(tmp_path, plan, "small-1", delivery(plan, MODELS[:1]))
