@@ -294,6 +294,19 @@ def test_windows_are_prepared_within_conditions_and_a_forecast_is_learned(pumps:
     assert results.final.weighted_mean.rmse < as_last / 3
 
 
+def test_what_the_coordinator_tests_on_shares_no_series_with_a_site(pumps: StudyPlan) -> None:
+    """Windows of one pump share rows: drawn one by one, the coordinator's would be known to the model."""
+    simulation = pumps.simulation
+    assert simulation is not None
+    kept = simulation.model_dump(mode="json", exclude_none=True) | {"holdout": 0.2}
+    sites = divide(changed_plan(pumps, {"simulation": kept}))
+    series = sites.dataset.columns["pump"]
+    held, trained = set(series[sites.holdout]), set(series[np.concatenate(sites.indices)])
+    assert not held & trained
+    assert len(held) == 5  # the fewest whole ones that are a fifth of 24
+    assert len(sites.holdout) + sum(map(len, sites.indices)) == len(sites.dataset)
+
+
 def test_a_resumed_study_goes_on_with_what_was_gathered(plan: StudyPlan, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     first, _exchange = run(plan, folder)
