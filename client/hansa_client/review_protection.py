@@ -76,6 +76,8 @@ def _word(plan: StudyPlan) -> str:
 
 def _sizes(plan: StudyPlan) -> str:
     match plan.data.target:
+        case None if plan.data.kind == "array" and plan.data.text is not None and plan.data.text.learn == "next":
+            return "the number of examples in each split, and how often each token of the plan follows, a rare one too"
         case None:
             return "the number of examples in each split and class"
         case NumberTarget():

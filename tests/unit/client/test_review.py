@@ -317,6 +317,14 @@ def test_a_review_says_what_is_counted_of_texts(make_plan: Callable[..., StudyPl
     assert "Texts, 9 words an example; 2 are told apart." in page(plan)
 
 
+def test_a_review_says_that_tokens_are_counted_where_the_next_is_learned(make_plan: Callable[..., StudyPlan]) -> None:
+    text = {"tokens": "characters", "learn": "next"}
+    data = {"kind": "array", "shape": [9], "minimum": 0, "maximum": 3, "classes": ["a", "b"], "text": text}
+    evaluation = {"group": "row"}
+    plan = make_plan(replaced={"model": {"name": "gru", "vocabulary": 4}, "data": data, "evaluation": evaluation})
+    assert "how often each token of the plan follows, a rare one too" in " ".join(what_leaves(plan))
+
+
 def test_a_review_names_the_columns_of_windows_and_the_conditions(make_plan: Callable[..., StudyPlan]) -> None:
     windows = {"columns": ["speed", "heat"], "unit": "pump", "label": "state"}
     data = {"kind": "array", "shape": [9, 2], "classes": ["well", "ill"], "windows": windows}
