@@ -50,7 +50,7 @@ from hansa_server.rounds import Phase, Round, counts_fit, require_quorum
 from hansa_server.store import Checkpoint, Progress, RunFolder
 from hansa_server.strategies import Contribution, build_strategy, next_parameters
 from hansa_server.summing import contribution_of, with_noise
-from hansa_server.vectors import HeldUpdates, extended, finite, keep
+from hansa_server.vectors import HeldUpdates, extended, finite, keep, leading
 from hansa_server.versions import Versions
 
 
@@ -106,7 +106,8 @@ class Study:
     @property
     def model(self) -> Vector | None:
         """The global model, ``float32 [P]``: the first part of what is carried."""
-        return self.parameters if self.spec is None or self.parameters is None else self.parameters[: self.spec.size]
+        whole, spec = self.parameters, self.spec
+        return whole if whole is None or spec is None else leading(whole, spec.size)
 
     @property
     def bytes_up(self) -> int:
@@ -451,7 +452,7 @@ class Study:
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
         )
-        self.versions.add(len(self.rounds), self.spec, self.parameters[: self.spec.size])
+        self.versions.add(len(self.rounds), self.spec, leading(self.parameters, self.spec.size))
         self._folder.save_checkpoint(
             Checkpoint(progress=progress, parameters=self.parameters, strategy=self._strategy.state())
         )

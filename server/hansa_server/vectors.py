@@ -132,6 +132,16 @@ def extended(vector: Vector, times: int, folder: Path) -> Vector:
     return keep(itertools.chain(chunks(vector), chunks(beside)), times * vector.size, folder)
 
 
+def leading(vector: Vector, size: int) -> Vector:
+    """Return the first values of a vector, as a view that goes out without a copy where the vector would."""
+    if vector.size == size:
+        return vector
+    base = vector.base
+    if isinstance(base, bytes | memoryview) and len(base) == vector.nbytes:
+        return np.frombuffer(memoryview(base)[: size * vector.itemsize], vector.dtype)
+    return vector[:size]
+
+
 def finite(following: Iterator[Vector], number: int) -> Iterator[Vector]:
     """Pass the next parameters on, part by part, unless they are none.
 

@@ -14,7 +14,7 @@ from hansa_common.messages import Message, TrainTask, encode
 from hansa_common.parameters import CHUNK, Vector, chunks
 from hansa_server.strategies import Contribution, next_parameters
 from hansa_server.strategies.fedavg import FedAvg
-from hansa_server.vectors import HeldUpdates, keep
+from hansa_server.vectors import HeldUpdates, keep, leading
 
 
 def descriptors() -> int:
@@ -35,6 +35,19 @@ def test_a_kept_vector_comes_back_and_goes_out_without_a_copy(tmp_path: Path, sm
     assert is_mapped(kept) == (small == 0)
     assert list(tmp_path.iterdir()) == []
     sent = encode(Message(header=TrainTask(plan_digest="0" * 64, round=1, attempt=1), vector=kept)).arrays["vector"]
+    assert np.shares_memory(np.frombuffer(sent.data, np.float32), kept)
+
+
+@pytest.mark.parametrize("size", [CHUNK + 5, CHUNK - 3])
+@pytest.mark.parametrize("small", [0, 1 << 30])
+def test_the_model_in_a_vector_goes_out_without_a_copy(tmp_path: Path, small: int, size: int) -> None:
+    """Each closing exchange else copies a model of any size."""
+    vector = np.arange(CHUNK + 5, dtype=np.float32)
+    kept = keep(chunks(vector), vector.size, tmp_path, small=small)
+    model = leading(kept, size)
+    assert model.tobytes() == vector[:size].tobytes()
+    assert is_mapped(model) == (small == 0)
+    sent = encode(Message(header=TrainTask(plan_digest="0" * 64, round=1, attempt=1), vector=model)).arrays["vector"]
     assert np.shares_memory(np.frombuffer(sent.data, np.float32), kept)
 
 

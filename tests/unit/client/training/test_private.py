@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 CNN = {"name": "cnn", "filters": [4, 6, 5], "dense": 7}
 IMAGE = {"kind": "image", "classes": ["a", "b", "c"], "channels": 3, "height": 18, "width": 20}
 ARRAY = {"kind": "array", "classes": ["a", "b", "c"], "shape": [5]}
-SILENT = 1e-9  # a noise multiplier whose noise is rounded to nothing
+SILENT = 1e-9  # a noise multiplier whose noise is rounded to nothing; no plan may ask for it
 Floats = npt.NDArray[np.float64]
 
 
@@ -51,13 +51,13 @@ def make_plan(
     differential = {
         "kind": "example",
         "clipping_bound": 1.0,
-        "noise_multiplier": SILENT,
+        "noise_multiplier": 1.0,
         "epsilon": 8.0,
         "delta": 1e-5,
         "sampling_rate": 0.25,
     }
     sgd = {"optimizer": "sgd", "learning_rate": 1.0, "steps": 1, "batch_size": 10}
-    return parse_plan(
+    plan = parse_plan(
         {
             "name": "test",
             "purpose": "A test.",
@@ -68,6 +68,11 @@ def make_plan(
             "privacy": {"weights": "equal", "differential": differential | (privacy or {})},
         }
     )
+    if privacy is not None and "noise_multiplier" in privacy:
+        return plan
+    assert plan.privacy.differential is not None
+    silent = plan.privacy.differential.model_copy(update={"noise_multiplier": SILENT})
+    return plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"differential": silent})})
 
 
 def make_dataset(count: int = 60, *, images: bool = False, persons: npt.NDArray[np.int64] | None = None) -> Dataset:
