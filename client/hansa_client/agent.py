@@ -44,7 +44,7 @@ from hansa_common.errors import (
 )
 from hansa_common.failpoints import reach
 from hansa_common.files import storage
-from hansa_common.messages import Delivered, Envelope, Message, decode, encode
+from hansa_common.messages import Delivered, DeliverTask, Envelope, Message, decode, encode, header_of
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel, read_parcel
 from hansa_common.wire.protocol import (
@@ -271,10 +271,10 @@ class Agent:
             return self._gate.flower(plan, notice, parcel, self._worker), ""
         if parcel.kind is not Kind.HANSA:
             raise MessageError("The study is no Flower app.")
-        kind, number = _kind_of(parcel.envelope)
-        if kind == "deliver":
+        header = header_of(parcel.envelope)
+        if isinstance(header, DeliverTask):
             return _parcel(self._keep_model(notice, plan, decode(parcel.envelope))), ""
-        look = self._gate.look(plan, kind, number, self._outbox.looks)
+        look = self._gate.look(plan, header, self._outbox.looks)
         envelope = self._session.handle(parcel.envelope, plan, task=str(notice.task), seconds=notice.seconds)
         if self._folder.is_paused():
             raise SitePaused("The site was paused while it worked on the task.")
@@ -428,14 +428,6 @@ def _refused_code(reply: Parcel) -> str:
         return ""
     header = json.loads(reply.envelope.header)
     return str(header["code"]) if header.get("kind") == "refusal" else ""
-
-
-def _kind_of(envelope: Envelope) -> tuple[str, int]:
-    """Return a message's kind and round, without its arrays; nothing where it is none."""
-    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
-        header = json.loads(envelope.header)
-        return str(header.get("kind", "")), int(header.get("round", 0))
-    return "", 0
 
 
 if __name__ == "__main__":

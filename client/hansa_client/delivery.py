@@ -55,22 +55,32 @@ def keep_model(folder: Path, plan: StudyPlan, study: str, message: Message) -> D
         path.mkdir(parents=True, exist_ok=True)
     about = {"study": study, "plan_digest": header.plan_digest, "sha256": header.sha256}
     write_whole(path / "model.safetensors", _file_of(header.spec, vector, about))
-    if count > 1:
-        _keep_versions(path / VERSIONS, header, study, versions, last=plan.rounds.count)
+    _keep_versions(path / VERSIONS, header, study, versions if count > 1 else (), last=plan.rounds.count)
     write_whole(path / "MODEL_CARD.md", header.card.encode())
     hand_over(folder / "state" / header.plan_digest, path)
-    if header.prepared is not None:
+    if header.prepared is None:
+        with storage(path, "tidy"):
+            (path / PREPROCESSING).unlink(missing_ok=True)
+    else:
         write_whole(path / PREPROCESSING, header.prepared.model_dump_json(indent=2).encode())
     return header
 
 
 def _keep_versions(path: Path, header: DeliverTask, study: str, versions: Sequence[Vector], *, last: int) -> None:
-    """Write the versions that answer together, named by the round that gave them, as the run's folder has them."""
-    with storage(path, "create"):
-        path.mkdir(exist_ok=True)
-    for age, version in enumerate(versions):
+    """Write the versions that answer together, named by the round that gave them, as the run's folder has them.
+
+    Those of an earlier plan, whose study had this name, would answer with them: they go.
+    """
+    files = {f"{last - age:06d}.safetensors": version for age, version in enumerate(versions)}
+    with storage(path, "tidy"):
+        if files:
+            path.mkdir(exist_ok=True)
+        for older in path.glob("*.safetensors"):
+            if older.name not in files:
+                older.unlink()
+    for name, version in files.items():
         about = {"study": study, "plan_digest": header.plan_digest, "sha256": sha256_of(version)}
-        write_whole(path / f"{last - age:06d}.safetensors", _file_of(header.spec, version, about))
+        write_whole(path / name, _file_of(header.spec, version, about))
 
 
 def _file_of(spec: ParameterSpec, vector: Vector, about: Mapping[str, str]) -> bytes:

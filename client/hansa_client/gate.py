@@ -13,12 +13,21 @@ from hansa_common.app_plan import AppPlan, read_any
 from hansa_common.audit import Journal, read
 from hansa_common.errors import MessageError, NotApproved, TaskRefused, UsageError
 from hansa_common.files import write_whole
-from hansa_common.messages import Envelope, RawArray
+from hansa_common.messages import (
+    Envelope,
+    EvaluateTask,
+    ExplainTask,
+    RawArray,
+    Reply,
+    StatisticsTask,
+    Task,
+    TrainTask,
+)
 from hansa_common.plan import StudyPlan
 from hansa_common.wire.codec import Kind, Parcel
 from hansa_common.wire.protocol import TaskNotice
 
-_LOOKS: Final = ("train", "evaluate", "explain", "statistics")  # tasks that this site's examples answer
+_LOOKS: Final = (TrainTask, EvaluateTask, ExplainTask, StatisticsTask)  # tasks that this site's examples answer
 _ANSWERS: Final = ("study-approved", "study-refused")
 
 
@@ -89,7 +98,7 @@ class Gate:
         if not self._folder.is_approved(digest):
             raise NotApproved(f"This site has not approved the plan {digest[:16]}...")
 
-    def look(self, plan: StudyPlan, kind: str, number: int, answered: Callable[[str], int]) -> str:
+    def look(self, plan: StudyPlan, header: Task | Reply, answered: Callable[[str], int]) -> str:
         """Name the step of a plan that a task has this site's examples answer; empty for one that has them answer none.
 
         Counts of one model more tell little; those of very many tell of single examples, for whoever chooses the
@@ -97,16 +106,16 @@ class Gate:
 
         Args:
             plan: The task's.
-            kind: The task's.
-            number: Its round.
+            header: The task's.
             answered: Tells how often they answered a step.
 
         Raises:
             TaskRefused: They answered it as often as the policy lets them.
         """
-        if kind not in _LOOKS:
+        if not isinstance(header, _LOOKS):
             return ""
-        look = f"{plan.digest()}:{kind}-{number}" if kind == "train" else f"{plan.digest()}:{kind}"
+        step = f"{header.kind}-{header.round}" if isinstance(header, TrainTask) else header.kind
+        look = f"{plan.digest()}:{step}"
         most = self._settings.policy.most_attempts
         if answered(look) >= most:
             raise TaskRefused(

@@ -32,7 +32,8 @@ class Entry(Strict):
     sha256: Hash
     acknowledged: bool = False
     look: Annotated[str, Field(max_length=200)] = ""
-    """The plan's digest and the step of it that this site's data answered; empty for a refusal."""
+    """The plan's digest and the step of it that this site's data answered. A step that the work refused counts too, for
+    a refusal can tell of the data; empty for what never came to the work."""
 
 
 class Outbox:

@@ -7,6 +7,7 @@ from hansa_common.claims import ISOLATED, NOT_MORE, ONLY_NOISE, hides, others
 from hansa_common.combinations import decide
 from hansa_common.contract import NumberTarget, ReconstructionTarget, SurvivalTarget
 from hansa_common.plan import StudyPlan
+from hansa_common.preprocessing_plan import unit_column
 from hansa_common.privacy_plan import DifferentialPrivacyPlan, PrivacyPlan, SecureAggregationPlan
 from hansa_common.secagg.terms import colluders, threshold
 from hansa_common.strategies import STRATEGIES
@@ -75,6 +76,8 @@ def _word(plan: StudyPlan) -> str:
 
 def _sizes(plan: StudyPlan) -> str:
     match plan.data.target:
+        case None if plan.data.kind == "array" and plan.data.text is not None and plan.data.text.learn == "next":
+            return "the number of examples in each split, and how often each token of the plan follows, a rare one too"
         case None:
             return "the number of examples in each split and class"
         case NumberTarget():
@@ -176,7 +179,7 @@ def _statistics(plan: StudyPlan) -> tuple[str, ...]:
             (
                 f"Once, before the first round: how many texts of the training split hold each of the "
                 f"{len(plan.data.tokens):,} tokens that the plan names, how many hold another one, and how many there "
-                f"are, {_who(plan)}; of what fewer than {preprocessing.minimum_count:,} texts hold nothing."
+                f"are, {_who(plan)}; nothing of a token {_few(plan)}."
             ),
         )
     condition = preprocessing.condition
@@ -185,9 +188,16 @@ def _statistics(plan: StudyPlan) -> tuple[str, ...]:
     return (
         (
             f"Once, before the first round: number, sum and sum of squares{histogram} of each column{within} over the "
-            f"training split, {_who(plan)}; of a column with fewer than {preprocessing.minimum_count:,} values nothing."
+            f"training split, {_who(plan)}; nothing of a column {_few(plan)}."
         ),
     )
+
+
+def _few(plan: StudyPlan) -> str:
+    """Say of what nothing leaves, for it would tell of single people."""
+    unit, least = unit_column(plan.data, plan.evaluation.group), f"{plan.preprocessing.minimum_count:,}"
+    whose = f"values of '{unit}'" if unit is not None else "examples"
+    return f"that fewer than {least} {whose} have"
 
 
 def _who(plan: StudyPlan) -> str:

@@ -16,13 +16,14 @@ from hansa_client.data import ADAPTERS, Dataset, Source
 from hansa_client.data.contract_check import check
 from hansa_client.data.partition import partition
 from hansa_client.data.source import Indices
-from hansa_client.data.split import Splits, draw, split_site
-from hansa_client.data.text_columns import needed_columns
+from hansa_client.data.split import Splits, draw, draw_units, split_site
+from hansa_client.data.text_columns import needed_columns, text_column
 from hansa_common.contract import DataContract
 from hansa_common.errors import PartitionError, PlanError
 from hansa_common.models.registry import Contract
 from hansa_common.plan import StudyPlan
 from hansa_common.plan_names import SiteName
+from hansa_common.preprocessing_plan import unit_column
 from hansa_common.seeds import derive_seed
 from hansa_common.settings import parse
 from hansa_common.simulation_plan import Partition, SimulationPlan, source_from_json
@@ -75,7 +76,9 @@ def _load(contract_json: bytes, source_json: str, columns: tuple[str, ...]) -> D
 
 
 def divide(plan: StudyPlan) -> SimulatedSites:
-    """Return the simulated sites: the holdout is taken first, stratified by label, then the partition.
+    """Return the simulated sites: the holdout is taken first, then the partition.
+
+    The holdout is stratified by label; where examples belong together it is of whole units.
 
     Raises:
         PlanError: The plan has no ``[simulation]``.
@@ -84,17 +87,24 @@ def divide(plan: StudyPlan) -> SimulatedSites:
     """
     with _lock:
         shape = _simulation(plan).model_dump_json(include={"data", "sites", "names", "partition", "holdout"})
-        return _divide(_contracts.dump_json(plan.data), shape, needed_columns(plan), plan.seed)
+        unit = unit_column(plan.data, plan.evaluation.group)
+        return _divide(_contracts.dump_json(plan.data), shape, needed_columns(plan), unit, plan.seed)
 
 
 @functools.lru_cache(maxsize=_CACHED)
-def _divide(contract_json: bytes, simulation_json: str, columns: tuple[str, ...], seed: int) -> SimulatedSites:
+def _divide(
+    contract_json: bytes, simulation_json: str, columns: tuple[str, ...], unit: str | None, seed: int
+) -> SimulatedSites:
     simulation = parse(SimulationPlan, json.loads(simulation_json))
     contract = _contracts.validate_json(contract_json)
     dataset = _load(contract_json, simulation.data.model_dump_json(), columns)
     size = max(1, round(len(dataset) * simulation.holdout)) if simulation.holdout else 0
     rng = np.random.Generator(np.random.Philox(derive_seed(seed, "holdout")))
-    holdout, rest = draw(dataset.labels, (size,), rng)
+    if unit is None or not size:
+        holdout, rest = draw(dataset.labels, (size,), rng)
+    else:
+        values = text_column(dataset, unit, key="simulation.holdout", says="which examples belong together")
+        holdout, rest = draw_units(values, size, rng)
     parts = partition(
         dataset,
         Partition.parse(simulation.partition),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from hansa_common.errors import StorageError, TaskRefused
@@ -131,16 +131,30 @@ class StateFolder:
 def hand_over(state: Path, models: Path) -> None:
     """Write the site's own model, where it has one, beside the common one that was delivered: the pair.
 
+    One of another plan, whose study had this name, goes: it is no pair with this one, and still lies in its state.
+
     Args:
-        state: The folder of the site's state in the study.
+        state: The folder of the site's state in the study, named by the plan's digest.
         models: Where the common model lies.
 
     Raises:
         StorageError: The disk is full or fails.
     """
-    own = state / PERSONAL
+    own, there = state / PERSONAL, models / PERSONAL
     if not own.exists():
+        with storage(there, "tidy"):
+            if there.exists() and _plan_of(there) != state.name:
+                there.unlink()
         return
     with storage(own, "read"):
         content = own.read_bytes()
-    write_whole(models / PERSONAL, content, mode=0o600)
+    write_whole(there, content, mode=0o600)
+
+
+def _plan_of(model: Path) -> str:
+    """Return the digest of the plan that a model's file names; empty where it names none."""
+    try:
+        with safe_open(model, framework="numpy") as file:
+            return str((file.metadata() or {}).get("plan_digest", ""))
+    except SafetensorError:
+        return ""

@@ -15,6 +15,7 @@ import torch
 from hansa_client.data.preparation import prepared_dataset
 from hansa_client.data.source import Dataset
 from hansa_client.data.split import Splits
+from hansa_client.data.text_columns import units_of
 from hansa_client.device import Device, choose_device, describe
 from hansa_client.keeping import keep_files
 from hansa_client.simulated import SimulatedSites, site_splits
@@ -201,8 +202,8 @@ class Work:
         if not preprocessing.needs_statistics:
             raise TaskRefused("The plan asks for no statistics of the features.")
         started = time.perf_counter()
-        features = (self._raw if self._raw is not None else self.site.dataset).features
-        sums = measure(features[self.site.splits.train], preprocessing, self.plan.data)
+        raw, train = self._raw if self._raw is not None else self.site.dataset, self.site.splits.train
+        sums = measure(raw.features[train], preprocessing, self.plan.data, units_of(self.plan, raw, train))
         seconds = time.perf_counter() - started
         return Message(header=Statistics(plan_digest=self.digest, site=self.site.name, seconds=seconds), sums=sums)
 
@@ -230,14 +231,12 @@ class Work:
         """Tell whether these are the initial parameters, and nothing that is carried beside them has a value yet."""
         size, initial = self.parameters, self._algorithm.initial()
         beside = np.zeros(len(parameters) - size, np.float32)
-        # what differs a little before the plan's codec rounds it may come out as two neighbours
-        least, most = (
-            received_model(self.plan, np.concatenate([initial + shift, beside]))[:size]
-            for shift in (np.float32(-_TOLERANCE), np.float32(_TOLERANCE))
-        )
-        found, slack = parameters[:size], 2.0 * _TOLERANCE  # a block's scale moves with its largest value
-        close = (least - slack <= found) & (found <= most + slack)
-        return bool(close.all()) and not parameters[size:].any()
+        expected = received_model(self.plan, np.concatenate([initial, beside]))[:size]
+        found, slack = parameters[:size], 3.0 * _TOLERANCE  # a block's scale moves with its largest value
+        is_same = np.abs(found - expected) <= slack
+        # what differs a little before the plan's codec rounds it may come out as two neighbours, it in their middle
+        is_neighbour = np.abs((found + expected) / 2.0 - initial) <= slack
+        return bool((is_same | is_neighbour).all()) and not parameters[size:].any()
 
     def _train(self, task: TrainTask, parameters: Vector, state: State) -> tuple[Message, Kept]:
         if not 1 <= task.round <= self.plan.rounds.count:

@@ -86,10 +86,8 @@ class FeatureSums:
             histogram=self.histogram + other.histogram,
         )
 
-    def suppressed(self, minimum: int) -> "FeatureSums":
-        """Return nothing where there are fewer values than ``minimum``, for they would tell of single people."""
-        if self.count >= minimum:
-            return self
+    def nothing(self) -> "FeatureSums":
+        """Return the sums of no values, with as many bins."""
         return FeatureSums(count=0, missing=0, total=0, squares=0, histogram=np.zeros_like(self.histogram))
 
     @property
@@ -159,27 +157,40 @@ class FeatureSums:
         return cls(count=count, missing=missing, total=total, squares=squares, histogram=histogram.astype(np.int64))
 
 
-def measure(features: npt.NDArray[np.generic], preprocessing: PreprocessingPlan, contract: DataContract) -> Sums:
+def measure(
+    features: npt.NDArray[np.generic],
+    preprocessing: PreprocessingPlan,
+    contract: DataContract,
+    units: npt.NDArray[np.int64] | None = None,
+) -> Sums:
     """Return one site's statistics of its training split, as it may send them: ``uint64 [num_words]``.
+
+    What comes from fewer than ``minimum_count`` units is left out. Values are not counted for that: a row of a series
+    is in many windows, and one person may have many rows or texts.
 
     Args:
         features: ``float32 [N, ..., F]``, NaN where a value is missing.
         preprocessing: The plan's.
         contract: The plan's.
+        units: Whose each example is, ``[N]``, numbered from 0; each is of its own where left out.
     """
+    whose = np.arange(len(features)) if units is None else units
     if has_tokens(contract):
-        return _measure_tokens(features, len(feature_names(contract)) + 1, preprocessing.minimum_count)
+        return _measure_tokens(features, whose, len(feature_names(contract)) + 1, preprocessing.minimum_count)
     names, spans = feature_names(contract), statistic_ranges(preprocessing, contract)
     rows, condition = features.reshape(-1, len(names)), preprocessing.condition
-    parts = [rows]
+    of_rows = np.repeat(whose, math.prod(features.shape[1:-1]))
+    parts = [(rows, of_rows)]
     if condition is not None:
         places = condition.places(rows[:, names.index(condition.column)])
-        parts = [rows[places == place] for place in range(len(condition.levels))]
-    found = (
-        FeatureSums.of(part[:, number], span=span, bins=preprocessing.bins)
-        for span, (part, number) in zip(spans, itertools.product(parts, range(len(names))), strict=True)
-    )
-    return np.concatenate([sums.suppressed(preprocessing.minimum_count).to_words() for sums in found])
+        parts = [(rows[places == place], of_rows[places == place]) for place in range(len(condition.levels))]
+    found = []
+    for span, ((part, of_part), number) in zip(spans, itertools.product(parts, range(len(names))), strict=True):
+        values = part[:, number]
+        sums = FeatureSums.of(values, span=span, bins=preprocessing.bins)
+        is_told = _count_units(of_part[~np.isnan(values)]) >= preprocessing.minimum_count
+        found.append((sums if is_told else sums.nothing()).to_words())
+    return np.concatenate(found)
 
 
 def read(words: Sums, preprocessing: PreprocessingPlan, contract: DataContract) -> tuple[FeatureSums, ...]:
@@ -235,22 +246,31 @@ def are_declared(
     return all(sum(sums.count for sums in found[number::features]) <= values for number in range(features))
 
 
-def _measure_tokens(ids: npt.NDArray[np.generic], size: int, minimum: int) -> Sums:
+def _measure_tokens(ids: npt.NDArray[np.generic], whose: npt.NDArray[np.int64], size: int, minimum: int) -> Sums:
     """Return how many texts there are, and how many of them hold each token: ``uint64 [size]``, by the token's id.
 
-    The id of the padding counts all texts. What fewer than ``minimum`` hold is 0, for it would tell of single ones.
+    The id of the padding counts all texts. What is in texts of fewer than ``minimum`` units is 0, for it would tell of
+    single ones.
 
     Args:
         ids: ``float32 [N, T]``.
+        whose: Each text is, ``[N]``.
         size: Ids there are.
-        minimum: Least number of texts.
+        minimum: Least number of units.
     """
     ordered = np.sort(ids.astype(np.int64), axis=1)
     is_first = np.ones(ordered.shape, dtype=np.bool_)
     is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    counts = np.bincount(ordered[is_first], minlength=size)
-    counts[PADDING] = len(ids)
-    return np.where(counts >= minimum, counts, 0).astype(np.uint64)
+    texts, _places = np.nonzero(is_first)
+    held = ordered[is_first]
+    counts = np.bincount(held, minlength=size)
+    units = np.bincount(np.unique(whose[texts] * size + held) % size, minlength=size)
+    counts[PADDING], units[PADDING] = len(ids), _count_units(whose)
+    return np.where(units >= minimum, counts, 0).astype(np.uint64)
+
+
+def _count_units(whose: npt.NDArray[np.int64]) -> int:
+    return int(np.count_nonzero(np.bincount(whose)))
 
 
 def _read_tokens(words: Sums) -> tuple[FeatureSums, ...]:

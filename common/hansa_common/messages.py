@@ -139,6 +139,22 @@ def encode(message: Message) -> Envelope:
     return Envelope(header=HEADER.dump_json(header), arrays=arrays)
 
 
+def header_of(envelope: Envelope) -> Task | Reply:
+    """Parse a message's header, and none of its arrays.
+
+    Raises:
+        MessageError: As ``decode``.
+    """
+    if len(envelope.header) > MAX_HEADER or len(envelope.arrays) > MAX_ARRAYS:
+        raise MessageError(f"The message is too large: {len(envelope.header):,} bytes of header.")
+    try:
+        return HEADER.validate_json(envelope.header)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:MAX_ARRAY_NAME]  # an unknown key is the peer's own text
+        raise MessageError(f"The header is not valid at {where!a}: {first['msg']}.") from None
+
+
 def decode(envelope: Envelope, *, kind: CountsKind | None = None) -> Message:
     """Parse a message from a peer.
 
@@ -149,14 +165,7 @@ def decode(envelope: Envelope, *, kind: CountsKind | None = None) -> Message:
     Raises:
         MessageError: The bytes are no message of this protocol; the text says which rule they break.
     """
-    if len(envelope.header) > MAX_HEADER or len(envelope.arrays) > MAX_ARRAYS:
-        raise MessageError(f"The message is too large: {len(envelope.header):,} bytes of header.")
-    try:
-        header = HEADER.validate_json(envelope.header)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:MAX_ARRAY_NAME]  # an unknown key is the peer's own text
-        raise MessageError(f"The header is not valid at {where!a}: {first['msg']}.") from None
+    header = header_of(envelope)
     arrays = {name: _unpack(name, array) for name, array in envelope.arrays.items()}
     vector = arrays.pop("vector", None)
     packed = arrays.pop("packed", None)
@@ -288,4 +297,5 @@ __all__ = [
     "Update",
     "decode",
     "encode",
+    "header_of",
 ]

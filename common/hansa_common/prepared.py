@@ -143,8 +143,8 @@ def prepare(merged: Sequence[FeatureSums], preprocessing: PreprocessingPlan, con
     for name, sums in zip(names, merged, strict=True):
         if not sums.count:
             raise StudyFailed(
-                f"No site has {preprocessing.minimum_count} values of '{name}' (preprocessing.minimum_count): there is "
-                "nothing to prepare it by.",
+                f"No site has values of '{name}' from {preprocessing.minimum_count} units, such as patients or rows "
+                "(preprocessing.minimum_count): there is nothing to prepare it by.",
                 advice="Leave the column or the condition out of the plan, or ask the sites for more data.",
             )
     merged = _across_conditions(merged, preprocessing, contract)

@@ -53,7 +53,8 @@ class PreprocessingPlan(Strict):
     bins: Annotated[int, Field(ge=2, le=65_536)] = 1_024
     """Of the histograms that quantiles are read from, over the range that the contract gives a column."""
     minimum_count: Annotated[int, Field(ge=1, le=1 << 30)] = 10
-    """A site with fewer values of a column, or fewer texts with a token, adds nothing to its statistics."""
+    """A site with values of a column, or texts with a token, of fewer units adds nothing to its statistics. A unit is
+    what ``evaluation.group`` or ``data.windows.unit`` tells apart, else an example."""
     vocabulary: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     """How many tokens of ``data.text.vocabulary`` keep an id of their own: those that most texts of all sites hold."""
 
@@ -141,6 +142,16 @@ def _check_tokens(preprocessing: PreprocessingPlan, contract: DataContract) -> N
             f"preprocessing.vocabulary: found {wanted:,}; allowed are at most the {there:,} tokens of "
             "data.text.vocabulary that it is chosen from."
         )
+
+
+def unit_column(contract: DataContract, group: str | None) -> str | None:
+    """Return the column that says which examples are of one person or thing; ``None`` where each is of its own.
+
+    Args:
+        contract: The plan's.
+        group: ``evaluation.group``.
+    """
+    return group or (contract.cut_from if isinstance(contract, ArrayContract) else None)
 
 
 def learned_contract(contract: DataContract, preprocessing: PreprocessingPlan) -> DataContract:

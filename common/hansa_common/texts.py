@@ -65,11 +65,13 @@ class TextContract(Strict):
     def split(self, text: str) -> list[str]:
         """Return the tokens of a text.
 
-        It is brought to Unicode's form NFC first, and every end of line to one line feed: what looks the same is the
-        same, wherever it was typed.
+        It is brought to Unicode's form NFC, and every end of line to one line feed: what looks the same is the same,
+        wherever it was typed.
         """
         plain = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-        return list(plain) if self.tokens == "characters" else _WORD.findall(plain.lower())
+        if self.tokens == "characters":
+            return list(plain)
+        return _WORD.findall(unicodedata.normalize("NFC", plain.lower()))  # some have a form of their own in lower case
 
 
 class Tokeniser:

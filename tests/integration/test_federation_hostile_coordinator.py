@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -229,6 +229,19 @@ def delivery(stage: Stage, *, size: int = 4, **changes: Any) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number"), [("infinite", "1e999"), ("long", "1" + 300 * "0"), ("longer", "1" + 5000 * "0"), ("list", "[]")]
+)
+def test_a_round_that_is_no_round_is_refused_and_the_agent_lives(stage: Stage, name: str, number: str) -> None:
+    envelope = parse(packed(Message(header=InitialTask(plan_digest=stage.plan.digest())))).envelope
+    header = envelope.header.replace(b'"initial-task"', b'"train"')
+    assert header != envelope.header
+    header = header[:-1] + b',"round":' + number.encode() + b"}"
+    sent = b"".join(Parcel(kind=Kind.HANSA, envelope=replace(envelope, header=header)).pieces())
+    assert code_of(stage.coordinator.ask(task(f"round-{name}"), sent)) == "message"
+    stage.opens(f"open-after-{name}")
+
+
 def test_a_model_that_is_not_what_it_says_is_not_kept(stage: Stage) -> None:
     tries = {
         "deliver-size": ("message", delivery(stage, size=5)),

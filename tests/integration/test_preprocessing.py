@@ -13,6 +13,7 @@ from hansa_client.simulated import divide, site_splits
 from hansa_client.site_data import simulated_site
 from hansa_client.work import Work
 from hansa_common.errors import StorageError, TaskRefused
+from hansa_common.feature_sums import FeatureSums, read
 from hansa_common.messages import Message, StatisticsTask, TrainTask, decode, encode
 from hansa_common.metrics import CountsKind
 from hansa_common.plan import StudyPlan, parse_plan
@@ -153,6 +154,66 @@ def notes(tmp_path: Path) -> StudyPlan:
     )
 
 
+def statistics_of(plan: StudyPlan, index: int) -> tuple[FeatureSums, ...]:
+    """Return what a site tells of its features."""
+    task = Message(header=StatisticsTask(plan_digest=plan.digest()))
+    sums = Work(plan, simulated_site(plan, index), "cpu").do(task).sums
+    assert sums is not None
+    return read(sums, plan.preprocessing, plan.data)
+
+
+def test_a_patient_with_many_texts_is_one(notes: StudyPlan, tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    header, *lines = path.read_text().splitlines()
+    patients = [n % 20 for n in range(len(lines))]
+    written = [f"{n},{line}{' odd' * (n < 2)}" for n, line in zip(patients, lines, strict=True)]
+    path.write_text("\n".join([f"patient,{header}", *written]))
+    data = notes.data.model_dump(mode="json", exclude_none=True)
+    data["text"]["vocabulary"].append("odd")  # in each text of two patients
+    shares = {"validation": 0.01, "test": 0.05}
+    model = notes.model.model_dump(mode="json", exclude_none=True) | {"options": {"vocabulary": 7}}
+    changes = {"model": model, "data": data | {"maximum": 9.0}}
+    by_patient = changed_plan(notes, changes | {"evaluation": shares | {"group": "patient"}})
+    by_text = changed_plan(notes, changes | {"evaluation": shares})
+    assert [sums.total > 0 for sums in statistics_of(by_patient, 0)[-2:]] == [True, False]
+    assert [sums.total > 0 for sums in statistics_of(by_text, 0)[-2:]] == [True, True]
+
+
+@pytest.mark.parametrize("engines", [2, 3])
+def test_a_series_is_one_however_many_windows_it_gives(engines: int, tmp_path: Path) -> None:
+    path, lines = tmp_path / "engines.csv", ["site,part,engine,mode,heat,worn"]
+    for number in range(40):
+        mode = 42.0 if number < engines else float(number % 2)
+        part = "test" if number >= 36 else "train"
+        lines += [f"{NAMES[0]},{part},{number},{mode},{number + row},{row % 2}" for row in range(9)]
+    path.write_text("\n".join(lines))
+    plan = parse_plan(
+        {
+            "name": "engines",
+            "purpose": "A test.",
+            "model": {"name": "gru"},
+            "data": {
+                "kind": "array",
+                "shape": [4, 2],
+                "classes": ["0", "1"],
+                "windows": {"columns": ["mode", "heat"], "unit": "engine", "label": "worn"},
+            },
+            "preprocessing": {
+                "standardise": "federation",
+                "condition": {"column": "mode", "levels": [0.0, 1.0, 42.0]},
+                "minimum_count": 3,
+            },
+            "training": {"learning_rate": 0.01, "epochs": 1},
+            "evaluation": {"column": "part"},
+            "rounds": {"count": 1},
+            "simulation": {"partition": "column:site", "data": {"adapter": "windows", "path": str(path)}},
+        }
+    )
+    found = statistics_of(plan, 0)
+    assert all(sums.count for sums in found[:4])
+    assert [sums.count > 0 for sums in found[4:]] == [engines >= 3] * 2
+
+
 def test_a_vocabulary_is_chosen_by_all_sites_and_the_same_under_masks(notes: StudyPlan, tmp_path: Path) -> None:
     study, _exchange = run(notes, RunFolder.create(tmp_path / "plain"))
     sites = divide(notes)
@@ -196,7 +257,11 @@ def pumps(tmp_path: Path) -> StudyPlan:
                 "target": {"kind": "number", "scale": 10.0},
                 "windows": {"columns": ["speed", "heat"], "unit": "pump", "label": "heat", "horizon": 1},
             },
-            "preprocessing": {"standardise": "federation", "condition": {"column": "speed", "levels": [0, 1]}},
+            "preprocessing": {
+                "standardise": "federation",
+                "condition": {"column": "speed", "levels": [0, 1]},
+                "minimum_count": 1,
+            },
             "training": {"learning_rate": 0.1, "epochs": 4},
             "evaluation": {"group": "pump", "test": 0.3},
             "rounds": {"count": 6, "deadline_seconds": 60.0},
@@ -227,6 +292,19 @@ def test_windows_are_prepared_within_conditions_and_a_forecast_is_learned(pumps:
     assert dataset.targets is not None
     as_last = np.sqrt(np.mean((dataset.features[:, -1, 1] - dataset.targets) ** 2))
     assert results.final.weighted_mean.rmse < as_last / 3
+
+
+def test_what_the_coordinator_tests_on_shares_no_series_with_a_site(pumps: StudyPlan) -> None:
+    """Windows of one pump share rows: drawn one by one, the coordinator's would be known to the model."""
+    simulation = pumps.simulation
+    assert simulation is not None
+    kept = simulation.model_dump(mode="json", exclude_none=True) | {"holdout": 0.2}
+    sites = divide(changed_plan(pumps, {"simulation": kept}))
+    series = sites.dataset.columns["pump"]
+    held, trained = set(series[sites.holdout]), set(series[np.concatenate(sites.indices)])
+    assert not held & trained
+    assert len(held) == 5  # the fewest whole ones that are a fifth of 24
+    assert len(sites.holdout) + sum(map(len, sites.indices)) == len(sites.dataset)
 
 
 def test_a_resumed_study_goes_on_with_what_was_gathered(plan: StudyPlan, tmp_path: Path) -> None:

@@ -231,6 +231,21 @@ def draw(labels: Labels, sizes: tuple[int, ...], rng: np.random.Generator) -> tu
     return (*groups, np.sort(np.concatenate(queues)))
 
 
+def draw_units(values: npt.NDArray[np.str_], size: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
+    """Draw whole units until they have ``size`` examples, and return those and what is left, positions ascending.
+
+    Args:
+        values: Which unit each example is of, ``[N]``.
+        size: At least 1; at least one unit is left.
+        rng: Its state decides which units.
+    """
+    names, members = np.unique(values, return_inverse=True)
+    order = rng.permutation(len(names))
+    needed = int(np.searchsorted(np.cumsum(np.bincount(members)[order]), size)) + 1
+    is_drawn = np.isin(members, order[: min(needed, len(names) - 1)])
+    return np.flatnonzero(is_drawn), np.flatnonzero(~is_drawn)
+
+
 def apportion(
     total: int, weights: npt.NDArray[np.int64], capacity: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:

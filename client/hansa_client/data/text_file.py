@@ -71,7 +71,7 @@ def read(source: Source, contract: Contract) -> Dataset:
     problems.refuse(str(path), counting="the header is row 1" if options.form == "table" else "by lines")
     columns = {ROW: frame.index.to_numpy().astype(np.str_)}
     columns |= further_columns(frame.drop(columns=options.text), source.columns)
-    count = len(texts) if text.learn == "class" else sum(map(len, texts)) // text.stride
+    count = len(texts) if text.learn == "class" else sum(-(-len(content) // text.stride) for content in texts)
     require_memory(count, contract.shape, origin=str(path))
     features = [np.zeros((0, contract.shape[0]), dtype=np.float32)]
     if text.learn == "class":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from hansa_client.delivery import keep_model, list_models
 from hansa_common.errors import MessageError, TaskRefused
@@ -40,6 +40,32 @@ def test_the_last_model_and_the_versions_of_the_ensemble_are_kept(
     assert found == {"000001.safetensors": 1.0, "000002.safetensors": 2.0, "000003.safetensors": 3.0}
     assert [float(member["linear.bias"][0]) for member in load_members(folder / "versions")] == [1.0, 2.0, 3.0]
     assert any("the ensemble of the last 3 versions" in line for line in list_models(tmp_path))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_versions_of_another_plan_do_not_answer_with_those_of_a_study_of_that_name(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan], members: int | None
+) -> None:
+    plan = make_plan(evaluation={"ensemble": 3})
+    keep_model(tmp_path, plan, "small-1", delivery(plan, MODELS))
+    other = make_plan(evaluation={} if members is None else {"ensemble": members})
+    keep_model(tmp_path, other, "small-1", delivery(other, MODELS[: members or 1]))
+    left = sorted(path.name for path in (tmp_path / "models" / "small-1" / "versions").glob("*"))
+    assert left == ([] if members is None else ["000002.safetensors", "000003.safetensors"])
+    assert any("the ensemble of" in line for line in list_models(tmp_path)) == (members is not None)
+
+
+def test_a_personal_model_of_an_earlier_plan_is_no_pair_with_a_study_of_that_name(
+    tmp_path: Path, make_plan: Callable[..., StudyPlan]
+) -> None:
+    plan, other = make_plan(), make_plan(seed=8)
+    own = tmp_path / "models" / "small-1" / "personal.safetensors"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(save({"linear.bias": np.ones(10, np.float32)}, {"plan_digest": plan.digest()}))
+    keep_model(tmp_path, plan, "small-1", delivery(plan, MODELS[:1]))
+    assert own.exists()  # delivered again: it stays, whatever became of the state that it came from
+    keep_model(tmp_path, other, "small-1", delivery(other, MODELS[:1]))
+    assert not own.exists()
 
 
 def test_without_an_ensemble_there_is_one_model(tmp_path: Path, make_plan: Callable[..., StudyPlan]) -> None:

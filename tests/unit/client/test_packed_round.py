@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from hansa_client.session import SiteState, handle
+from hansa_client.site_data import simulated_site
+from hansa_client.work import Work
 from hansa_common.messages import InitialTask, Message, OpenTask, Refusal, TrainTask, Update, decode, encode
 from hansa_common.plan import StudyPlan
 from hansa_common.protection import kind_of
-from hansa_common.transport import train_task, unpacked
+from hansa_common.transport import received_model, train_task, unpacked
 
 Make = Callable[..., StudyPlan]
 P = 650
@@ -74,6 +76,21 @@ def test_a_start_that_is_a_level_away_is_refused_however_coarse_the_levels_are(m
     moved[place] += np.abs(moved[:256]).max() / 7
     assert isinstance(answer(plan, asked(plan, initial.vector)).header, Update)
     assert isinstance(answer(plan, asked(plan, moved)).header, Refusal)
+
+
+@pytest.mark.parametrize("down", ["float32", "bf16", "int8", "int4"])
+def test_a_start_from_a_machine_that_rounds_otherwise_is_one_in_each_codec(make_plan: Make, down: str) -> None:
+    """Scales of blocks move with their largest values, and values near the middle of two levels to the other one."""
+    plan = make_plan(replaced={"model": {"name": "logistic", "initial": "uniform"}}, transport={"down": down})
+    initial = answer(plan, Message(header=InitialTask(plan_digest=plan.digest()))).vector
+    assert initial is not None
+    work, rng = Work(plan, simulated_site(plan, 0), "cpu"), np.random.default_rng(5)
+    for most in (1e-7, 1e-6, 9e-6):
+        for _ in range(20):
+            other = (initial + rng.uniform(-most, most, P)).astype(np.float32)
+            assert work._is_start(received_model(plan, other))
+    assert not work._is_start(received_model(plan, (initial * 1.01).astype(np.float32)))
+    assert not work._is_start(np.full(P, np.nan, np.float32))
 
 
 @pytest.mark.parametrize("packed", [b"x", bytes(2 * P - 1), b"\xff" * (2 * P)])

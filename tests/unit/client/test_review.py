@@ -313,8 +313,16 @@ def test_a_review_says_what_is_counted_of_texts(make_plan: Callable[..., StudyPl
     plan = make_plan(replaced=replaced)
     said = " ".join(what_leaves(plan))
     assert "how many texts of the training split hold each of the 2 tokens that the plan names" in said
-    assert "which the coordinator can read; of what fewer than 10 texts hold nothing" in said
+    assert "which the coordinator can read; nothing of a token that fewer than 10 examples have" in said
     assert "Texts, 9 words an example; 2 are told apart." in page(plan)
+
+
+def test_a_review_says_that_tokens_are_counted_where_the_next_is_learned(make_plan: Callable[..., StudyPlan]) -> None:
+    text = {"tokens": "characters", "learn": "next"}
+    data = {"kind": "array", "shape": [9], "minimum": 0, "maximum": 3, "classes": ["a", "b"], "text": text}
+    evaluation = {"group": "row"}
+    plan = make_plan(replaced={"model": {"name": "gru", "vocabulary": 4}, "data": data, "evaluation": evaluation})
+    assert "how often each token of the plan follows, a rare one too" in " ".join(what_leaves(plan))
 
 
 def test_a_review_names_the_columns_of_windows_and_the_conditions(make_plan: Callable[..., StudyPlan]) -> None:
@@ -326,3 +334,4 @@ def test_a_review_names_the_columns_of_windows_and_the_conditions(make_plan: Cal
     plan = make_plan(replaced={"data": data, "preprocessing": preprocessing, "evaluation": evaluation})
     assert "Windows of 9 rows, with 2 columns: speed, heat." in page(plan)
     assert "of each column, in each of 3 conditions by 'speed', over the training" in " ".join(what_leaves(plan))
+    assert "nothing of a column that fewer than 10 values of 'pump' have" in " ".join(what_leaves(plan))

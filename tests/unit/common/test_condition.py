@@ -65,7 +65,7 @@ def test_a_column_of_a_table_may_tell_the_condition() -> None:
 
 
 def test_a_condition_that_nobody_has_ends_the_study_and_a_rare_one_stays_at_home() -> None:
-    with pytest.raises(StudyFailed, match="No site has 5 values of 'feature 1 at feature 2 42'"):
+    with pytest.raises(StudyFailed, match="No site has values of 'feature 1 at feature 2 42' from 5 units"):
         prepared(windows(50, 1, (0.0, 10.0)))
     rare = windows(50, 1, (0.0, 10.0))
     rare[0, :, 1] = 42.0
@@ -73,6 +73,22 @@ def test_a_condition_that_nobody_has_ends_the_study_and_a_rare_one_stays_at_home
     assert [sums.count for sums in found[6:]] == [0, 0, 0]
     assert are_declared(found, PLAN, CONTRACT, 50)
     assert not are_declared(found, PLAN, CONTRACT, 48)
+
+
+def test_a_row_that_is_in_many_windows_is_of_one_unit_and_stays_at_home() -> None:
+    """Otherwise levels chosen by the plan read a single row: mean and deviation of it alone would leave."""
+    there = windows(60, 1, (0.0, 10.0))
+    there[:6, :, 1] = 42.0  # six windows of 24 values, cut from few rows of two engines
+    engines = np.repeat(np.arange(30), 2)
+    engines[:6] //= 2
+    alone = read(measure(there, PLAN, CONTRACT), PLAN, CONTRACT)
+    assert [sums.count for sums in alone[6:]] == [24, 24, 24]
+    found = read(measure(there, PLAN, CONTRACT, engines), PLAN, CONTRACT)
+    assert [sums.count for sums in found[6:]] == [0, 0, 0]
+    assert [sums.count for sums in found[:6]] == [sums.count for sums in alone[:6]]
+    assert are_declared(found, PLAN, CONTRACT, 60)
+    few = read(measure(there[:4], PLAN, CONTRACT), PLAN, CONTRACT)  # 16 values of 4 examples
+    assert not any(sums.count for sums in few)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_constant_feature_becomes_0() -> None:
 def test_a_feature_of_which_nobody_has_enough_ends_the_study() -> None:
     rows = ROWS.copy()
     rows[:, 0] = np.nan
-    with pytest.raises(StudyFailed, match="No site has 10 values of 'age'"):
+    with pytest.raises(StudyFailed, match="No site has values of 'age' from 10 units"):
         make(PreprocessingPlan(missing="mean"), rows)
 
 

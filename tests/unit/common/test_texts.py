@@ -143,3 +143,8 @@ STUDY: dict[str, Any] = {
     "training": {"steps": 1},
     "rounds": {"count": 1},
 }
+
+
+@pytest.mark.parametrize(("capital", "small"), [("J\u030c", "\u01f0"), ("W\u030a", "\u1e98"), ("H\u0331", "\u1e96")])
+def test_a_capital_that_is_two_signs_is_one_word_with_its_small_letter(capital: str, small: str) -> None:
+    assert WORDS.split(f"{capital}A") == WORDS.split(f"{small}a") == [f"{small}a"]

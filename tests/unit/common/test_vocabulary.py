@@ -61,6 +61,17 @@ def test_the_commonest_keep_their_order_and_the_rest_is_unknown() -> None:
     assert prepare(read(measure(TRAINING, PLAN, CONTRACT), PLAN, CONTRACT), everything, CONTRACT).tokens == (2, 3, 5)
 
 
+@settings(max_examples=40, derandomize=True)
+@given(texts=TEXTS, data=st.data())
+def test_a_token_in_many_texts_of_one_person_is_told_of_nobody(texts: Texts, data: st.DataObject) -> None:
+    whose = np.asarray(data.draw(st.lists(st.integers(0, 3), min_size=len(texts), max_size=len(texts))), np.int64)
+    found = measure(texts, PLAN, CONTRACT, whose)
+    assert found[0] == (len(texts) if len(set(whose.tolist())) >= 2 else 0)
+    for token in range(1, 7):
+        persons = {person for person, text in zip(whose.tolist(), texts.tolist(), strict=True) if token in text}
+        assert found[token] == (holding(texts, token) if len(persons) >= 2 else 0)
+
+
 def test_texts_in_another_language_end_the_study() -> None:
     with pytest.raises(StudyFailed, match=r"No site has a token of data\.text\.vocabulary"):
         prepare(read(measure(np.ones((9, 4), np.float32), PLAN, CONTRACT), PLAN, CONTRACT), PLAN, CONTRACT)

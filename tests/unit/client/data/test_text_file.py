@@ -104,3 +104,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(files, "MAX_ARRAY", 80)
     with pytest.raises(DataUnavailable, match=r"about 8 examples of \[3\] take 96 bytes; at most 80"):
         read(tmp_path, "text\nabababab\n", SPEECH)
+
+
+def test_the_memory_of_many_short_texts_is_known_before_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each text gives an example, however long the stride: 300 of them, not 600 tokens over 100."""
+    monkeypatch.setattr(files, "MAX_ARRAY", 300 * 3 * 4 - 1)
+    assert SPEECH.text is not None
+    contract = SPEECH.model_copy(update={"text": SPEECH.text.model_copy(update={"stride": 100})})
+    with pytest.raises(DataUnavailable, match="about 300 examples"):
+        read(tmp_path, "text\n" + 300 * "ab\n", contract)
