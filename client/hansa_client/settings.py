@@ -83,7 +83,7 @@ class PolicySettings(Strict):
             description="How often this site answers one step of a plan, such as a round's training or the evaluation; "
             "each time is another look at its data.",
         ),
-    ] = 20
+    ] = 100
     site_figures: Annotated[
         bool,
         Field(

@@ -87,9 +87,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder.accept_roster(joined.next_roster(joined.binding()))
     settings = folder.path / "site.toml"
     written = settings.read_text()
-    assert "most_attempts = 20" in written
+    assert "most_attempts = 100" in written
     settings.write_text(
-        written.replace("most_attempts = 20", "most_attempts = 2") + '\n[data.default]\nadapter = "digits"\n'
+        written.replace("most_attempts = 100", "most_attempts = 2") + '\n[data.default]\nadapter = "digits"\n'
     )
     plan = parse_plan(small_study(federation={"sites": [SITE]}, replaced={"simulation": None}))
     folder.save_decision(joined.decision(plan.digest()))
