@@ -151,7 +151,7 @@ def _split_of(plan: StudyPlan) -> tuple[str, str, str, str]:
     return (
         whole.simulation_digest(),
         digest(plan.data.model_dump(mode="json")),
-        digest(plan.evaluation.model_dump(mode="json")),
+        digest(plan.evaluation.model_dump(mode="json", exclude={"ensemble", "explain"})),
         by_person,
     )
 

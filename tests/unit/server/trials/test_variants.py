@@ -57,6 +57,7 @@ def test_what_changes_the_split_is_refused(make_plan: Make, changes: dict[str, A
         {"simulation": {"fraction": 0.5}},
         {"simulation": {"device": "cpu"}},
         {"privacy": {"clipping_bound": 1.0}},
+        {"evaluation": {"ensemble": 2}, "rounds": {"count": 2}},
     ],
 )
 def test_what_leaves_the_split_alone_is_compared(make_plan: Make, changes: dict[str, Any]) -> None:
