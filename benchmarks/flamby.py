@@ -66,7 +66,7 @@ class Protocol:
         layer = torch.nn.Linear(features, 1)
         self.initial: Vector = np.concatenate([layer.weight.detach().ravel(), layer.bias.detach()])
         loaders: list[DataLoader[int]] = [
-            DataLoader(range(size), batch_size=_BATCH, shuffle=True)  # type: ignore[arg-type]
+            DataLoader(range(size), batch_size=_BATCH, shuffle=True)  # type: ignore[arg-type]  # has all that a Dataset needs
             for size in sizes
         ]
         iterators = [iter(loader) for loader in loaders]

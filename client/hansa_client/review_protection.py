@@ -150,8 +150,7 @@ def _ensemble(plan: StudyPlan) -> tuple[str, ...]:
     """Say what else is counted where the last versions are tested as one."""
     if plan.tested == 1:
         return ()
-    how = "under the same masks" if plan.privacy.secure_aggregation is not None else "which the coordinator can read"
-    return (f"At the end also: the counts of the last {plan.tested} models as one on the test split, {how}.",)
+    return (f"At the end also: the counts of the last {plan.tested} models as one on the test split, {_who(plan)}.",)
 
 
 def _explanation(plan: StudyPlan) -> tuple[str, ...]:
@@ -255,10 +254,9 @@ def _noised(plan: StudyPlan, noised: DifferentialPrivacyPlan, masked: SecureAggr
     if noised.metrics_noise is None:
         yield "No sizes, no training loss, no times, and no counts of right and wrong answers."
     else:
-        where = "under the same masks" if masked is not None else "which the coordinator can read"
         yield (
             "Counts of right and wrong answers with noise, by class, in each round on the validation split and at the "
-            f"end on the test split too, {where}; the noise multiplier is {noised.metrics_noise:g}, and the same "
+            f"end on the test split too, {_who(plan)}; the noise multiplier is {noised.metrics_noise:g}, and the same "
             "budget pays for them."
         )
         yield "No sizes, no losses and no times."

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from hansa_common.series import WindowsContract
 from hansa_common.settings import Strict
-from hansa_common.texts import FIRST, TextContract
+from hansa_common.texts import FIRST, ROW, TextContract
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
@@ -185,7 +185,7 @@ class ArrayContract(_Labelled):
         """The column that says which series or text an example is a part of; ``None`` where it is whole."""
         if self.windows is not None:
             return self.windows.unit
-        return "row" if self.text is not None and self.text.learn == "next" else None
+        return ROW if self.text is not None and self.text.learn == "next" else None
 
     @property
     def tokens(self) -> tuple[str, ...]:

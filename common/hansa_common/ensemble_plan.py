@@ -5,16 +5,15 @@ from typing import Final
 MOST_MEMBERS: Final = 100  # each is a model on the coordinator's disk and in the closing exchange
 VERSIONS: Final = "versions"
 """Folder of a run, or beside a delivered model, with the versions that answer together: one file each."""
-_SPLITS: Final = ("fedbn", "fedper")
 
 
-def check_ensemble(members: int | None, *, rounds: int, own: str | None) -> None:
+def check_ensemble(members: int | None, *, rounds: int, split_by: str | None) -> None:
     """Refuse an ensemble that cannot be.
 
     Args:
         members: How many versions; ``None`` where the plan asks for no ensemble.
         rounds: How many there are.
-        own: The method of ``[personalisation]``.
+        split_by: The method of ``[personalisation]``, where by it layers stay at the sites.
 
     Raises:
         ValueError: There are fewer versions than members, or none of them is whole.
@@ -26,9 +25,9 @@ def check_ensemble(members: int | None, *, rounds: int, own: str | None) -> None
             f"evaluation.ensemble: found {members}; allowed is at most rounds.count, which is {rounds}: each round "
             "gives one version."
         )
-    if own in _SPLITS:
+    if split_by is not None:
         raise ValueError(
-            f"evaluation.ensemble: with personalisation.method = '{own}' layers stay at the sites, so no version is "
-            "common to all sites and whole; leave this key out. The sites' own models can answer together where one "
+            f"evaluation.ensemble: with personalisation.method = '{split_by}' layers stay at the sites, so no version "
+            "is common to all sites and whole; leave this key out. The sites' own models can answer together where one "
             "machine may have them: 'hansa study ensemble'."
         )

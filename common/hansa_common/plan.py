@@ -178,8 +178,8 @@ class StudyPlan(Strict):
             )
         self._check_privacy()
         check_explain(self.evaluation.explain, self.data, self.privacy, validation=self.evaluation.validation)
-        own = self.personalisation
-        check_ensemble(self.evaluation.ensemble, rounds=self.rounds.count, own=own.method if own else None)
+        split_by = own.method if (own := self.personalisation) is not None and own.splits_model else None
+        check_ensemble(self.evaluation.ensemble, rounds=self.rounds.count, split_by=split_by)
         return self
 
     def _check_target(self) -> None:

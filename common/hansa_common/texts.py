@@ -20,6 +20,8 @@ UNKNOWN: Final = 1
 """The id of every token that is not in the vocabulary."""
 FIRST: Final = 2
 """The id of the vocabulary's first token; the others follow in order."""
+ROW: Final = "row"
+"""The column that says of which row, or from which line on, an example is, where the data have none of this name."""
 MOST_TOKENS: Final = 50_000  # a plan with so many words is about 1 MiB, and its statistics 400 KB
 
 _WORD: Final = re.compile(r"\w+|[^\w\s]")

@@ -1,7 +1,7 @@
 """``hansa study describe``: the federation's statistics of the features, before anybody trains."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -12,8 +12,10 @@ if TYPE_CHECKING:  # --help must not wait for NumPy
     from rich.console import Console
 
     from hansa_common.feature_sums import FeatureSums
+    from hansa_common.messages import Message, Task
     from hansa_common.plan import StudyPlan
     from hansa_common.traffic import RoundTraffic
+    from hansa_server.engines.inline import Site
 
 _MOST_TOKENS: Final = 200  # that a person reads through
 _NAMED: Final = 5  # features of a site in one line
@@ -131,9 +133,9 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
         UsageError: It cannot be simulated, or has images or parts of texts, which have no such statistics.
         HansaError: The data cannot be read.
     """
-    from hansa_common.errors import StudyFailed, UsageError  # noqa: PLC0415
+    from hansa_common.errors import UsageError  # noqa: PLC0415
     from hansa_common.feature_sums import read  # noqa: PLC0415
-    from hansa_common.messages import Message, OpenTask, Refusal, StatisticsTask, decode, encode  # noqa: PLC0415
+    from hansa_common.messages import OpenTask, StatisticsTask  # noqa: PLC0415
     from hansa_common.preprocessing_plan import PreprocessingPlan, statistic_names  # noqa: PLC0415
     from hansa_common.privacy_plan import PrivacyPlan  # noqa: PLC0415
     from hansa_server.simulation import check, inline_sites  # noqa: PLC0415
@@ -153,10 +155,7 @@ def statistics_of(plan: "StudyPlan") -> tuple[Described, ...]:
     per_site: dict[str, tuple[FeatureSums, ...]] = {}
     tasks = (OpenTask(plan=plan.model_dump_json()), StatisticsTask(plan_digest=plan.digest()))
     for name, site in zip(names, inline_sites(len(names)).values(), strict=True):
-        for task in tasks:
-            reply = decode(site(encode(Message(header=task))))
-            if isinstance(reply.header, Refusal):
-                raise StudyFailed(f"{name}: {reply.header.reason}")
+        reply = _asked(site, tasks)
         assert reply.sums is not None
         per_site[name] = read(reply.sums, preprocessing, plan.data)
     described = (
@@ -174,18 +173,30 @@ def traffic_of(plan: "StudyPlan") -> "RoundTraffic":
         StudyFailed: The site cannot make it.
         HansaError: The study cannot be simulated.
     """
-    from hansa_common.errors import StudyFailed  # noqa: PLC0415
-    from hansa_common.messages import Initial, InitialTask, Message, OpenTask, Refusal, decode, encode  # noqa: PLC0415
+    from hansa_common.messages import Initial, InitialTask, OpenTask  # noqa: PLC0415
     from hansa_common.traffic import round_traffic  # noqa: PLC0415
     from hansa_server.simulation import inline_sites  # noqa: PLC0415
 
     (site,) = inline_sites(1).values()
-    for task in (OpenTask(plan=plan.model_dump_json()), InitialTask(plan_digest=plan.digest())):
-        header = decode(site(encode(Message(header=task)))).header
-        if isinstance(header, Refusal):
-            raise StudyFailed(f"{header.site}: {header.reason}")
-    assert isinstance(header, Initial)
-    return round_traffic(plan, header.spec.size)
+    reply = _asked(site, (OpenTask(plan=plan.model_dump_json()), InitialTask(plan_digest=plan.digest())))
+    assert isinstance(reply.header, Initial)
+    return round_traffic(plan, reply.header.spec.size)
+
+
+def _asked(site: "Site", tasks: "Sequence[Task]") -> "Message":
+    """Have a simulated site do tasks; return its last reply.
+
+    Raises:
+        StudyFailed: It refuses one.
+    """
+    from hansa_common.errors import StudyFailed  # noqa: PLC0415
+    from hansa_common.messages import Message, Refusal, decode, encode  # noqa: PLC0415
+
+    for task in tasks:
+        reply = decode(site(encode(Message(header=task))))
+        if isinstance(reply.header, Refusal):
+            raise StudyFailed(f"{reply.header.site}: {reply.header.reason}")
+    return reply
 
 
 def _described(name: str, by_site: "Mapping[str, FeatureSums]") -> Described:

@@ -19,13 +19,10 @@ from hansa_common.contract import ArrayContract
 from hansa_common.errors import ContractViolation, SettingsError
 from hansa_common.models.registry import Contract
 from hansa_common.settings import parse
-from hansa_common.texts import Tokeniser
+from hansa_common.texts import ROW, Tokeniser
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROW = "row"
-"""The column that says of which row, or from which line on, an example is, where the file has none of this name."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
